@@ -1,0 +1,183 @@
+"""The `swiftkv` command: one sub-command per pipeline stage, each of which also runs by hand.
+
+Errors a user can mend are printed as one line on standard error and end with exit code 2.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swiftkv.errors import UserError
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
+Out = Annotated[Path, typer.Option(help="Where the result goes.")]
+Work = Annotated[Path, typer.Option(help="Where unfinished work is kept, to be resumed.")]
+Base = Annotated[Path, typer.Option(help="Directory of the base model.")]
+CONFIG = Path("config/config.yaml")
+
+
+def load(path: Path):
+    from swiftkv.config import load_config
+
+    return load_config(path)
+
+
+@cli.command()
+def train_base(
+    out: Out = Path("results/cpu/base-trained"),
+    work: Work = Path("results/cpu/work/base"),
+    config: Config = CONFIG,
+) -> None:
+    """Train the embedded base model (hours on two cores; resumable)."""
+    from swiftkv import pretrain
+
+    pretrain.run(load(config), out, work)
+
+
+@cli.command()
+def fetch_base(out: Out, config: Config = CONFIG, work: Work = Path("results/cpu/work/base")) -> None:
+    """Put the base model of the configuration into --out: embedded, local, hub, or trained here."""
+    from swiftkv import base, pretrain
+
+    loaded = load(config)
+    if loaded["base"]["source"] == "train":
+        pretrain.run(loaded, out, work)
+    else:
+        base.resolve_base(loaded, out)
+
+
+@cli.command()
+def convert(base: Base, out: Out, variant: Annotated[str, typer.Option()], config: Config = CONFIG) -> None:
+    """Turn a base model into an undistilled SwiftKV student of the named variant."""
+    from swiftkv import convert as converter
+
+    chosen = load(config).variant(variant)
+    layers = converter.num_hidden_layers(base)
+    converter.convert(base, out, chosen.num_key_value_layers(layers), chosen.key_value_group_size)
+
+
+@cli.command()
+def distill(base: Base, out: Out, work: Work, config: Config = CONFIG) -> None:
+    """Distil every student of the configuration in one run with one teacher pass."""
+    from swiftkv.distill import loop
+
+    loop.run(load(config), base, out, work)
+
+
+@cli.command()
+def similarity(base: Base, out: Out, config: Config = CONFIG) -> None:
+    """Measure how much each layer's input differs from the previous layer's."""
+    from swiftkv import similarity as stage
+
+    stage.run(load(config), base, out)
+
+
+@cli.command()
+def lengths(
+    base: Base,
+    out: Out,
+    config: Config = CONFIG,
+    mirror: Annotated[
+        Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")
+    ] = None,
+) -> None:
+    """Prompt and output lengths of real traces and of the four tasks."""
+    from swiftkv.workloads import traces
+
+    traces.run(load(config), base, out, mirror)
+
+
+@cli.command()
+def verify(
+    base: Base, models: Annotated[Path, typer.Option(help="Holds one directory per variant.")], out: Out,
+    config: Config = CONFIG,
+) -> None:  # fmt: skip
+    """Gates before numbers: equivalence with Transformers, KV capacity, early exit, refusals."""
+    from swiftkv import verify as stage
+
+    loaded = load(config)
+    stage.run(loaded, base, {v.name: models / v.name for v in loaded.variants}, out)
+
+
+@cli.command()
+def throughput(out: Out, work: Work, config: Config = CONFIG) -> None:
+    """Throughput, latency and KV capacity of every arm, interleaved, on dummy weights."""
+    from swiftkv import throughput as stage
+
+    stage.run(load(config), out, work)
+
+
+@cli.command()
+def accuracy(
+    arm: Annotated[str, typer.Option(help="base, a variant, or VARIANT-undistilled.")],
+    model: Annotated[Path, typer.Option(help="Directory of the arm's model.")],
+    out: Out,
+    work: Work,
+    config: Config = CONFIG,
+) -> None:
+    """Score one model on the four tasks with lm-eval through vLLM."""
+    from swiftkv import accuracy as stage
+
+    stage.score_arm(load(config), arm, model, out, work)
+
+
+@cli.command()
+def accuracy_summary(
+    arms: Annotated[Path, typer.Option(help="Holds one directory of scores per arm.")],
+    out: Out,
+    config: Config = CONFIG,
+) -> None:
+    """Compare every arm with the base, item by item."""
+    from swiftkv import accuracy as stage
+
+    loaded = load(config)
+    stage.summarise(loaded, {arm: arms / arm for arm in loaded.accuracy_arms}, out)
+
+
+@cli.command()
+def claims(out: Out, config: Config = CONFIG) -> None:
+    """Compute the verdict on every published claim (--out DIR gets claims.csv and claims.md)."""
+    from swiftkv import claims as stage
+
+    stage.run(load(config), out / "claims.csv", out / "claims.md")
+
+
+@cli.command()
+def figures(out: Out, config: Config = CONFIG) -> None:
+    """Draw every figure as PNG and SVG."""
+    from swiftkv import plots
+
+    plots.draw_all(load(config), out)
+
+
+@cli.command()
+def tables(out: Out, config: Config = CONFIG) -> None:
+    """Write every table as CSV, Markdown and LaTeX."""
+    from swiftkv import tables as stage
+
+    stage.write_all(load(config), out)
+
+
+@cli.command()
+def notebook(name: str, out: Out, config: Config = CONFIG) -> None:
+    """Execute a notebook on the results of the configuration's scale."""
+    from swiftkv import notebooks
+
+    notebooks.execute(name, load(config).scale, out)
+
+
+def app() -> None:
+    """Entry point: a UserError becomes one line and exit code 2."""
+    try:
+        cli()
+    except UserError as error:
+        print(f"swiftkv: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,185 @@
+"""The run configuration: what is measured, on which model, with which seed. Nothing about machines.
+
+A config file may name another one under `extends`; its own keys win. The result is validated against
+workflow/schemas/config.schema.json, and an error names the key, the value and what is allowed.
+"""
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from swiftkv import files
+from swiftkv.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
+BASE_ARM = "base"
+UNDISTILLED = "-undistilled"
+
+
+@dataclass(frozen=True)
+class SwiftKVVariant:
+    """One SwiftKV student: the cut and the AcrossKV group (paper, sections 3.2 and 3.3).
+
+    `skip` is the share of layers that prompt tokens skip, (L - l) / L with l = num_key_value_layers;
+    `key_value_group_size` is the number of late layers that share one KV cache (1 = no AcrossKV).
+    """
+
+    name: str
+    skip: float
+    key_value_group_size: int = 1
+
+    def num_key_value_layers(self, num_hidden_layers: int) -> int:
+        """The cut l for a model of `num_hidden_layers`. Raises UserError if l is not whole or groups do not divide."""
+        cut = round(num_hidden_layers * (1 - self.skip))
+        if abs(num_hidden_layers * (1 - self.skip) - cut) > 1e-6:
+            raise UserError(
+                f"variants.{self.name}.skip: {self.skip} of {num_hidden_layers} layers is not a whole number of layers"
+            )
+        check_cut(cut, num_hidden_layers, self.key_value_group_size, where=f"variants.{self.name}")
+        return cut
+
+
+def check_cut(cut: int, num_hidden_layers: int, group: int, where: str = "config") -> None:
+    """Raise UserError unless 1 <= cut <= num_hidden_layers and `group` divides the late layers."""
+    if not 1 <= cut <= num_hidden_layers:
+        raise UserError(
+            f"{where}: num_key_value_layers is {cut}; allowed is 1 to {num_hidden_layers} (the layers)"
+        )
+    if group < 1 or (num_hidden_layers - cut) % group:
+        raise UserError(
+            f"{where}: key_value_group_size {group} does not divide the {num_hidden_layers - cut} layers above the cut"
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A validated configuration. `raw` holds every key; attributes serve what all stages ask for."""
+
+    raw: dict = field(repr=False)
+    path: str
+
+    def __getitem__(self, key: str) -> Any:
+        return self.raw[key]
+
+    @property
+    def scale(self) -> str:
+        return self.raw["scale"]
+
+    @property
+    def seed(self) -> int:
+        return self.raw["seed"]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.raw, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def results(self) -> Path:
+        """The directory of this scale's results, relative to the working directory."""
+        return Path("results") / self.scale
+
+    @property
+    def variants(self) -> list[SwiftKVVariant]:
+        return [SwiftKVVariant(**variant) for variant in self.raw["variants"]]
+
+    def variant(self, name: str) -> SwiftKVVariant:
+        """The variant called `name`. Raises UserError listing the names there are."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise UserError(f"variant {name!r}: not in the config; there are {[v.name for v in self.variants]}")
+
+    @property
+    def accuracy_arms(self) -> list[str]:
+        """Every model that is scored: the base, each distilled student, and the undistilled controls."""
+        controls = [name + UNDISTILLED for name in self.raw["accuracy"]["undistilled"]]
+        return [BASE_ARM, *(v.name for v in self.variants), *controls]
+
+    def model_dir(self, arm: str) -> Path:
+        """Where the pipeline keeps the model of an arm (the base, a student, or an undistilled control)."""
+        return self.results / "models" / arm
+
+
+def merge(base: dict, change: dict) -> dict:
+    """`base` with `change` laid over it: mappings merge key by key, everything else is replaced."""
+    merged = copy.deepcopy(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged
+
+
+def read_layers(path: str | Path, seen: tuple = ()) -> dict:
+    """Read a YAML config and what it extends. Raises UserError for a missing file, bad YAML or a loop."""
+    path = Path(path)
+    if path.resolve() in seen:
+        raise UserError(f"{path}: 'extends' runs in a circle")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a config must be a mapping, not {type(raw).__name__}")
+    parent = raw.pop("extends", None)
+    return merge(read_layers(path.parent / parent, (*seen, path.resolve())), raw) if parent else raw
+
+
+def explain(error: jsonschema.ValidationError) -> str:
+    """One line for a schema violation: key, value and what is allowed."""
+    key = ".".join(str(part) for part in error.absolute_path) or "(top level)"
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema.get("properties", {}))
+        unknown = sorted(set(error.instance) - set(allowed))
+        return f"{key}: unknown key {', '.join(map(repr, unknown))}; allowed are {', '.join(allowed)}"
+    allowed = error.schema.get("enum") or {
+        k: error.schema[k]
+        for k in ("type", "minimum", "maximum", "exclusiveMaximum", "minItems")
+        if k in error.schema
+    }
+    if error.validator == "required":
+        return f"{key}: {error.message}"
+    value = json.dumps(error.instance, default=str)
+    return f"{key}: {value[:120]} is not allowed; allowed is {allowed} ({error.validator} {error.validator_value})"
+
+
+def validate(raw: dict, where: str) -> None:
+    """Check `raw` against the schema and the rules a schema cannot say. Raises UserError."""
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(raw))
+    if error is not None:
+        raise UserError(f"{where}: {explain(error)}")
+    names = [variant["name"] for variant in raw["variants"]]
+    if len(set(names)) < len(names) or BASE_ARM in names:
+        raise UserError(
+            f"{where}: variants: names must differ from each other and from {BASE_ARM!r}, got {names}"
+        )
+    for name in raw["accuracy"]["undistilled"]:
+        if name not in names:
+            raise UserError(f"{where}: accuracy.undistilled: {name!r} is not a variant; allowed are {names}")
+
+
+def load_config(path: str | Path = "config/config.yaml") -> RunConfig:
+    """Read, merge and validate a configuration file. Raises UserError naming file, key and what is allowed."""
+    raw = read_layers(path)
+    validate(raw, str(path))
+    return RunConfig(raw=raw, path=str(path))
+
+
+def freeze(raw: dict) -> RunConfig:
+    """Validate a mapping (Snakemake's `config`) and write it to results/<scale>/config.yaml for the commands."""
+    raw = {key: value for key, value in raw.items() if key != "extends"}
+    validate(raw, "config")
+    path = Path("results") / raw["scale"] / "config.yaml"
+    text = yaml.safe_dump(raw, sort_keys=False)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        files.write_text(path, text)
+    return RunConfig(raw=raw, path=str(path))

@@ -1,0 +1,244 @@
+"""Train the embedded base model: a small Llama that masters the four tasks (`swiftkv train-base`).
+
+Muon (https://kellerjordan.github.io/posts/muon) for the matrices, AdamW for embeddings and norms, constant
+learning rate with a linear cool-down, bfloat16 autocast, compiled. The stages of the recipe run from short, easy
+contexts to full ones: look-up in context forms within a million easy tokens, and takes far more of hard ones.
+Resumable at any checkpoint.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from swiftkv import checkpoint, files
+from swiftkv.config import RunConfig
+from swiftkv.errors import UserError
+from swiftkv.provenance import Provenance
+from swiftkv.workloads.stream import Batch, batch
+from swiftkv.workloads.tokenizer import train_tokenizer
+
+PROMPT_WEIGHT = 0.1  # share of the plain language-model loss on prompt tokens
+SAVE_EVERY_S = 60
+REPORT_EVERY = 100  # steps
+CURVE = "training.jsonl"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the curriculum: task settings, rows of `length` tokens per step, and the step after its last."""
+
+    settings: dict
+    rows: int
+    length: int
+    end: int
+
+
+def stages_of(recipe: dict, settings: dict) -> list[Stage]:
+    """The recipe's stages; `difficulty` scales the records of every context (at least two)."""
+    stages, end = [], 0
+    for entry in recipe["stages"]:
+        length, rows = entry["sequence_length"], max(1, recipe["batch_tokens"] // entry["sequence_length"])
+        end += max(1, entry["tokens"] // (rows * length))
+        scaled = {
+            task: values | {"records": max(2, round(values["records"] * entry["difficulty"]))}
+            for task, values in settings.items()
+        }
+        stages.append(Stage(scaled, rows, length, end))
+    return stages
+
+
+def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
+    """A randomly initialised Llama of the recipe's shape with tied embeddings."""
+    shape = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
+    config = LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **{name: recipe[name] for name in shape},
+    )
+    return LlamaForCausalLM(config)
+
+
+def loss_of(
+    model: LlamaForCausalLM, ids: torch.Tensor, answers: torch.Tensor, pad: int
+) -> tuple[torch.Tensor, ...]:
+    """Training loss of [rows, T] ids, and the answer loss alone; right padding needs no mask under causality."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    logits = model.lm_head(hidden).float().flatten(0, 1)
+    target, is_answer = ids[:, 1:].flatten(), answers[:, 1:].flatten().float()
+    losses = F.cross_entropy(logits, target, reduction="none")
+    prompt = (1 - is_answer) * (target != pad).float()
+    answer = (losses * is_answer).sum() / is_answer.sum().clamp(min=1)
+    right = ((logits.argmax(-1) == target).float() * is_answer).sum() / is_answer.sum().clamp(min=1)
+    return (
+        answer + PROMPT_WEIGHT * (losses * prompt).sum() / prompt.sum().clamp(min=1),
+        answer.detach(),
+        right.detach(),
+    )
+
+
+def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for everything else."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
+    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)]
+
+
+def rate_at(step: int, steps: int, recipe: dict) -> float:
+    """Learning rate: 100 steps of warm-up, a plateau, then a linear fall to zero over the cool-down share."""
+    left = (steps - step) / max(1, round(steps * recipe["cooldown"]))
+    return recipe["learning_rate"] * min(1.0, (step + 1) / 100, max(left, 0.0))
+
+
+class Trainer:
+    """Model, optimisers and position in the data stream; can be saved and resumed."""
+
+    def __init__(self, config: RunConfig, work: Path):
+        self.recipe, self.settings, self.seed, self.work = (
+            config["train_base"],
+            config["tasks"],
+            config.seed,
+            work,
+        )
+        self.stages = stages_of(self.recipe, self.settings)
+        self.steps = self.stages[-1].end
+        self.key = checkpoint.key_of([self.recipe, self.settings, self.seed])
+        self.tokenizer = train_tokenizer(self.settings, self.recipe["vocab_size"], self.seed)
+        torch.manual_seed(self.seed)
+        self.model = build(self.recipe, self.tokenizer)
+        self.optimizers = optimizers(self.model, self.recipe["learning_rate"])
+        self.step, self.tokens, self.seconds, self.curve = 0, 0, 0.0, []
+        self.loss = torch.compile(loss_of, dynamic=False)
+
+    def data(self, step: int) -> Batch:
+        """The batch of a step, which depends on the step and the seed alone."""
+        stage = next(stage for stage in self.stages if step < stage.end)
+        return batch(stage.settings, self.tokenizer, stage.rows, stage.length, self.seed, step)
+
+    def save(self) -> None:
+        """Replace the checkpoint."""
+        tensors = {f"model/{n}": p for n, p in self.model.named_parameters()}
+        for index, optimizer in enumerate(self.optimizers):
+            tensors |= checkpoint.optimizer_tensors(optimizer, f"optimizer{index}")
+        progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "curve": self.curve}
+        checkpoint.save(self.work, self.key, tensors, progress)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one of this recipe."""
+        found = checkpoint.load(self.work, self.key)
+        if found is None:
+            return
+        tensors, progress = found
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model/{name}"])
+        for index, optimizer in enumerate(self.optimizers):
+            checkpoint.load_optimizer(optimizer, tensors, f"optimizer{index}")
+        for name, value in progress.items():
+            setattr(self, name, value)
+        print(f"resumed at step {self.step} of {self.steps}", flush=True)
+
+    def train_step(self, data: Batch) -> tuple[float, float]:
+        """One update; returns the answer loss and the share of answer tokens predicted right."""
+        rate = rate_at(self.step, self.steps, self.recipe)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, answer, right = self.loss(
+                self.model, data.input_ids, data.answers, self.tokenizer.pad_token_id
+            )
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"train-base: loss is {loss.item()} at step {self.step}; the last checkpoint is kept"
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return answer.item(), right.item()
+
+    def report(self, loss: float, right: float, seconds: float, tokens: int) -> None:
+        """Add a point to the curve and print a progress line."""
+        self.curve.append(
+            {"step": self.step, "tokens": self.tokens, "loss": loss, "answer_tokens_right": right}
+        )
+        print(
+            f"step {self.step}/{self.steps} {self.tokens / 1e6:.1f}M tokens, loss {loss:.4f}, answer tokens right "
+            f"{right:.3f}, {tokens / seconds:.0f} tok/s, {(self.steps - self.step) * seconds / REPORT_EVERY / 60:.0f}"
+            " min left",
+            flush=True,
+        )
+
+    def train(self) -> None:
+        """Train to the end, with a progress line every 100 steps and a checkpoint every minute."""
+        saved = mark = time.monotonic()
+        mark_tokens = self.tokens
+        while self.step < self.steps:
+            begun = time.monotonic()
+            data = self.data(self.step)
+            loss, right = self.train_step(data)
+            self.step, self.tokens = self.step + 1, self.tokens + data.tokens
+            now = time.monotonic()
+            self.seconds += now - begun
+            if self.step % REPORT_EVERY == 0 or self.step == self.steps:
+                self.report(loss, right, now - mark, self.tokens - mark_tokens)
+                mark, mark_tokens = now, self.tokens
+            if now - saved > SAVE_EVERY_S:
+                self.save()
+                saved = now
+        self.save()
+
+
+def export(trainer: Trainer, out_dir: Path, provenance: Provenance) -> None:
+    """Write the model (float32 safetensors), tokenizer, loss curve and training record to `out_dir`."""
+    record = {
+        "recipe": trainer.recipe,
+        "tasks": trainer.settings,
+        "seed": trainer.seed,
+        "steps": trainer.step,
+        "tokens": trainer.tokens,
+        "seconds": round(trainer.seconds, 1),
+        "final": trainer.curve[-1],
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "data": {"generator": "swiftkv.workloads.tasks", "split": "train", "sha256": data_hash(trainer)},
+    }
+    with files.atomic_dir(out_dir) as directory:
+        trainer.model.save_pretrained(directory)
+        trainer.tokenizer.save_pretrained(directory)
+        files.write_jsonl(directory / CURVE, trainer.curve)
+        files.write_json(directory / "training.json", record)
+        provenance.save(directory / "training.json")
+
+
+def data_hash(trainer: Trainer) -> str:
+    """A hash that changes when the training data do: the ids of the first batch of every stage."""
+    starts = [0, *(stage.end for stage in trainer.stages[:-1])]
+    return checkpoint.key_of([trainer.data(step).input_ids.tolist() for step in starts])
+
+
+def run(config: RunConfig, out_dir: Path, work: Path) -> None:
+    """Train the base model of the configuration, resuming from `work`, and write it to `out_dir`.
+
+    Raises UserError on a NaN or infinite loss; the last checkpoint stays.
+    """
+    with Provenance("train-base", config) as provenance:
+        trainer = Trainer(config, work)
+        trainer.resume()
+        trainer.train()
+        export(trainer, out_dir, provenance)

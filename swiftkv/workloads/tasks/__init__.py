@@ -1,0 +1,56 @@
+"""The four enterprise tasks of the SwiftKV announcement, generated from a seed.
+
+    items("sql", "test", 200, seed=0, settings={"records": 8, "values": 2})
+
+Train and test differ in every name they use (see `swiftkv.workloads.names`).
+"""
+
+from random import Random
+
+from swiftkv.errors import UserError
+from swiftkv.workloads.tasks import code, rag, sql, summarise
+from swiftkv.workloads.tasks.base import Context, Item, Question, Task
+
+BY_NAME = {task.name: task for task in (code.TASK, sql.TASK, summarise.TASK, rag.TASK)}
+TASKS = list(BY_NAME)
+
+__all__ = ["BY_NAME", "TASKS", "Context", "Item", "Question", "Task", "context", "items", "score"]
+
+
+def lookup(task: str) -> Task:
+    """The task called `task`. Raises UserError listing the names there are."""
+    try:
+        return BY_NAME[task]
+    except KeyError:
+        raise UserError(f"task {task!r}: no such task; there are {TASKS}") from None
+
+
+def context(task: str, split: str, rng: Random, settings: dict) -> Context:
+    """A fresh context of `task`. Raises UserError if the settings ask for more names than there are."""
+    try:
+        return lookup(task).make(rng, split, settings)
+    except ValueError as error:
+        raise UserError(f"tasks.{task}: {settings} is too hard for the name lists: {error}") from None
+
+
+def items(task: str, split: str, count: int, seed: int, settings: dict) -> list[Item]:
+    """`count` items of one question each; the same arguments always give the same items."""
+    made = []
+    for index in range(count):
+        ctx = context(task, split, Random(f"{task}/{split}/{seed}/{index}"), settings)
+        question = ctx.questions[0]
+        made.append(
+            Item(
+                f"{task}-{split}-{seed}-{index}",
+                task,
+                ctx.text + question.text,
+                question.answer,
+                question.meta,
+            )
+        )
+    return made
+
+
+def score(item: Item, text: str) -> dict[str, float]:
+    """Judge a generated answer. 'score' is the task's metric in [0, 1]; other keys are details."""
+    return lookup(item.task).score(item, text)

@@ -1,0 +1,73 @@
+"""Text-to-SQL: several tables, one question; judged by running the statement in SQLite."""
+
+import sqlite3
+from random import Random
+
+from swiftkv.workloads.names import draw
+from swiftkv.workloads.tasks.base import Context, Item, Question, Task, exact
+
+ROWS = 6
+STEP_LIMIT = 50  # progress callbacks, one per 1,000 virtual machine steps, before a statement is given up
+
+
+def make(rng: Random, split: str, settings: dict) -> Context:
+    """`records` tables of `values` columns, the first being the key that a query has to look up in the schema."""
+    records, values = settings["records"], settings["values"]
+    names = draw(rng, split, records * (values + 1))
+    tables = [names[i : i + values + 1] for i in range(0, len(names), values + 1)]
+    schema = [{"table": table, "columns": columns} for table, *columns in tables]
+    lines = [f"table {table} ( {', '.join(columns)} )\n" for table, *columns in tables]
+    questions = [ask(rng, table, columns, schema) for table, *columns in tables]
+    rng.shuffle(questions)
+    return Context("# sql\n" + "".join(lines), questions)
+
+
+def ask(rng: Random, table: str, columns: list[str], schema: list[dict]) -> Question:
+    """Ask for the key of the rows that have a given value in another column."""
+    column, value = rng.choice(columns[1:] or columns), rng.randint(10, 99)
+    text = f"key where {column} is {value} in {table}\nSELECT"
+    answer = f" {columns[0]} FROM {table} WHERE {column} = {value} ;"
+    return Question(text, answer, {"schema": schema, "column": column, "value": value, "table": table})
+
+
+def database(meta: dict) -> sqlite3.Connection:
+    """The item's tables in memory, filled so that the right statement returns rows and most others do not."""
+    connection = sqlite3.connect(":memory:")
+    for number, entry in enumerate(meta["schema"]):
+        columns = entry["columns"]
+        connection.execute(f"CREATE TABLE {entry['table']} ({', '.join(f'{c} INTEGER' for c in columns)})")
+        rows = [[1000 * number + 10 * row + i for i in range(len(columns))] for row in range(ROWS)]
+        if entry["table"] == meta["table"]:
+            rows[1][columns.index(meta["column"])] = rows[4][columns.index(meta["column"])] = meta["value"]
+        connection.executemany(f"INSERT INTO {entry['table']} VALUES ({', '.join('?' * len(columns))})", rows)
+    return connection
+
+
+READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
+
+
+def run(statement: str, meta: dict) -> list | None:
+    """Rows of one read-only SELECT, sorted; None if it is anything else, fails, or runs too long."""
+    connection = database(meta)
+    ticks = iter(range(STEP_LIMIT))
+    connection.set_authorizer(
+        lambda action, *_: sqlite3.SQLITE_OK if action in READS else sqlite3.SQLITE_DENY
+    )
+    connection.set_progress_handler(lambda: next(ticks, None) is None, 1000)
+    try:
+        return sorted(connection.execute(statement).fetchmany(1000))
+    except (sqlite3.Error, sqlite3.Warning, ValueError, TypeError):
+        return None
+    finally:
+        connection.close()
+
+
+def score(item: Item, text: str) -> dict[str, float]:
+    """Score 1.0 if the statement returns the expected rows; `valid` says whether it ran."""
+    first = (text.strip().splitlines() or [""])[0]
+    given, expected = run("SELECT " + first, item.meta), run("SELECT" + item.answer, item.meta)
+    same = given is not None and given == expected
+    return {"score": float(same), "exact_match": exact(item, text), "valid": float(given is not None)}
+
+
+TASK = Task("sql", make, score)

@@ -1,0 +1,96 @@
+# Gates, then speed and accuracy. Each rule takes every core, so that nothing else runs beside a measurement.
+
+
+rule verify:
+    input:
+        base="<results>/models/base",
+        models=collect("<results>/models/{variant}", variant=VARIANTS),
+    output:
+        "<results>/verify/gates.json",
+    log:
+        "<results>/logs/verify.log",
+    benchmark:
+        "<results>/benchmarks/verify.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        models=f"results/{RUN.scale}/models",
+        settings=section("variants", "verify"),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        "swiftkv verify --config {params.config} --base {input.base} --models {params.models} --out {output}"
+        " 2>&1 | tee {log}"
+
+
+rule throughput:
+    input:
+        "<results>/verify/gates.json",
+    output:
+        collect(
+            "<results>/throughput/{file}",
+            file=(
+                "measurements.jsonl summary.csv latency.jsonl latency.csv kv_capacity.csv compute.csv".split()
+            ),
+        ),
+    log:
+        "<results>/logs/throughput.log",
+    benchmark:
+        "<results>/benchmarks/throughput.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        out=f"results/{RUN.scale}/throughput",
+        work=f"results/{RUN.scale}/work/throughput",
+        settings=section("variants", "throughput"),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        "swiftkv throughput --config {params.config} --out {params.out} --work {params.work} 2>&1 | tee {log}"
+
+
+rule accuracy:
+    input:
+        gates="<results>/verify/gates.json",
+        model=model_of,
+    output:
+        "<results>/accuracy/{arm}/samples.jsonl",
+        "<results>/accuracy/{arm}/lm_eval.json",
+    log:
+        "<results>/logs/accuracy-{arm}.log",
+    benchmark:
+        "<results>/benchmarks/accuracy-{arm}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        out=f"results/{RUN.scale}/accuracy/{{arm}}",
+        work=f"results/{RUN.scale}/work/accuracy/{{arm}}",
+        settings=section("accuracy", "tasks"),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        "swiftkv accuracy --config {params.config} --arm {wildcards.arm} --model {input.model}"
+        " --out {params.out} --work {params.work} 2>&1 | tee {log}"
+
+
+rule accuracy_summary:
+    input:
+        collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
+    output:
+        "<results>/accuracy/summary.csv",
+    log:
+        "<results>/logs/accuracy-summary.log",
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        arms=f"results/{RUN.scale}/accuracy",
+        settings=section("accuracy"),
+    shell:
+        "swiftkv accuracy-summary --config {params.config} --arms {params.arms} --out {output} 2>&1 | tee {log}"

@@ -1,0 +1,61 @@
+# Base model, undistilled controls, and all distilled students in one run.
+
+
+rule base:
+    output:
+        directory("<results>/models/base"),
+    log:
+        "<results>/logs/base.log",
+    benchmark:
+        "<results>/benchmarks/base.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        work=f"results/{RUN.scale}/work/base",
+        settings=section("base", *(("tasks", "train_base") if RUN["base"]["source"] == "train" else ())),
+    threads: workflow.cores
+    shell:
+        "swiftkv fetch-base --config {params.config} --out {output} --work {params.work} 2>&1 | tee {log}"
+
+
+rule convert:
+    input:
+        "<results>/models/base",
+    output:
+        directory("<results>/models/{variant}-undistilled"),
+    log:
+        "<results>/logs/convert-{variant}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        settings=section("variants"),
+    shell:
+        "swiftkv convert --config {params.config} --base {input} --variant {wildcards.variant} --out {output}"
+        " 2>&1 | tee {log}"
+
+
+rule distill:
+    input:
+        "<results>/models/base",
+    output:
+        directory(collect("<results>/models/{variant}", variant=VARIANTS)),
+        curve="<results>/models/distill.jsonl",
+    log:
+        "<results>/logs/distill.log",
+    benchmark:
+        "<results>/benchmarks/distill.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        out=f"results/{RUN.scale}/models",
+        work=f"results/{RUN.scale}/work/distill",
+        settings=section("variants", "distill", "tasks"),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        "swiftkv distill --config {params.config} --base {input} --out {params.out} --work {params.work}"
+        " 2>&1 | tee {log}"

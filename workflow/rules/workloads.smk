@@ -1,0 +1,35 @@
+# What requests look like, and what the base model's layers do to a prompt.
+
+
+rule lengths:
+    input:
+        "<results>/models/base",
+    output:
+        "<results>/lengths/lengths.csv",
+        "<results>/lengths/lengths_quantiles.csv",
+    log:
+        "<results>/logs/lengths.log",
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        out=f"results/{RUN.scale}/lengths",
+        settings=section("lengths", "tasks"),
+    shell:
+        "swiftkv lengths --config {params.config} --base {input} --out {params.out} 2>&1 | tee {log}"
+
+
+rule similarity:
+    input:
+        "<results>/models/base",
+    output:
+        "<results>/similarity/similarity.csv",
+    log:
+        "<results>/logs/similarity.log",
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        settings=section("similarity", "tasks"),
+    shell:
+        "swiftkv similarity --config {params.config} --base {input} --out {output} 2>&1 | tee {log}"
