@@ -28,8 +28,4 @@ report: env
 	snakemake --cores all --report results/report.zip
 
 lock:
-	uv pip compile --quiet pyproject.toml --extra cpu --extra dev --python-version 3.11 --generate-hashes --no-header \
-	  --no-emit-index-url --no-emit-find-links --output-file requirements/cpu.lock
-	uv pip compile --quiet pyproject.toml --extra cuda --extra dev --python-version 3.12 --generate-hashes --no-header \
-	  --no-emit-index-url --no-emit-find-links --output-file requirements/cuda.lock
-	python3 workflow/export_environment.py
+	workflow/lock.sh

@@ -81,9 +81,7 @@ def lengths(
     base: Base,
     out: Out,
     config: Config = CONFIG,
-    mirror: Annotated[
-        Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")
-    ] = None,
+    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")] = None,
 ) -> None:
     """Prompt and output lengths of real traces and of the four tasks."""
     from swiftkv.workloads import traces

@@ -49,9 +49,7 @@ class SwiftKVVariant:
 def check_cut(cut: int, num_hidden_layers: int, group: int, where: str = "config") -> None:
     """Raise UserError unless 1 <= cut <= num_hidden_layers and `group` divides the late layers."""
     if not 1 <= cut <= num_hidden_layers:
-        raise UserError(
-            f"{where}: num_key_value_layers is {cut}; allowed is 1 to {num_hidden_layers} (the layers)"
-        )
+        raise UserError(f"{where}: num_key_value_layers is {cut}; allowed is 1 to {num_hidden_layers} (the layers)")
     if group < 1 or (num_hidden_layers - cut) % group:
         raise UserError(
             f"{where}: key_value_group_size {group} does not divide the {num_hidden_layers - cut} layers above the cut"
@@ -141,9 +139,7 @@ def explain(error: jsonschema.ValidationError) -> str:
         unknown = sorted(set(error.instance) - set(allowed))
         return f"{key}: unknown key {', '.join(map(repr, unknown))}; allowed are {', '.join(allowed)}"
     allowed = error.schema.get("enum") or {
-        k: error.schema[k]
-        for k in ("type", "minimum", "maximum", "exclusiveMaximum", "minItems")
-        if k in error.schema
+        k: error.schema[k] for k in ("type", "minimum", "maximum", "exclusiveMaximum", "minItems") if k in error.schema
     }
     if error.validator == "required":
         return f"{key}: {error.message}"
@@ -159,9 +155,7 @@ def validate(raw: dict, where: str) -> None:
         raise UserError(f"{where}: {explain(error)}")
     names = [variant["name"] for variant in raw["variants"]]
     if len(set(names)) < len(names) or BASE_ARM in names:
-        raise UserError(
-            f"{where}: variants: names must differ from each other and from {BASE_ARM!r}, got {names}"
-        )
+        raise UserError(f"{where}: variants: names must differ from each other and from {BASE_ARM!r}, got {names}")
     for name in raw["accuracy"]["undistilled"]:
         if name not in names:
             raise UserError(f"{where}: accuracy.undistilled: {name!r} is not a variant; allowed are {names}")

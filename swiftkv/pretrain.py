@@ -64,6 +64,8 @@ def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
         vocab_size=-(-len(tokenizer) // 64) * 64,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe["rope_theta"]},
+        initializer_range=recipe["hidden_size"] ** -0.5,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -72,9 +74,7 @@ def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def loss_of(
-    model: LlamaForCausalLM, ids: torch.Tensor, answers: torch.Tensor, pad: int
-) -> tuple[torch.Tensor, ...]:
+def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, answers: torch.Tensor, pad: int) -> tuple[torch.Tensor, ...]:
     """Training loss of [rows, T] ids, and the answer loss alone; right padding needs no mask under causality."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     logits = model.lm_head(hidden).float().flatten(0, 1)
@@ -159,13 +159,9 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, answer, right = self.loss(
-                self.model, data.input_ids, data.answers, self.tokenizer.pad_token_id
-            )
+            loss, answer, right = self.loss(self.model, data.input_ids, data.answers, self.tokenizer.pad_token_id)
         if not torch.isfinite(loss):
-            raise UserError(
-                f"train-base: loss is {loss.item()} at step {self.step}; the last checkpoint is kept"
-            )
+            raise UserError(f"train-base: loss is {loss.item()} at step {self.step}; the last checkpoint is kept")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -175,9 +171,7 @@ class Trainer:
 
     def report(self, loss: float, right: float, seconds: float, tokens: int) -> None:
         """Add a point to the curve and print a progress line."""
-        self.curve.append(
-            {"step": self.step, "tokens": self.tokens, "loss": loss, "answer_tokens_right": right}
-        )
+        self.curve.append({"step": self.step, "tokens": self.tokens, "loss": loss, "answer_tokens_right": right})
         print(
             f"step {self.step}/{self.steps} {self.tokens / 1e6:.1f}M tokens, loss {loss:.4f}, answer tokens right "
             f"{right:.3f}, {tokens / seconds:.0f} tok/s, {(self.steps - self.step) * seconds / REPORT_EVERY / 60:.0f}"

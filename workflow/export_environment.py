@@ -30,9 +30,7 @@ def render() -> str:
         "  - pip",
     ]
     lines += ["  - pip:", "      - --requirement requirements/cpu.lock", "      - --editable ."]
-    return (
-        HEAD + "# Pinned: " + ", ".join(pin for pin in pins if "==" in pin) + "\n" + "\n".join(lines) + "\n"
-    )
+    return HEAD + "# Pinned: " + ", ".join(pin for pin in pins if "==" in pin) + "\n" + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ links=${PIP_FIND_LINKS:-$(from_pip find-links)}
 index=${PIP_INDEX_URL:-$(from_pip index-url)}
 [ -n "${UV_FIND_LINKS:-}" ] || [ -z "${links// /}" ] || export UV_FIND_LINKS="$(echo $links | tr ' ' ',')"
 [ -n "${UV_DEFAULT_INDEX:-}" ] || [ -z "${index// /}" ] || export UV_DEFAULT_INDEX="${index// /}"
-export UV_LINK_MODE=${UV_LINK_MODE:-copy}
 
 echo "setup: creating .venv ($flavour) ..."
 if ! command -v uv >/dev/null 2>&1; then

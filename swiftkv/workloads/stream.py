@@ -43,15 +43,11 @@ def row(context: tasks.Context, tokenizer, length: int) -> tuple[list[int], list
         ids += question + answer
         flags += [False] * len(question) + [True] * len(answer)
     if not any(flags):
-        raise UserError(
-            f"sequence_length {length}: too short for a context and one question ({len(ids)} tokens)"
-        )
+        raise UserError(f"sequence_length {length}: too short for a context and one question ({len(ids)} tokens)")
     return ids, flags
 
 
-def batch(
-    settings: dict, tokenizer, rows: int, length: int, seed: int, index: int, split: str = "train"
-) -> Batch:
+def batch(settings: dict, tokenizer, rows: int, length: int, seed: int, index: int, split: str = "train") -> Batch:
     """Batch number `index` of the stream; the tasks of `settings` take turns row by row."""
     names = list(settings)
     ids = torch.full((rows, length), tokenizer.pad_token_id)

@@ -24,9 +24,7 @@ def corpus(settings: dict, contexts: int, seed: int):
             yield from (text for text, _ in segments(context, ""))
 
 
-def train_tokenizer(
-    settings: dict, vocab_size: int, seed: int, contexts: int = 2000
-) -> PreTrainedTokenizerFast:
+def train_tokenizer(settings: dict, vocab_size: int, seed: int, contexts: int = 2000) -> PreTrainedTokenizerFast:
     """Train the tokenizer on `contexts` contexts of each task."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

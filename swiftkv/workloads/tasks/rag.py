@@ -26,9 +26,7 @@ def make(rng: Random, split: str, settings: dict) -> Context:
     facts = [(rng.choice(RELATIONS), names[2 * i], names[2 * i + 1]) for i in range(records)]
     passages = [f"the {relation} of {entity} is {value} .\n" for relation, entity, value in facts]
     questions = [
-        Question(
-            f"who is the {relation} of {entity} ?\nanswer :", f" {entity} is {value} .", {"value": value}
-        )
+        Question(f"who is the {relation} of {entity} ?\nanswer :", f" {entity} is {value} .", {"value": value})
         for relation, entity, value in facts
     ]
     rng.shuffle(questions)

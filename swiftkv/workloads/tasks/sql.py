@@ -50,12 +50,11 @@ def run(statement: str, meta: dict) -> list | None:
     """Rows of one read-only SELECT, sorted; None if it is anything else, fails, or runs too long."""
     connection = database(meta)
     ticks = iter(range(STEP_LIMIT))
-    connection.set_authorizer(
-        lambda action, *_: sqlite3.SQLITE_OK if action in READS else sqlite3.SQLITE_DENY
-    )
+    connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in READS else sqlite3.SQLITE_DENY)
     connection.set_progress_handler(lambda: next(ticks, None) is None, 1000)
     try:
-        return sorted(connection.execute(statement).fetchmany(1000))
+        cursor = connection.execute(statement)
+        return None if cursor.description is None else sorted(cursor.fetchmany(1000))
     except (sqlite3.Error, sqlite3.Warning, ValueError, TypeError):
         return None
     finally:

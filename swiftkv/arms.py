@@ -1,0 +1,248 @@
+"""The arms of the speed measurements: model directories without weights, and one live vLLM engine per arm.
+
+All engines live in one process and take turns, so that a comparison never crosses processes, threads are bound
+alike, and switching arms costs nothing. Measured on 2 cores: an engine takes 2-3 s after the first and adds its weights
+and its KV cache to memory (0.5 GiB each for the 180M-parameter benchmark model); one process per engine would add
+the 0.8 GiB of an imported vLLM each time.
+"""
+
+import contextlib
+import gc
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swiftkv import costmodel
+from swiftkv.config import BASE_ARM
+from swiftkv.errors import UserError
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BLOCK = 128  # vLLM's KV block size on CPUs, and a multiple of the one on GPUs
+WARM_UP_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model of a comparison: cut l (= L for the base) and AcrossKV group n."""
+
+    name: str
+    cut: int
+    group: int
+
+
+def arms(config) -> list[Arm]:
+    """The base, then every variant, cut for the benchmark model. Raises UserError for a cut that does not fit it."""
+    layers = config["throughput"]["model"]["num_hidden_layers"]
+    variants = [Arm(v.name, v.num_key_value_layers(layers), v.key_value_group_size) for v in config.variants]
+    return [Arm(BASE_ARM, layers, 1), *variants]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one batch of requests did. Times in seconds, one entry per request; `failed` requests did not finish.
+
+    TTFT runs from a request's arrival to its first token, queueing included. TPOT = (latency - TTFT) /
+    (output_len - 1); requests of one output token have none.
+    """
+
+    elapsed_s: float
+    prompt_tokens: int
+    output_tokens: int
+    failed: int
+    ttft_s: list[float]
+    tpot_s: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What all arms share: the same flags and the same KV memory, so that nothing but the model differs."""
+
+    shape: dict
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_memory_bytes: int
+    seed: int
+
+
+def engine_settings(config) -> EngineSettings:
+    """Settings that fit every point of `config` and the latency requests without preemption."""
+    section = config["throughput"]
+    loads = [*section["points"], section["latency"] | {"num_requests": 1}]
+    return EngineSettings(
+        shape=section["model"],
+        max_model_len=BLOCK * max(_blocks(load) for load in loads),
+        max_num_seqs=max(load["num_requests"] for load in loads),
+        max_num_batched_tokens=section["max_num_batched_tokens"],
+        kv_memory_bytes=_kv_memory(section["model"], arms(config), loads),
+        seed=config.seed,
+    )
+
+
+def _blocks(load: dict) -> int:
+    return math.ceil((load["input_len"] + load["output_len"]) / BLOCK)
+
+
+def _kv_memory(shape: dict, fleet: list[Arm], loads: list[dict]) -> int:
+    """Bytes that hold every load in the base's KV cache, rounded up so that they are a whole number of blocks in
+    every arm: only then is the engine's capacity ratio exactly L / (l + (L - l) / n)."""
+    layers, dtype_bytes = shape["num_hidden_layers"], DTYPE_BYTES[shape["dtype"]]
+    page = BLOCK * costmodel.kv_bytes_per_token(shape, layers, 1, dtype_bytes) // layers
+    unit = page * math.lcm(*(costmodel.kv_caches(shape, arm.cut, arm.group) for arm in fleet))
+    blocks = 1 + max(load["num_requests"] * _blocks(load) for load in loads)  # vLLM keeps one block for itself
+    return unit * math.ceil(blocks * layers * page / unit)
+
+
+def write_model(arm: Arm, settings: EngineSettings, directory: Path) -> Path:
+    """A model directory that holds config.json alone: `load_format="dummy"` draws the weights. Returns `directory`."""
+    from transformers import LlamaConfig
+
+    from swiftkv.modeling import LlamaSwiftKVConfig
+
+    shape = settings.shape | {"max_position_embeddings": settings.max_model_len, "tie_word_embeddings": False}
+    if arm.name == BASE_ARM:
+        model = LlamaConfig(**shape, architectures=["LlamaForCausalLM"])
+    else:
+        cut = {"num_key_value_layers": arm.cut, "key_value_group_size": arm.group}
+        model = LlamaSwiftKVConfig(**shape, **cut, architectures=["LlamaSwiftKVForCausalLM"])
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory)
+    return directory
+
+
+def random_requests(vocab_size: int, input_len: int, output_len: int, num_requests: int, seed: int) -> list:
+    """Requests of vLLM's own RandomDataset, of exactly these lengths in tokens, as token ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from vllm.benchmarks.datasets import RandomDataset
+
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocab_size)}, unk_token="t0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    requests = RandomDataset(random_seed=seed).sample(
+        tokenizer, num_requests, input_len=input_len, output_len=output_len
+    )
+    for request in requests:
+        request.prompt = {"prompt_token_ids": tokenizer.encode(request.prompt, add_special_tokens=False)}
+    return requests
+
+
+def read_outputs(elapsed_s: float, outputs: list) -> Run:
+    """A Run from vLLM's RequestOutputs and the metrics they carry."""
+    done = [out for out in outputs if out.finished and out.outputs and out.outputs[0].finish_reason == "length"]
+    lengths = [len(out.outputs[0].token_ids) for out in done]
+    return Run(
+        elapsed_s=elapsed_s,
+        prompt_tokens=sum(len(out.prompt_token_ids) for out in done),
+        output_tokens=sum(lengths),
+        failed=len(outputs) - len(done),
+        ttft_s=[out.metrics.first_token_latency for out in done],
+        tpot_s=[
+            (out.metrics.last_token_ts - out.metrics.first_token_ts) / (length - 1)
+            for out, length in zip(done, lengths, strict=True)
+            if length > 1
+        ],
+    )
+
+
+class VLLMEngine:
+    """One live vLLM engine with random weights, driven by vLLM's own throughput benchmark."""
+
+    def __init__(self, arm: Arm, settings: EngineSettings, directory: Path):
+        try:
+            from swiftkv.vllm.engine import make_engine
+        except ImportError as error:
+            raise UserError(f"throughput: no vLLM engine here ({error}); run `make env` to install it") from None
+        self.settings = settings
+        self.llm = make_engine(
+            write_model(arm, settings, directory),
+            dtype=settings.shape["dtype"],
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            enable_prefix_caching=False,
+            seed=settings.seed,
+            load_format="dummy",
+            in_process=True,
+            kv_cache_memory_bytes=settings.kv_memory_bytes,
+            disable_log_stats=False,
+        )
+
+    def run(self, input_len: int, output_len: int, num_requests: int, seed: int) -> Run:
+        """Send `num_requests` at once and wait for all of them; every request generates exactly `output_len`."""
+        # vLLM keeps this function to itself; `vllm bench throughput` around it would start an engine per call.
+        from vllm.benchmarks.throughput import _run_vllm_requests
+
+        requests = random_requests(self.settings.shape["vocab_size"], input_len, output_len, num_requests, seed)
+        gc.collect()
+        flags = {
+            "do_profile": False,
+            "disable_detokenize": True,
+            "prequeue_requests": False,
+            "enable_lora": False,
+        }
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            measured = _run_vllm_requests(self.llm, requests, n=1, **flags)
+        return read_outputs(*measured)
+
+    def kv(self) -> dict:
+        """What the engine reports: kv_caches (layers that own one), kv_bytes_per_token, capacity_tokens."""
+        specs = self.llm.collective_rpc("get_kv_cache_spec")[0].values()
+        cache = self.llm.llm_engine.vllm_config.cache_config
+        return {
+            "kv_caches": len(specs),
+            "kv_bytes_per_token": sum(spec.page_size_bytes // spec.block_size for spec in specs),
+            "capacity_tokens": cache.num_gpu_blocks * cache.block_size,
+        }
+
+    def close(self) -> None:
+        """Free the engine's memory."""
+        from swiftkv.vllm.engine import close_engine
+
+        close_engine(self.llm)
+
+
+class Fleet:
+    """The live engines of all arms, started and warmed up together when the first one is asked for.
+
+    A rerun that finds everything measured starts none. Use as a context manager; leaving it closes the engines.
+    """
+
+    def __init__(self, config, directory: Path, factory: Callable = VLLMEngine):
+        self.arms = arms(config)
+        self.section, self.settings = config["throughput"], engine_settings(config)
+        self.directory, self.factory = directory, factory
+        self.engines: dict[str, VLLMEngine] = {}
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for engine in self.engines.values():
+            engine.close()
+        gc.unfreeze()
+
+    def __getitem__(self, arm: str) -> VLLMEngine:
+        if not self.engines:
+            self.start()
+        return self.engines[arm]
+
+    def start(self) -> None:
+        """Start every engine, then run one prefill step and a few decode steps on each; nothing of it is kept."""
+        for arm in self.arms:
+            print(f"throughput: starting engine {arm.name}", flush=True)
+            self.engines[arm.name] = self.factory(arm, self.settings, self.directory / arm.name)
+        for engine in self.engines.values():
+            self.warm_up(engine)
+        gc.collect()
+        gc.freeze()
+
+    def warm_up(self, engine) -> None:
+        """Fill one step with prompt tokens at full concurrency, then one request alone as in the latency rounds."""
+        requests = self.settings.max_num_seqs
+        room = self.settings.max_model_len - WARM_UP_TOKENS
+        step = max(1, min(room, self.settings.max_num_batched_tokens // requests))
+        engine.run(step, WARM_UP_TOKENS, requests, seed=0)
+        engine.run(min(room, self.section["latency"]["input_len"]), WARM_UP_TOKENS, 1, seed=0)

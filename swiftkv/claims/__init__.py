@@ -1,0 +1,129 @@
+"""Verdicts on the published claims: config/claims.yaml joined with results/<scale>/ by fixed rules.
+
+    swiftkv.claims.run(config, "results/cpu/claims.csv", "results/cpu/claims.md")
+
+A verdict is computed, never written by hand: `reproduced`, `partly`, `not reproduced`, `not comparable` (this
+scale cannot speak to the claim) or `not measured` (a result is missing; the evidence says which).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonschema
+import pandas as pd
+import yaml
+
+from swiftkv.claims import report
+from swiftkv.claims.metrics import METRICS, Measurement, Unanswerable
+from swiftkv.claims.verdicts import ceiling, judge
+from swiftkv.config import ROOT, RunConfig, explain
+from swiftkv.errors import UserError
+from swiftkv.files import read_json
+from swiftkv.provenance import Provenance
+from swiftkv.results import FRAMES, PUBLISHED, Results, published
+
+CLAIMS = ROOT / "config" / "claims.yaml"
+SCHEMA = ROOT / "workflow" / "schemas" / "claims.schema.json"
+COLUMNS = FRAMES["claims"][1].split()
+COMPUTED = "none (computed from the model's shape)"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a claim is judged against: the configuration, its results, and the published figures."""
+
+    config: RunConfig
+    results: Results
+    published: pd.DataFrame
+
+
+def read_claims(path: str | Path = CLAIMS) -> list[dict]:
+    """The claims of `path`, validated. Raises UserError naming the file, the key and what is allowed."""
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    validator = jsonschema.Draft202012Validator(read_json(SCHEMA))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(document))
+    if error is not None:
+        raise UserError(f"{path}: {explain(error)}")
+    claims, known = document["claims"], set(published().index)
+    ids = [claim["id"] for claim in claims]
+    repeated = sorted({name for name in ids if ids.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path}: id {', '.join(repeated)} occurs more than once")
+    for claim in claims:
+        if claim["published"] not in known:
+            raise UserError(f"{path}: {claim['id']}: {claim['published']!r} is no id of {PUBLISHED.name}")
+    return claims
+
+
+def check_gates(results: Results) -> None:
+    """Raise Unanswerable unless every verify gate passed: a number counts only behind green gates."""
+    gates = results.frame("gates")
+    failed = gates[~gates.passed.astype(bool)]
+    if len(failed):
+        names = ", ".join(f"{row.gate} ({row.variant})" for row in failed.itertuples())
+        raise Unanswerable("not measured", f"verify gates failed: {names}")
+
+
+def measure(claim: dict, context: Context) -> Measurement:
+    """The claim's metric. Raises Unanswerable with the verdict and reason where there is no number."""
+    try:
+        if claim.get("gated"):
+            check_gates(context.results)
+        return METRICS[claim["metric"]["kind"]](claim["metric"], context)
+    except UserError as error:
+        raise Unanswerable("not measured", str(error)) from None
+
+
+def decide(claim: dict, context: Context) -> tuple[Measurement | None, str, str]:
+    """(measurement or None, verdict, reason). A scale outside the claim's list is `not comparable`."""
+    comparable = claim["scales"] == "all" or context.config.scale in claim["scales"]
+    reason = claim.get("incomparable", f"scale {context.config.scale} cannot speak to this claim")
+    try:
+        found = measure(claim, context)
+    except Unanswerable as stop:
+        return None, *((stop.verdict, stop.reason) if comparable else ("not comparable", reason))
+    if not comparable:
+        return found, "not comparable", reason
+    return found, *judge(claim["rule"], float(context.published.value[claim["published"]]), found)
+
+
+def row(claim: dict, context: Context) -> dict:
+    """One row of claims.csv (COLUMNS); numbers to four significant digits, in the claim's unit."""
+    source = context.published.loc[claim["published"]]
+    found, verdict, reason = decide(claim, context)
+    origin = context.results.origin(found.frame) if found and found.frame in FRAMES else None
+    hardware = COMPUTED if claim.get("analytic") else (origin.hardware if origin else "")
+    shown = []
+    if found:
+        paths = ", ".join(f"results/{context.config.scale}/{name}" for name in found.files)
+        shown = [f"{paths}: {found.details}", ceiling(float(source.value), found)]
+    return {
+        "id": claim["id"],
+        "statement": claim["statement"],
+        "source": f"{source.source}, {source.place}",
+        "published": report.rounded(source.value),
+        "measured": report.rounded(found.value) if found else None,
+        "ci_low": report.rounded(found.low) if found and found.is_ci else None,
+        "ci_high": report.rounded(found.high) if found and found.is_ci else None,
+        "unit": source.unit,
+        "hardware": hardware if found else "",
+        "verdict": verdict,
+        "evidence": report.sentences([*shown, reason, claim.get("note", "")]),
+    }
+
+
+def run(config: RunConfig, out_csv: str | Path, out_md: str | Path, root: str | Path = "results") -> None:
+    """Judge every claim on what `root/<scale>` holds and write claims.csv and claims.md with provenance."""
+    results = Results(config.scale, Path(root) / config.scale)
+    context = Context(config, results, published())
+    inputs = [CLAIMS, PUBLISHED, *(results.path(name) for name in FRAMES if name != "claims")]
+    with Provenance("claims", config, inputs=inputs) as provenance:
+        frame = pd.DataFrame([row(claim, context) for claim in read_claims()], columns=COLUMNS)
+        report.write(frame, config.scale, out_csv, out_md)
+        provenance.save(out_csv)
+        provenance.save(out_md)

@@ -1,0 +1,266 @@
+"""From result frames to one number per claim, with its interval and a sentence that shows the working.
+
+Every function takes the `metric` mapping of a claim and the Context (config, results, published figures) and
+returns a Measurement, or raises Unanswerable (no number, with the verdict) or UserError (a file is missing).
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from swiftkv.config import BASE_ARM, UNDISTILLED
+from swiftkv.results import FRAMES, require
+
+
+class Unanswerable(Exception):
+    """No number to judge; carries the verdict (`not measured` or `not comparable`) and the reason."""
+
+    def __init__(self, verdict: str, reason: str):
+        super().__init__(reason)
+        self.verdict, self.reason = verdict, reason
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number in the claim's unit.
+
+    `low` and `high` bound it for the rules; `is_ci` says whether they are a 95% CI. `limit` is the compute
+    limit of the FLOPs model where there is one; `files` are the result files behind the number.
+    """
+
+    value: float
+    frame: str
+    details: str
+    low: float = field(default=None)
+    high: float = field(default=None)
+    is_ci: bool = False
+    limit: float | None = None
+    files: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for bound in ("low", "high"):
+            if getattr(self, bound) is None:
+                object.__setattr__(self, bound, self.value)
+        if not self.files:
+            object.__setattr__(self, "files", (file_of(self.frame),))
+
+
+def file_of(frame: str) -> str:
+    return FRAMES[frame][0] if frame in FRAMES else "models/*/*.safetensors"
+
+
+def student(metric: dict, context) -> str:
+    """Name of the config's variant with the metric's skip share and group size."""
+    skip, group = metric["student"]["skip"], metric["student"].get("key_value_group_size", 1)
+    for variant in context.config.variants:
+        if abs(variant.skip - skip) < 1e-9 and variant.key_value_group_size == group:
+            return variant.name
+    missing = f"the config has no student with skip {skip} and key_value_group_size {group}"
+    raise Unanswerable("not measured", missing)
+
+
+def only(frame: pd.DataFrame, where: dict, file: str) -> pd.Series:
+    """The single row of `frame` that matches `where`; Unanswerable if there is none or more than one."""
+    rows = frame
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    if len(rows) != 1:
+        wanted = ", ".join(f"{column}={value}" for column, value in where.items())
+        raise Unanswerable("not measured", f"{file} has {len(rows) or 'no'} rows with {wanted}")
+    return rows.iloc[0]
+
+
+def cell(metric: dict, context) -> Measurement:
+    """One cell: `frame`, `column`; optional where, matching, student, low, high, limit, factor."""
+    name, factor = metric["frame"], metric.get("factor", 1)
+    where = dict(metric.get("where", {}))
+    if "student" in metric:
+        where["arm"] = student(metric, context)
+    frame = context.results.parameters if name == "parameters" else context.results.frame(name)
+    columns = [
+        *where,
+        *metric.get("matching", {}),
+        *(metric[k] for k in ("column", "low", "high", "limit") if k in metric),
+    ]
+    require(frame, columns, Path(file_of(name)))
+    for column, pattern in metric.get("matching", {}).items():
+        frame = frame[frame[column].str.contains(pattern, case=False)]
+    row = only(frame, where, file_of(name))
+    take = {key: factor * float(row[metric[key]]) for key in ("column", "low", "high", "limit") if key in metric}
+    take = {key: value for key, value in take.items() if not pd.isna(value)}
+    if "column" not in take:
+        raise Unanswerable("not measured", f"{file_of(name)}: {metric['column']} is empty for {where}")
+    latency = context.config["throughput"]["latency"] if name == "latency" else {}
+    return Measurement(
+        value=take["column"],
+        frame=name,
+        low=take.get("low"),
+        high=take.get("high"),
+        is_ci={"low", "high"} <= set(take),
+        limit=take.get("limit"),
+        details=describe(where, pd.Series({**row, **latency}), take),
+    )
+
+
+def describe(where: dict, row: pd.Series, take: dict) -> str:
+    """The row that was read, in words, and the share of the compute limit it reaches."""
+    text = ", ".join(f"{column} {value}" for column, value in where.items())
+    if {"input_len", "output_len"} <= set(row.index):
+        text += f", {row.input_len:.0f} prompt and {row.output_len:.0f} output tokens"
+    if "num_requests" in row.index:
+        text += f", {row.num_requests:.0f} requests, {row.repeats:.0f} repeats"
+    if row.get("weights") == "dummy":
+        text += ", random weights"
+    if "ttft_ratio" in row.index:
+        text += ", one request at a time"
+    if "model" in row.index:
+        text += f", {row.model}: {row.gflops_per_prompt_token:.4g} GFLOPs per prompt token"
+        text += f" at a context of {row.context:,}"
+    if "trained" in row.index:
+        text += f": {row.trained:,} of {row.base:,} weights are trained"
+    if "limit" in take:
+        share = take["column"] / take["limit"]
+        text += f"; the compute limit is {take['limit']:.2f}x, of which {share:.0%} is reached"
+    return text
+
+
+def retention(metric: dict, context) -> Measurement:
+    """100 * score / base score, mean over tasks; the CI is that of the paired difference over the base score.
+
+    Not comparable when the base itself scores below `min_base`: retention of a bad model says nothing.
+    """
+    arm = student(metric, context)
+    frame = context.results.accuracy
+    row = only(frame, {"arm": arm, "task": "mean"}, file_of("accuracy"))
+    if row.base_score < metric["min_base"]:
+        weak = f"the base scores {row.base_score:.1%}, below {metric['min_base']:.0%}"
+        raise Unanswerable("not comparable", f"{weak}; keeping a share of that says little")
+    tasks = frame[(frame.arm == arm) & (frame.task != "mean")]
+    worst = tasks.loc[tasks.retention.idxmin()]
+    return Measurement(
+        value=100 * row.score / row.base_score,
+        frame="accuracy",
+        low=100 * (1 + row.ci_low / row.base_score),
+        high=100 * (1 + row.ci_high / row.base_score),
+        is_ci=True,
+        details=f"{arm} scores {row.score:.1%}, the base {row.base_score:.1%} on {tasks['items'].sum():.0f} "
+        f"items of {len(tasks)} tasks ({', '.join(tasks.task)}); weakest is {worst.task} at "
+        f"{worst.retention:.1%} of the base; answers are {row.length_ratio:.2f} times as long as the base's",
+    )
+
+
+def gap_recovered(metric: dict, context) -> Measurement:
+    """Share (%) of the loss without distillation that distillation wins back.
+
+    The CI is that of the student's paired difference to the base over the gap, which is taken as fixed.
+    """
+    arm = student(metric, context)
+    frame = context.results.accuracy
+    row = only(frame, {"arm": arm, "task": "mean"}, file_of("accuracy"))
+    control = only(frame, {"arm": arm + UNDISTILLED, "task": "mean"}, file_of("accuracy"))
+    gap = control.base_score - control.score
+    if gap < metric["min_gap"]:
+        raise Unanswerable("not comparable", f"undistilled {arm} loses {gap:.1%} only; there is little to win back")
+    return Measurement(
+        value=100 * (1 + row.difference / gap),
+        frame="accuracy",
+        low=100 * (1 + row.ci_low / gap),
+        high=100 * (1 + row.ci_high / gap),
+        is_ci=True,
+        files=(file_of("accuracy"), file_of("distill")),
+        details=f"base {row.base_score:.1%}, {arm} {row.score:.1%}, without distillation "
+        f"{control.score:.1%}; {effort(arm, context)}",
+    )
+
+
+def effort(arm: str, context) -> str:
+    """Tokens and time of the distillation, in words."""
+    curve = context.results.distill.query("variant == @arm")
+    if curve.empty:
+        raise Unanswerable("not measured", f"{file_of('distill')} has no rows of {arm}")
+    tokens = curve.tokens.max()
+    minutes = curve.seconds.max() / 60
+    return f"distilled on {tokens:,.0f} tokens in {minutes:.1f} minutes, all students in one run"
+
+
+def kv_reduction(metric: dict, context) -> Measurement:
+    """100 * (1 - KV-cache bytes per token / base's), from the engine's own KV-cache specification."""
+    arm, frame = student(metric, context), context.results.kv_capacity
+    row = only(frame, {"arm": arm}, file_of("kv_capacity"))
+    base = only(frame, {"arm": BASE_ARM}, file_of("kv_capacity"))
+    return Measurement(
+        value=100 * (1 - row.kv_bytes_per_token / base.kv_bytes_per_token),
+        frame="kv_capacity",
+        details=f"{arm} owns {row.kv_caches:.0f} KV caches, the base {base.kv_caches:.0f}; "
+        f"{row.kv_bytes_per_token:.0f} against {base.kv_bytes_per_token:.0f} bytes per token; token capacity "
+        f"{row.ratio_to_base:.4g} times the base's (formula {row.formula_ratio:.4g})",
+    )
+
+
+def trace_ratio(metric: dict, context) -> Measurement:
+    """Median over request traces of mean prompt / mean output tokens; bounds are the extreme traces.
+
+    The project's own tasks do not count: they were built near 10:1.
+    """
+    frame = context.results.lengths
+    traces = frame[frame.kind == "trace"]
+    if traces.empty:
+        raise Unanswerable("not measured", f"{file_of('lengths')} has no row of kind 'trace'")
+    ratios = traces.ratio_of_means
+    shown = ", ".join(f"{r.workload} {r.ratio_of_means:.1f}:1" for r in traces.itertuples())
+    return Measurement(
+        value=ratios.median(),
+        frame="lengths",
+        low=ratios.min(),
+        high=ratios.max(),
+        details=f"median of {len(traces)} request traces: {shown}; {(ratios >= 10).sum()} of {len(traces)} "
+        f"reach 10:1 (lengths from: {', '.join(sorted(set(traces.source)))})",
+    )
+
+
+def trace_prompt(metric: dict, context) -> Measurement:
+    """Median over request traces of the mean prompt length, in tokens."""
+    frame = context.results.lengths
+    traces = frame[frame.kind == "trace"]
+    if traces.empty:
+        raise Unanswerable("not measured", f"{file_of('lengths')} has no row of kind 'trace'")
+    shown = ", ".join(f"{r.workload} {r.prompt_mean:,.0f}" for r in traces.itertuples())
+    return Measurement(value=traces.prompt_mean.median(), frame="lengths", details=f"mean prompt tokens: {shown}")
+
+
+def late_similarity(metric: dict, context) -> Measurement:
+    """Mean cosine between the inputs of neighbouring layers above the cut; details give those below."""
+    frame = context.results.similarity
+    layers = int(frame.layer.max()) - 1  # row L+1 is the final output, no layer's input
+    cut = round(layers * (1 - metric["skip"]))
+    cosines = frame[(frame.layer >= 2) & (frame.layer <= layers)]
+    early, late = cosines[cosines.layer <= cut + 1], cosines[cosines.layer > cut + 1]
+    if early.empty or late.empty:
+        raise Unanswerable("not measured", f"{file_of('similarity')} has too few layers ({layers}) to compare halves")
+    above, below = late.cosine_to_previous.mean(), early.cosine_to_previous.mean()
+    drift = frame.set_index("layer").cosine_to_final[cut + 1]
+    return Measurement(
+        value=above,
+        frame="similarity",
+        details=f"{layers} layers, cut at {cut}: neighbouring layer inputs have a mean cosine of {above:.3f} "
+        f"above the cut and {below:.3f} below; the input of layer {cut + 1}, from which SwiftKV takes K and V, has "
+        f"{drift:.3f} to the final output",
+    )
+
+
+def nothing(metric: dict, context) -> Measurement:
+    """A claim that no stage measures yet; the reason is part of the claim."""
+    raise Unanswerable("not measured", metric["reason"])
+
+
+METRICS = {
+    "cell": cell,
+    "retention": retention,
+    "gap_recovered": gap_recovered,
+    "kv_reduction": kv_reduction,
+    "trace_ratio": trace_ratio,
+    "trace_prompt": trace_prompt,
+    "late_similarity": late_similarity,
+    "none": nothing,
+}

@@ -1,0 +1,83 @@
+"""The rules that turn a measurement into a verdict: comparisons of numbers, blind to what the claim says."""
+
+from swiftkv.claims.metrics import Measurement
+
+REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
+
+
+def at_least(rule: dict, published: float, found: Measurement) -> tuple[str, str]:
+    """Larger is better. `reproduced`: the whole CI reaches `accept`. `partly`: the point estimate reaches
+    `partly` and the CI excludes `no_effect`. `accept: {limit_share: s}` is s times the compute limit.
+    """
+    accept = threshold(rule["accept"], found)
+    if found.low >= accept:
+        return REPRODUCED, f"{interval(found)} reaches the accepted {accept:.4g}"
+    if found.value >= rule["partly"] and excludes(found.low, rule.get("no_effect")):
+        return (
+            PARTLY,
+            f"not all of {interval(found)} clears {accept:.4g}, but the middle reaches {rule['partly']:.4g}",
+        )
+    return (
+        NOT_REPRODUCED,
+        f"{interval(found)} falls short of {accept:.4g} and of a part of it ({rule['partly']:.4g})",
+    )
+
+
+def at_most(rule: dict, published: float, found: Measurement) -> tuple[str, str]:
+    """Smaller is better: `at_least` mirrored."""
+    if found.high <= rule["accept"]:
+        return REPRODUCED, f"{interval(found)} stays within the accepted {rule['accept']:.4g}"
+    beyond = "no_effect" not in rule or found.high < rule["no_effect"]
+    if found.value <= rule["partly"] and beyond:
+        return PARTLY, f"{interval(found)} exceeds {rule['accept']:.4g} but stays within {rule['partly']:.4g}"
+    return NOT_REPRODUCED, f"{interval(found)} exceeds {rule['accept']:.4g} and {rule['partly']:.4g}"
+
+
+def within(rule: dict, published: float, found: Measurement) -> tuple[str, str]:
+    """Equality. `reproduced`: the whole CI lies within `accept` of the published value; `partly`: the point
+    estimate lies within `partly` of it.
+    """
+    distance = abs(found.value - published)
+    if max(abs(found.low - published), abs(found.high - published)) <= rule["accept"]:
+        return REPRODUCED, f"{interval(found)} is within {rule['accept']:.4g} of {published:.4g}"
+    if distance <= rule["partly"]:
+        near = f"within {rule['partly']:.4g} of {published:.4g}, not surely within {rule['accept']:.4g}"
+        return PARTLY, f"{interval(found)} is {near}"
+    return (
+        NOT_REPRODUCED,
+        f"{found.value:.4g} is {distance:.4g} away from {published:.4g}; accepted is {rule['accept']:.4g}",
+    )
+
+
+RULES = {"at_least": at_least, "at_most": at_most, "within": within}
+
+
+def judge(rule: dict, published: float, found: Measurement) -> tuple[str, str]:
+    """(verdict, one-line reason with the numbers compared)."""
+    return RULES[rule["kind"]](rule, published, found)
+
+
+def threshold(accept: float | dict, found: Measurement) -> float:
+    return accept["limit_share"] * found.limit if isinstance(accept, dict) else accept
+
+
+def excludes(low: float, no_effect: float | None) -> bool:
+    return no_effect is None or low > no_effect
+
+
+def interval(found: Measurement) -> str:
+    """The measurement with its 95% CI, or with the range it was taken from, as text."""
+    if found.is_ci:
+        return f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]"
+    spread = f" (range {found.low:.4g} to {found.high:.4g})" if found.high > found.low else ""
+    return f"{found.value:.4g}{spread}"
+
+
+def ceiling(published: float, found: Measurement) -> str:
+    """A sentence where the compute model itself forbids the published gain at this point, else nothing."""
+    if found.limit is None or found.limit >= published:
+        return ""
+    return (
+        f"The compute limit {found.limit:.2f}x lies below the published {published:.4g}x: the compute saved "
+        "cannot give it at this point"
+    )

@@ -1,0 +1,1 @@
+"""Distillation: one teacher pass per batch, every student at once."""

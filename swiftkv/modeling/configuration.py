@@ -1,0 +1,64 @@
+"""Configuration of SwiftKV models, with the field names of the published checkpoints."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlamaConfig
+
+
+class SwiftKVConfigMixin:
+    """What every family's SwiftKV configuration derives from the cut and the AcrossKV group."""
+
+    @property
+    def num_kv_groups(self) -> int:
+        """Late layers' KV caches: (L - l) / n."""
+        return (self.num_hidden_layers - self.num_key_value_layers) // self.key_value_group_size
+
+    @property
+    def num_kv_shared_layers(self) -> int:
+        """Layers without a KV cache of their own; Transformers sizes its caches by this name."""
+        return self.num_hidden_layers - self.num_key_value_layers - self.num_kv_groups
+
+    def leads_group(self, layer: int) -> bool:
+        """Whether late layer `layer` (0-based) is the first of its group and so owns k and v projections."""
+        late = layer - self.num_key_value_layers
+        return late >= 0 and late % self.key_value_group_size == 0
+
+    def cache_index(self, layer: int) -> int:
+        """Which of the l + (L - l) / n KV caches layer `layer` (0-based) reads."""
+        late = layer - self.num_key_value_layers
+        return layer if late < 0 else self.num_key_value_layers + late // self.key_value_group_size
+
+    def check_swiftkv(self) -> None:
+        """Raise ValueError unless 1 <= l <= L and n divides L - l."""
+        cut, layers, group = self.num_key_value_layers, self.num_hidden_layers, self.key_value_group_size
+        if not 1 <= cut <= layers:
+            raise ValueError(f"num_key_value_layers is {cut}; allowed is 1 to {layers} (num_hidden_layers)")
+        if group < 1 or (layers - cut) % group:
+            raise ValueError(
+                f"key_value_group_size {group} does not divide the {layers - cut} layers above the cut"
+            )
+
+
+@strict
+class LlamaSwiftKVConfig(SwiftKVConfigMixin, LlamaConfig):
+    """Llama with SwiftKV (paper, sections 3.2 and 3.3).
+
+    `num_key_value_layers` is the cut l: layers 0..l-1 are ordinary (default: all of them, no SwiftKV);
+    `key_value_group_size` is n, the late layers that share one KV cache. `swiftkv` is kept for published
+    checkpoints. Raises StrictDataclassError if l is out of range or n does not divide L - l.
+    """
+
+    model_type = "llama_swiftkv"
+
+    swiftkv: bool = True
+    num_key_value_layers: int | None = None
+    key_value_group_size: int = 1
+
+    def __post_init__(self, **kwargs):
+        if self.num_key_value_layers is None:
+            self.num_key_value_layers = self.num_hidden_layers
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Part of `@strict` validation: the base checks and the cut."""
+        super().validate_architecture()
+        self.check_swiftkv()

@@ -1,0 +1,141 @@
+"""The SwiftKV decoder, shared by all families: mix these classes into a family's own Transformers classes.
+
+Layers 0..l-1 are untouched. At the cut, z = norm_swiftkv(x_l); the first layer of each later group projects z
+to the group's K and V, and all layers of the group attend to them (paper, section 3.2; AcrossKV, 3.3).
+Every token runs every layer here: outputs at the positions whose logits are needed are the same as with early
+exit in prefill, and the log-probabilities of prompt tokens are well defined.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+RENAMED = ("q_proj", "k_proj", "v_proj")
+# A late layer's ordinary projections: published checkpoints carry them, inference never reads them.
+DEAD_TENSORS = r"layers\.\d+\.self_attn\.[qkv]_proj\.(weight|bias)"
+
+
+class SharedKV:
+    """What the late layers of one forward pass share: z [B, T, D], and per cache index a (K, V) pair, each
+    [B, key-value heads, tokens so far, head size], K with RoPE."""
+
+    def __init__(self, norm: nn.Module):
+        self.norm = norm
+        self.z: torch.Tensor | None = None
+        self.pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.complete = False
+
+    def cut(self, hidden_states: torch.Tensor) -> None:
+        """Take x_l, the input of the first late layer."""
+        # The cast matters in distillation alone, where the norm is float32 and the stream may be bfloat16.
+        self.z = self.norm(hidden_states).to(hidden_states.dtype)
+
+    def write_all(self, late_layers, hidden_states: torch.Tensor, position_embeddings) -> None:
+        """Make every group's K and V from x_l [B, T, D] at once; the late layers may then run on any subset of
+        the T positions, as in prefill with early exit."""
+        self.cut(hidden_states)
+        for layer in late_layers:
+            if layer.self_attn.leads_group:
+                layer.self_attn.write_kv(self, position_embeddings, None)
+        self.complete = True
+
+
+class SwiftKVAttention:
+    """Attention of a late layer; goes before the family's attention class in the bases.
+
+    `rotate(q, k, cos, sin)` and `eager(...)` are the family's RoPE and eager attention functions.
+    """
+
+    rotate: staticmethod
+    eager: staticmethod
+
+    def __init__(self, config, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.cache_index = config.cache_index(layer_idx)
+        self.leads_group = config.leads_group(layer_idx)
+        for name in RENAMED:
+            projection = self._modules.pop(name)
+            if name == "q_proj" or self.leads_group:
+                self.add_module(f"{name}_swiftkv", projection)
+
+    def heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """[B, T, heads * size] -> [B, heads, T, size]."""
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def rope(self, states: torch.Tensor, position_embeddings) -> torch.Tensor:
+        """Rotary embedding of queries or keys [B, heads, T, size]."""
+        return self.rotate(states, states[:, :0], *position_embeddings)[0]
+
+    def write_kv(self, shared_kv: SharedKV, position_embeddings, past_key_values) -> None:
+        """Project z to this group's K and V and append them to the KV cache if there is one."""
+        key = self.rope(self.heads(self.k_proj_swiftkv(shared_kv.z)), position_embeddings)
+        value = self.heads(self.v_proj_swiftkv(shared_kv.z))
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.cache_index)
+        shared_kv.pairs[self.cache_index] = key, value
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        past_key_values=None,
+        shared_kv: SharedKV | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """hidden_states [B, T, D], normalised -> attention output [B, T, D] and weights if eager."""
+        if self.leads_group and not shared_kv.complete:
+            self.write_kv(shared_kv, position_embeddings, past_key_values)
+        query = self.rope(self.heads(self.q_proj_swiftkv(hidden_states)), position_embeddings)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, self.eager)
+        dropout = self.attention_dropout if self.training else 0.0
+        key, value = shared_kv.pairs[self.cache_index]
+        output, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        return self.o_proj(output.flatten(2)), weights
+
+
+class SwiftKVDecoderLayer:
+    """A late layer; goes before the family's layer class, whose attention becomes `attention_class`."""
+
+    attention_class: type[nn.Module]
+
+    def __init__(self, config, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.first_late = layer_idx == config.num_key_value_layers
+        self.self_attn = self.attention_class(config, layer_idx)
+
+    def forward(self, hidden_states: torch.Tensor, *args, shared_kv: SharedKV, **kwargs) -> torch.Tensor:
+        if self.first_late and not shared_kv.complete:
+            shared_kv.cut(hidden_states)
+        return super().forward(hidden_states, *args, shared_kv=shared_kv, **kwargs)
+
+
+class SwiftKVModel:
+    """The decoder stack; goes before the family's model class. Late layers become `layer_class`."""
+
+    layer_class: type[nn.Module]
+
+    def __init__(self, config):
+        super().__init__(config)
+        # Present even at l = L, where nothing reads it: one list of tensors for every cut.
+        self.norm_swiftkv = type(self.norm)(config.hidden_size, eps=config.rms_norm_eps)
+        for layer in range(config.num_key_value_layers, config.num_hidden_layers):
+            self.layers[layer] = self.layer_class(config, layer)
+        self.post_init()
+
+    def forward(self, *args, **kwargs):
+        """As the family's model; see Transformers."""
+        return super().forward(*args, shared_kv=SharedKV(self.norm_swiftkv), **kwargs)
+
+
+class SwiftKVForCausalLM:
+    """The language model; goes before the family's class, whose `model` becomes `model_class`."""
+
+    model_class: type[nn.Module]
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = self.model_class(config)
+        self.post_init()

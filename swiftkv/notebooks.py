@@ -1,0 +1,48 @@
+"""Running the notebooks of notebooks/ headless, on the results of one scale.
+
+swiftkv.notebooks.execute("throughput", "cpu", "results/cpu/notebooks/throughput.ipynb")
+"""
+
+from pathlib import Path
+
+from swiftkv import files
+from swiftkv.config import ROOT
+from swiftkv.errors import UserError
+from swiftkv.provenance import Provenance
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def names() -> list[str]:
+    """The notebooks there are."""
+    return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def execute(name: str, scale: str, out: str | Path, root: str | Path = "results") -> None:
+    """Run notebooks/<name>.ipynb on `root/<scale>` and write it with its outputs.
+
+    `out` is the notebook to write, or a directory that gets <name>.ipynb. The kernel runs in the current
+    directory. Raises UserError for an unknown notebook, or with the error of the cell that failed.
+    """
+    import nbformat
+    import papermill
+
+    if name not in names():
+        raise UserError(f"notebook {name!r}: unknown; there are {', '.join(names())}")
+    out = Path(out) if Path(out).suffix == ".ipynb" else Path(out) / f"{name}.ipynb"
+    source = NOTEBOOKS / f"{name}.ipynb"
+    with Provenance("notebook", scale=scale, inputs=[source]) as provenance:
+        try:
+            notebook = papermill.execute_notebook(
+                source,
+                None,
+                parameters={"scale": scale, "root": str(root)},
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=".",
+            )
+        except papermill.PapermillExecutionError as error:
+            raise UserError(f"notebooks/{name}.ipynb: {error.ename}: {' '.join(error.evalue.split())}") from None
+        notebook.metadata.pop("papermill", None)  # holds paths of this machine
+        files.write_text(out, nbformat.writes(notebook))
+        provenance.save(out)

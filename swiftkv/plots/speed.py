@@ -1,0 +1,177 @@
+"""fig-throughput, fig-accuracy-speedup and fig-latency: what SwiftKV gains, and at what price."""
+
+from math import ceil
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
+from swiftkv.errors import UserError
+from swiftkv.plots.style import GREY, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.results import Results, published
+
+RATIO_POINT = "ratio-10to1"
+FULL_MEAN = "mean"
+
+
+def whiskers(frame: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
+    """Distances [2, rows] from the value down to the CI's low end and up to its high end, for errorbar."""
+    return np.maximum(0, [frame[value] - frame[low], frame[high] - frame[value]])
+
+
+def gain_panel(axes: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
+    """Speed-up bars of one workload with CIs, and the compute limit as a line above each bar."""
+    positions = np.arange(len(rows))
+    axes.bar(
+        positions,
+        rows.speedup,
+        0.72,
+        color=[colours[arm] for arm in rows.arm],
+        edgecolor="black",
+        linewidth=0.5,
+    )
+    errors = whiskers(rows, "speedup", "ci_low", "ci_high")
+    axes.errorbar(positions, rows.speedup, errors, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
+    axes.hlines(rows.limit, positions - 0.44, positions + 0.44, color="black", linewidth=1.8)
+    for position, row in zip(positions, rows.itertuples(), strict=True):
+        top = max(row.limit, row.ci_high)
+        axes.text(position, top + 0.04, f"{row.speedup:.2f}", ha="center", va="bottom", fontsize=7.5)
+    axes.axhline(1, color=GREY, linewidth=0.8)
+    axes.set_xticks([])
+    axes.grid(axis="x", visible=False)
+    first = rows.iloc[0]
+    axes.set_title(
+        f"{first.point}\n{first.input_len}:{first.output_len} tokens, {first.num_requests} requests",
+        fontsize=8,
+    )
+
+
+def throughput(config: RunConfig, results: Results) -> Figure:
+    """Speed-up over the base per workload and student (95% CI), against the limit of the FLOPs model."""
+    frame, labels, colours = known_arms(results, "throughput", config), arm_labels(config), arm_colours(config)
+    frame = frame[frame.arm != BASE_ARM]
+    points = list(frame.point.unique())
+    columns = min(len(points), 4)
+    rows = ceil(len(points) / columns)
+    figure, panels = new(rows, columns, 1.3 + 2.4 * rows, sharey=True)
+    for axes, point in zip(panels, points, strict=False):
+        gain_panel(axes, frame[frame.point == point], colours)
+    for axes in panels[len(points) :]:
+        axes.set_visible(False)
+    top = 1.15 * max(frame.limit.max(), frame.ci_high.max())
+    for axes in panels[::columns]:
+        axes.set(ylabel="throughput relative to the base", ylim=(0, top))
+    arms = list(frame.arm.unique())
+    handles = [Patch(facecolor=colours[arm], edgecolor="black", linewidth=0.5, label=labels[arm]) for arm in arms]
+    handles.append(Line2D([], [], color="black", linewidth=1.8, label="compute limit"))
+    style = {"fontsize": 7.5, "frameon": False, "columnspacing": 1.0, "handlelength": 1.3}
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), **style)
+    repeats = int(frame.repeats.min())
+    footer(
+        figure,
+        results.origin("throughput"),
+        f"Whiskers: 95% bootstrap CI over {repeats} interleaved repeats.",
+    )
+    return figure
+
+
+def speed_and_score(config: RunConfig, results: Results) -> pd.DataFrame:
+    """Mean retention joined with the speed-up at 10:1; an undistilled control runs at its variant's speed."""
+    speed = known_arms(results, "throughput", config).query("point == @RATIO_POINT")
+    if speed.empty:
+        raise UserError(f"{results.path('throughput')}: no rows of point {RATIO_POINT}")
+    speed = speed.set_index("arm")[["speedup", "ci_low", "ci_high"]].add_prefix("speed_")
+    scores = known_arms(results, "accuracy", config).query("task == @FULL_MEAN").copy()
+    scores["runs_as"] = scores.arm.str.removesuffix(UNDISTILLED)
+    joined = scores.join(speed, on="runs_as", how="inner")
+    joined["kept"] = 100 * joined.score / joined.base_score
+    joined["kept_low"] = 100 * (1 + joined.ci_low / joined.base_score)
+    joined["kept_high"] = 100 * (1 + joined.ci_high / joined.base_score)
+    return joined
+
+
+def scatter(axes: Axes, frame: pd.DataFrame, config: RunConfig) -> None:
+    """One marker with both CIs per arm; hollow if it was not distilled."""
+    colours, markers = arm_colours(config), arm_markers(config)
+    for _, row in frame.iterrows():
+        one = row.to_frame().T
+        hollow = row.arm.endswith(UNDISTILLED)
+        axes.errorbar(
+            row.speed_speedup, row.kept,
+            xerr=whiskers(one, "speed_speedup", "speed_ci_low", "speed_ci_high").astype(float),
+            yerr=whiskers(one, "kept", "kept_low", "kept_high").astype(float),
+            fmt=markers[row.arm], color=colours[row.arm], markerfacecolor="white" if hollow else colours[row.arm],
+            markeredgecolor=colours[row.arm] if hollow else "black", markersize=8, elinewidth=0.9, capsize=2,
+        )  # fmt: skip
+
+
+def accuracy_speedup(config: RunConfig, results: Results) -> Figure:
+    """Accuracy kept (mean over tasks) against the speed-up at 10:1: all models, then distilled ones enlarged."""
+    frame, labels = speed_and_score(config, results), arm_labels(config)
+    figure, (whole, zoom) = new(1, 2, 3.6, sharex=True)
+    scatter(whole, frame, config)
+    scatter(zoom, frame[~frame.arm.str.endswith(UNDISTILLED)], config)
+    for axes, title in ((whole, "all models"), (zoom, "distilled students, enlarged")):
+        axes.axhline(100, color=GREY, linewidth=0.8, zorder=0)
+        axes.set(title=title, xlabel="throughput at 10:1 relative to the base")
+    whole.set(ylabel="accuracy kept, % of the base", ylim=(0, 108))
+    colours, markers = arm_colours(config), arm_markers(config)
+    handles = []
+    for arm in frame.arm:
+        face = "white" if arm.endswith(UNDISTILLED) else colours[arm]
+        edge = colours[arm] if arm.endswith(UNDISTILLED) else "black"
+        style = {"marker": markers[arm], "markerfacecolor": face, "markeredgecolor": edge, "markersize": 7}
+        handles.append(Line2D([], [], linestyle="", label=labels[arm], **style))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=7.5, frameon=False)
+    footer(
+        figure,
+        results.origin("accuracy"),
+        "Whiskers: 95% bootstrap CIs. Mean over the tasks, greedy generation.",
+    )
+    return figure
+
+
+def ratio_panel(axes: Axes, rows: pd.DataFrame, value: str, low: str, high: str, colours: dict[str, str]) -> None:
+    """One dot with its CI per arm, and the base as a line at 1."""
+    for position, (_, row) in enumerate(rows.iterrows()):
+        one = row.to_frame().T
+        errors = whiskers(one, value, low, high).astype(float)
+        axes.errorbar(row[value], position, xerr=errors, fmt="o", color=colours[row.arm], markeredgecolor="black",
+                      markersize=7, capsize=3, ecolor="black", elinewidth=1)  # fmt: skip
+        axes.annotate(f"{row[value]:.3f}", (row[value], position), xytext=(0, 7), textcoords="offset points",
+                      ha="center", fontsize=7, bbox={"fc": "white", "ec": "none", "pad": 0.6})  # fmt: skip
+    axes.axvline(1, color=GREY, linewidth=1, zorder=0)
+
+
+def published_band(axes: Axes, kind: str) -> None:
+    """Shade what Snowflake's own benchmark runs gave at concurrency 1 (Llama-3.1-8B FP8, 50% skipped)."""
+    values = [float(published().value[f"{run}-8b-skip50-{kind}-ratio"]) for run in ("ci-2025-07", "ci-2025-10")]
+    axes.axvspan(min(values), max(values), color="#CC79A7", alpha=0.25, linewidth=0)
+
+
+def latency(config: RunConfig, results: Results) -> Figure:
+    """TTFT and TPOT of one request at a time, relative to the base, with 95% CIs."""
+    frame, labels, colours = known_arms(results, "latency", config), arm_labels(config), arm_colours(config)
+    base = frame[frame.arm == BASE_ARM].iloc[0]
+    rows = frame[frame.arm != BASE_ARM]
+    figure, (first, later) = new(1, 2, 3.4, sharey=True)
+    ratio_panel(first, rows, "ttft_ratio", "ttft_ci_low", "ttft_ci_high", colours)
+    ratio_panel(later, rows, "tpot_ratio", "ci_low", "ci_high", colours)
+    published_band(first, "ttft")
+    published_band(later, "tpot")
+    first.set_yticks(range(len(rows)), [labels[arm] for arm in rows.arm])
+    first.set_ylim(len(rows) - 0.4, -0.7)
+    first.set(title=f"time to first token (base {1000 * base.ttft_median_s:.3g} ms)", xlabel="relative to the base")
+    later.set(
+        title=f"time per output token (base {1000 * base.tpot_median_s:.3g} ms)",
+        xlabel="relative to the base",
+    )
+    band = Patch(color="#CC79A7", alpha=0.25, label="Snowflake's own runs: Llama-3.1-8B FP8, 50% skipped, one request")
+    figure.legend(handles=[band], loc="outside upper center", fontsize=7.5, frameon=False)
+    point = config["throughput"]["latency"]
+    note = f"One request at a time, {point['input_len']} prompt and {point['output_len']} output tokens; 95% CIs."
+    footer(figure, results.origin("latency"), note)
+    return figure

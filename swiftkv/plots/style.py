@@ -1,0 +1,94 @@
+"""One look for all figures: colour-blind safe colours, legible in print, provenance in the footer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig, SwiftKVVariant
+from swiftkv.errors import UserError
+from swiftkv.files import atomic_path
+from swiftkv.results import Origin, Results
+
+WIDTH = 7.2  # inches; two columns of a paper
+DPI = 200
+GREY = "#555555"
+# Okabe and Ito's palette, ordered so that neighbours also differ in lightness (readable in grey print).
+PALETTE = ["#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442"]
+MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Draw without a display and with the same bytes every time, whatever the user's matplotlib settings."""
+    import seaborn
+
+    with matplotlib.rc_context():
+        seaborn.set_theme(context="paper", style="whitegrid", font_scale=1.05)
+        matplotlib.rcParams.update({"svg.hashsalt": "swiftkv", "svg.fonttype": "none", "axes.edgecolor": GREY})
+        yield
+
+
+def new(rows: int, columns: int, height: float, **options) -> tuple[Figure, list]:
+    """A figure of WIDTH x `height` inches and its axes as a flat list."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+
+
+def footer(figure: Figure, origin: Origin | str, note: str = "") -> None:
+    """Write a note, then hardware, commit, scale and file below the figure, and make room for them."""
+    text = "\n".join(line for line in (note, str(origin)) if line)
+    room = (0.06 + 0.12 * (text.count("\n") + 1)) / figure.get_figheight()
+    figure.get_layout_engine().set(rect=(0, room, 1, 1 - room))
+    figure.text(0.01, 0.03 / figure.get_figheight(), text, fontsize=6.2, color=GREY, va="bottom", ha="left")
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write `<stem>.png` and `<stem>.svg` atomically, without dates in them."""
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        with atomic_path(stem.with_name(stem.name + suffix)) as path:
+            figure.savefig(path, dpi=DPI, metadata=metadata, facecolor="white")
+
+
+def percent(share: float) -> str:
+    """0.625 -> '62.5%', 0.5 -> '50%'."""
+    return f"{100 * share:.4g}%"
+
+
+def variant_label(variant: SwiftKVVariant) -> str:
+    """`skip 50%, AcrossKV 4`: what the variant skips and how many layers share a cache."""
+    across = f", AcrossKV {variant.key_value_group_size}" if variant.key_value_group_size > 1 else ""
+    return f"skip {percent(variant.skip)}{across}"
+
+
+def arm_labels(config: RunConfig) -> dict[str, str]:
+    """Arm name -> label for the base, every variant and every undistilled control, in the config's order."""
+    labels = {BASE_ARM: "base"} | {variant.name: variant_label(variant) for variant in config.variants}
+    controls = config["accuracy"]["undistilled"]
+    return labels | {name + UNDISTILLED: f"{labels[name]}, not distilled" for name in controls}
+
+
+def arm_colours(config: RunConfig) -> dict[str, str]:
+    """Arm name -> colour; an undistilled control has the colour of its variant."""
+    colours = {v.name: PALETTE[i % len(PALETTE)] for i, v in enumerate(config.variants)}
+    controls = {name + UNDISTILLED: colours[name] for name in config["accuracy"]["undistilled"]}
+    return {BASE_ARM: "#000000"} | colours | controls
+
+
+def arm_markers(config: RunConfig) -> dict[str, str]:
+    """Arm name -> marker, so that colour never carries meaning alone."""
+    markers = {v.name: MARKERS[i % len(MARKERS)] for i, v in enumerate(config.variants)}
+    controls = {name + UNDISTILLED: markers[name] for name in config["accuracy"]["undistilled"]}
+    return {BASE_ARM: "*"} | markers | controls
+
+
+def known_arms(results: Results, name: str, config: RunConfig) -> pd.DataFrame:
+    """The frame called `name`; raises UserError if it holds arms that the configuration does not name."""
+    frame = results.frame(name)
+    unknown = sorted(set(frame.arm) - set(arm_labels(config)))
+    if unknown:
+        raise UserError(f"{results.path(name)}: arm {', '.join(unknown)} is not in {config.path}; run that stage again")
+    return frame

@@ -1,0 +1,66 @@
+"""Interleaved rounds of measurements that survive a kill.
+
+A round is one repeat of one workload: every arm once, right after one another. Each measurement is a file, written
+atomically, under a directory named after everything that decides its value; the directory of a round is complete when
+it holds every arm. After a kill complete rounds are kept and an incomplete one is measured again as a whole, because
+its arms would otherwise not have run side by side.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from swiftkv import files, provenance
+
+SOURCES = [*sorted((Path(__file__).parent / "vllm").glob("*.py")), Path(__file__).with_name("arms.py")]
+
+
+def fingerprint(config) -> str:
+    """Hash of what decides a measurement: throughput section, variants, seed, versions, machine, engine sources."""
+    decisive = {
+        "throughput": config["throughput"],
+        "variants": config["variants"],
+        "seed": config.seed,
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware_label(provenance.hardware()),
+        "sources": [files.sha256(path) for path in SOURCES],
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Rounds:
+    """The measurements under `work`/`key`. A round that is measured again becomes a new attempt; the last counts."""
+
+    def __init__(self, work: Path, key: str, arms: list[str]):
+        self.directory, self.arms = Path(work) / key, arms
+
+    def _path(self, name: str, number: int, attempt: int) -> Path:
+        return self.directory / name / f"{number:03d}-{attempt}"
+
+    def _complete(self, name: str, number: int, attempt: int) -> bool:
+        return all((self._path(name, number, attempt) / f"{arm}.json").is_file() for arm in self.arms)
+
+    def attempts(self, name: str, number: int) -> int:
+        """How many complete attempts there are; they are numbered from 0 without gaps."""
+        attempt = 0
+        while self._complete(name, number, attempt):
+            attempt += 1
+        return attempt
+
+    def read(self, name: str, number: int, attempt: int | None = None) -> list[dict]:
+        """Rows of one attempt (default: the last) in the order they were measured."""
+        attempt = self.attempts(name, number) - 1 if attempt is None else attempt
+        directory = self._path(name, number, attempt)
+        rows = [files.read_json(directory / f"{arm}.json") for arm in self.arms]
+        return sorted(rows, key=lambda row: row["position"])
+
+    def measure(self, name: str, number: int, measure_arm: Callable[[str], dict]) -> None:
+        """Measure every arm once as a new attempt. The arm that goes first rotates with `number` and the attempt."""
+        attempt = self.attempts(name, number)
+        directory = self._path(name, number, attempt)
+        shutil.rmtree(directory, ignore_errors=True)  # left behind by a kill
+        start = (number + attempt) % len(self.arms)
+        for position, arm in enumerate(self.arms[start:] + self.arms[:start]):
+            files.write_json(directory / f"{arm}.json", measure_arm(arm) | {"position": position})

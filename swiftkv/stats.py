@@ -1,0 +1,129 @@
+"""Confidence intervals and tests for paired measurements: thin wrappers round scipy and statsmodels.
+
+Everything here is paired. Arms of one repeat run next to each other, and every arm answers the same items, so
+what the machine or an item does to one arm it does to the others; comparing within the pair cancels it.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from swiftkv.errors import UserError
+
+LEVEL = 0.95
+RESAMPLES = 9999
+
+
+def _pair(a: Sequence[float], b: Sequence[float], what: str) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
+        raise UserError(
+            f"{what}: paired samples must be two equally long, non-empty lists, got {a.shape} and {b.shape}"
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise UserError(f"{what}: a sample is NaN or infinite")
+    return a, b
+
+
+def _bootstrap(data: tuple, statistic, seed: int, resamples: int, method: str, paired=False) -> tuple[float, float]:
+    """Bootstrap interval at LEVEL. (nan, nan) for a single observation; a point where every resample agrees."""
+    if len(data[0]) < 2:
+        return float("nan"), float("nan")
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            data, statistic, n_resamples=resamples, confidence_level=LEVEL, method=method, paired=paired,
+            vectorized=True, rng=np.random.default_rng(seed),
+        )  # fmt: skip
+    if np.ptp(result.bootstrap_distribution) == 0:
+        point = float(result.bootstrap_distribution[0])
+        return point, point
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def ratio_ci(numerators, denominators, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """Median of the per-repeat ratios with a percentile bootstrap interval over the repeats: (ratio, low, high).
+
+    Per-repeat ratios, because a repeat holds both arms side by side: a slow minute slows both and cancels, while in a
+    ratio of medians the two medians may come from different minutes. The median, because on a shared machine
+    one repeat is sometimes disturbed and must not move the estimate.
+    With 3 to 5 repeats the interval is the range of the ratios (the bootstrap has nothing else to draw from).
+    That range holds the true median with probability 1 - 2^(1-n), whatever the distribution: 75% for n = 3,
+    94% for n = 5. No bootstrap can repair this at n = 3; more repeats can. One repeat gives (ratio, nan, nan).
+    Raises UserError for unequal lengths or a denominator that is not positive.
+    """
+    top, bottom = _pair(numerators, denominators, "ratio_ci")
+    if (bottom <= 0).any():
+        raise UserError(f"ratio_ci: every denominator must be positive, the smallest is {bottom.min()}")
+    ratios = top / bottom
+    low, high = _bootstrap((ratios,), np.median, seed, resamples, "percentile")
+    return float(np.median(ratios)), low, high
+
+
+def _bca(statistic, data: tuple, seed: int, resamples: int) -> tuple[float, float]:
+    """BCa where the data allow it, else percentile (BCa has no answer when every jackknife value is equal)."""
+    low, high = _bootstrap(data, statistic, seed, resamples, "BCa", paired=True)
+    if len(data[0]) > 1 and not np.isfinite([low, high]).all():
+        return _bootstrap(data, statistic, seed, resamples, "percentile", paired=True)
+    return low, high
+
+
+def paired_difference_ci(a, b, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """Mean of a - b over paired items with a BCa bootstrap interval over the items: (difference, low, high).
+
+    BCa (Efron 1987) because item scores are bounded and differences few and skewed. One item gives (d, nan, nan).
+    Raises UserError for unequal lengths.
+    """
+    a, b = _pair(a, b, "paired_difference_ci")
+    differences = a - b
+    low, high = _bca(np.mean, (differences,), seed, resamples)
+    return float(differences.mean()), low, high
+
+
+def _mean_ratio(a, b, axis=-1):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.mean(a, axis=axis) / np.mean(b, axis=axis)
+
+
+def ratio_of_means_ci(a, b, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """mean(a) / mean(b) over paired items, resampled as pairs, BCa interval: (ratio, low, high).
+
+    For retention (score / base score) and for ratios of many requests. Raises UserError if mean(b) is not positive.
+    """
+    a, b = _pair(a, b, "ratio_of_means_ci")
+    if b.mean() <= 0:
+        raise UserError(f"ratio_of_means_ci: the mean of the denominator must be positive, it is {b.mean()}")
+    low, high = _bca(_mean_ratio, (a, b), seed, resamples)
+    return float(a.mean() / b.mean()), low, high
+
+
+def mcnemar(a, b) -> dict:
+    """Exact McNemar test on paired right/wrong answers (0 or 1): {a_only, b_only, p_value}.
+
+    a_only counts the items that only `a` gets right. Raises UserError for values other than 0 and 1.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    a, b = _pair(a, b, "mcnemar")
+    if not np.isin(np.concatenate([a, b]), (0, 1)).all():
+        raise UserError("mcnemar: every value must be 0 (wrong) or 1 (right)")
+    table = [[int(((a == i) & (b == j)).sum()) for j in (1, 0)] for i in (1, 0)]
+    result = test(table, exact=True)
+    return {"a_only": table[0][1], "b_only": table[1][0], "p_value": float(min(1.0, result.pvalue))}
+
+
+def minimum_detectable_difference(differences, power: float = 0.8, alpha: float = 1 - LEVEL) -> float:
+    """Smallest true mean difference that a two-sided paired test of this size finds with probability `power`.
+
+    `differences` are the paired differences that were measured; their spread and number decide. In their unit.
+    Raises UserError for fewer than two.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    differences, _ = _pair(differences, differences, "minimum_detectable_difference")
+    if differences.size < 2:
+        raise UserError("minimum_detectable_difference: needs at least two paired differences")
+    effect = TTestPower().solve_power(effect_size=None, nobs=differences.size, alpha=alpha, power=power)
+    return float(np.squeeze(effect) * differences.std(ddof=1))

@@ -1,0 +1,237 @@
+"""Tables with stable ids, each as CSV (numbers), Markdown and LaTeX (booktabs, \\label = id).
+
+    swiftkv.tables.write_all(config, "results/cpu/tables")
+
+A table is a frame of numbers for the CSV and a frame of text for readers, with 95% CIs in brackets.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from swiftkv import files
+from swiftkv.config import RunConfig
+from swiftkv.provenance import Provenance
+from swiftkv.results import Results, load
+
+DIGITS = 6  # significant digits of the numbers in the CSV
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: `numbers` goes to the CSV, `text` (strings only) to Markdown and LaTeX."""
+
+    caption: str
+    numbers: pd.DataFrame
+    text: pd.DataFrame
+    columns: str | None = None  # LaTeX column format, if alignment alone does not do
+    hardware: str | None = None  # where the numbers are from, if they are not all from one machine
+
+
+def with_ci(frame: pd.DataFrame, value: str, low: str, high: str, digits: int = 2, factor: float = 1) -> pd.Series:
+    """`1.59 [1.55, 1.62]` per row; the bare value where the row is its own reference (low = high)."""
+
+    def one(row) -> str:
+        numbers = [f"{factor * row[key]:.{digits}f}" for key in (value, low, high)]
+        bare = pd.isna(row[low]) or row[low] == row[high]
+        return numbers[0] if bare else f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+    return frame.apply(one, axis=1)
+
+
+def formatted(series: pd.Series, pattern: str) -> pd.Series:
+    """Each value through a format pattern; a missing value becomes an empty string."""
+    return series.map(lambda value: "" if pd.isna(value) else pattern.format(value))
+
+
+def throughput(results: Results) -> Table:
+    frame = results.throughput
+    text = pd.DataFrame(
+        {
+            "point": frame.point,
+            "prompt:output": [f"{i}:{o}" for i, o in zip(frame.input_len, frame.output_len, strict=True)],
+            "model": frame.arm,
+            "tokens/s": formatted(frame.total_tokens_per_s_median, "{:,.0f}"),
+            "speed-up [95% CI]": with_ci(frame, "speedup", "ci_low", "ci_high"),
+            "compute limit": formatted(frame.limit, "{:.2f}"),
+            "share of limit": formatted(frame.share_of_limit, "{:.0%}"),
+            "TTFT p50 (s)": formatted(frame.ttft_p50_s, "{:.3g}"),
+        }
+    )
+    return Table("Total throughput per workload, and speed-up over the base model", frame, text)
+
+
+def accuracy(results: Results) -> Table:
+    frame = results.accuracy
+    frame["recovered"] = 100 * frame.retention
+    tasks = [*(task for task in frame.task.unique() if task != "mean"), "mean"]
+    arms = frame.arm.unique()
+    scores = frame.pivot(index="arm", columns="task", values="score").loc[arms, tasks]
+    mean = frame[frame.task == "mean"].set_index("arm").loc[arms]
+    text = scores.map(lambda score: f"{100 * score:.1f}")
+    text["difference of the mean [95% CI]"] = with_ci(mean, "difference", "ci_low", "ci_high", digits=1, factor=100)
+    text["% of base"] = formatted(mean.recovered, "{:.1f}")
+    text["answer length"] = formatted(mean.length_ratio, "{:.2f}")
+    caption = "Scores in percent per task; difference of the mean to the base in points"
+    return Table(caption, frame.drop(columns="recovered"), text.rename_axis(None, axis=1).reset_index(names="model"))
+
+
+def compute(results: Results) -> Table:
+    frame, keys = results.compute, ["model", "counting", "context", "arm"]
+    wide = frame.pivot_table(index=keys, columns="part", values="gflops_per_prompt_token", sort=False)
+    parts = [*(part for part in frame.part.unique() if part != "total"), "total"]
+    total = frame[frame.part == "total"].set_index(keys).relative_to_base
+    text = wide[parts].map(lambda value: f"{value:.3g}")
+    text["% of base"] = formatted(100 * total.loc[wide.index], "{:.1f}")
+    caption = "Prefill compute in GFLOPs per prompt token by part (computed, exactly or as the paper's Table 1)"
+    return Table(caption, frame, text.rename_axis(None, axis=1).reset_index().rename(columns={"arm": "variant"}))
+
+
+def kv(results: Results) -> Table:
+    frame = results.kv_capacity
+    text = pd.DataFrame(
+        {
+            "model": frame.arm,
+            "KV caches": formatted(frame.kv_caches, "{:.0f}"),
+            "bytes per token": formatted(frame.kv_bytes_per_token, "{:,.0f}"),
+            "capacity (tokens)": formatted(frame.capacity_tokens, "{:,.0f}"),
+            "capacity/base": formatted(frame.ratio_to_base, "{:.4f}"),
+            "formula": formatted(frame.formula_ratio, "{:.4f}"),
+        }
+    )
+    return Table("KV-cache memory per token and token capacity, as the engine reports them", frame, text)
+
+
+def latency(results: Results) -> Table:
+    frame = results.latency
+    text = pd.DataFrame(
+        {
+            "model": frame.arm,
+            "TTFT (ms)": formatted(1000 * frame.ttft_median_s, "{:.3g}"),
+            "TTFT/base [95% CI]": with_ci(frame, "ttft_ratio", "ttft_ci_low", "ttft_ci_high", digits=3),
+            "TPOT (ms)": formatted(1000 * frame.tpot_median_s, "{:.3g}"),
+            "TPOT/base [95% CI]": with_ci(frame, "tpot_ratio", "ci_low", "ci_high", digits=3),
+            "rounds": formatted(frame.rounds, "{:.0f}"),
+        }
+    )
+    return Table("Latency of one request at a time: time to first token and time per output token", frame, text)
+
+
+def lengths(results: Results) -> Table:
+    frame = results.lengths
+    text = pd.DataFrame(
+        {
+            "workload": frame.workload,
+            "lengths from": frame.source,
+            "requests": formatted(frame.requests, "{:,.0f}"),
+            "prompt mean (p50, p99)": spread(frame, "prompt"),
+            "output mean (p50, p99)": spread(frame, "output"),
+            "ratio of means": formatted(frame.ratio_of_means, "{:.1f}"),
+            "median ratio": formatted(frame.median_ratio, "{:.1f}"),
+            "requests at 10:1 or more": formatted(100 * frame.share_ratio_ge10, "{:.0f}%"),
+        }
+    )
+    return Table("Prompt and output tokens per request, and their ratio", frame, text)
+
+
+def spread(frame: pd.DataFrame, what: str) -> list[str]:
+    columns = zip(*(frame[f"{what}_{name}"] for name in ("mean", "p50", "p99")), strict=True)
+    return [f"{mean:,.0f} ({median:,.0f}, {high:,.0f})" for mean, median, high in columns]
+
+
+def claims(results: Results) -> Table:
+    from swiftkv.claims.report import measured, number
+
+    frame = results.claims
+    text = pd.DataFrame(
+        {
+            "claim": frame.id,
+            "statement": frame.statement,
+            "published": formatted(frame.published, "{:.4g}").where(
+                frame.published.abs() < 1000, frame.published.map(number)
+            ),
+            "measured [95% CI]": [measured(row) for row in frame.itertuples()],
+            "unit": frame.unit,
+            "verdict": frame.verdict,
+        }
+    )
+    caption = "Published claims and what this run says about them"
+    machines = [name for name in frame.hardware.dropna().unique() if not name.startswith("none")]
+    columns = "lp{5cm}rp{2.6cm}p{1.8cm}l"
+    return Table(caption, frame, text, columns, hardware="; ".join(machines) or None)
+
+
+TABLES: dict[str, Callable[[Results], Table]] = {
+    "tab-throughput": throughput,
+    "tab-accuracy": accuracy,
+    "tab-compute": compute,
+    "tab-kv": kv,
+    "tab-latency": latency,
+    "tab-lengths": lengths,
+    "tab-claims": claims,
+}
+SOURCES = {  # table -> the frame whose provenance its caption names
+    "tab-throughput": "throughput",
+    "tab-accuracy": "accuracy",
+    "tab-compute": "compute",
+    "tab-kv": "kv_capacity",
+    "tab-latency": "latency",
+    "tab-lengths": "lengths",
+    "tab-claims": "claims",
+}
+
+
+def is_numeric(column: pd.Series) -> bool:
+    """Whether every filled cell starts with a number, so that the column is set flush right."""
+    return bool(column[column != ""].str.match(r"^-?[\d.,]+(%| \[.*\]| \(.*\))?$").all())
+
+
+def markdown(table: Table, caption: str) -> str:
+    """A pipe table under its caption."""
+    rules = ["---:" if is_numeric(table.text[name]) else "---" for name in table.text]
+    lines = [caption, "", "| " + " | ".join(table.text.columns) + " |", "|" + "|".join(rules) + "|"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.text.values]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table, caption: str, label: str) -> str:
+    """A booktabs table; needs \\usepackage{booktabs}. Cells and captions are escaped."""
+    style = table.text.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
+    columns = table.columns or "".join("r" if is_numeric(table.text[name]) else "l" for name in table.text)
+    body = style.to_latex(
+        hrules=True, label=label, caption=escape(caption), position_float="centering", column_format=columns
+    )
+    body = body.replace("\\centering\n", "\\centering\n\\footnotesize\n", 1)
+    return re.sub(r"(?<=[ \[])-(?=\d)", "$-$", body)  # a minus sign, not a hyphen
+
+
+def escape(text: str) -> str:
+    """Plain text with LaTeX's special characters escaped."""
+    return "".join({c: f"\\{c}" for c in "%&_#$"}.get(c, c) for c in text)
+
+
+def write_one(results: Results, name: str, out_dir: str | Path) -> None:
+    """Write one table in its three formats. Raises UserError naming the result file that is missing."""
+    table, origin = TABLES[name](results), results.origin(SOURCES[name])
+    text = table.text.fillna("").astype(str)
+    table = replace(table, text=text)
+    random = " Benchmark model with random weights." if origin.weights == "dummy" else ""
+    where = f"Scale {origin.scale}; {table.hardware or origin.hardware}; git {origin.git}."
+    caption = f"{table.caption}.{random} {where}"
+    numbers = table.numbers.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
+    files.write_text(Path(out_dir) / f"{name}.csv", numbers)
+    files.write_text(Path(out_dir) / f"{name}.md", markdown(table, caption))
+    files.write_text(Path(out_dir) / f"{name}.tex", latex(table, caption, name))
+
+
+def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results") -> None:
+    """Write every table of TABLES below `out_dir` from `root/<scale>`, with one provenance file for all."""
+    results = load(config.scale, root)
+    inputs = [results.path(frame) for frame in SOURCES.values()]
+    with Provenance("tables", config, inputs=inputs) as provenance:
+        for name in TABLES:
+            write_one(results, name, out_dir)
+        provenance.save(Path(out_dir) / "tables")

@@ -1,0 +1,188 @@
+"""Throughput of every arm against the base, interleaved, with its limit, KV capacity and unloaded latency.
+
+Protocol: one live engine per arm with the same flags and KV memory, random weights, prefix caching off, fixed lengths,
+end-of-sequence ignored. In each repeat every workload is run by all arms in turn, each time with the same requests; the
+speed-up is taken within a repeat. Load and clock are those of `vllm bench throughput`. Combined throughput is prompt
+plus generated tokens per second, as on the published model cards.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from swiftkv import costmodel, files, latency, stats
+from swiftkv.arms import Arm, Fleet, Run, VLLMEngine, arms
+from swiftkv.config import BASE_ARM
+from swiftkv.errors import UserError
+from swiftkv.provenance import Provenance
+from swiftkv.rounds import Rounds, fingerprint
+
+DRIFT = 0.10  # a repeat whose baseline is further than this from the median baseline is measured again
+MAX_REDONE = 2  # per workload
+
+
+def run(config, out_dir: Path, work: Path, factory: Callable = VLLMEngine) -> None:
+    """Measure throughput, KV capacity and latency; write measurements.jsonl, summary.csv, kv_capacity.csv, compute.csv,
+    latency.jsonl and latency.csv, each with its provenance, to `out_dir`.
+
+    Measurements are kept in `work` and reused by a rerun with the same configuration, versions and machine (see
+    `rounds`). `factory(arm, settings, directory)` starts an engine. Raises UserError for no points, failed requests
+    or token counts other than those asked for.
+    """
+    points, out_dir, work = check_points(config), Path(out_dir), Path(work)
+    rounds = Rounds(work, fingerprint(config), [arm.name for arm in arms(config)])
+    with Provenance("throughput", config, weights="dummy") as record, Fleet(config, work / "models", factory) as fleet:
+        measure(config, points, rounds, fleet)
+        capacity = kv_capacity(config, rounds, fleet)
+        latency_rows = latency.measure(config, rounds, fleet)
+        record.record["redone_rounds"] = [row for point in points for row in redone(config, point, rounds)]
+        rows = [row for point in points for row in read_point(config, point, rounds)]
+        write_results(config, out_dir, record, rows, latency_rows, capacity)
+
+
+def write_results(config, out_dir: Path, record: Provenance, rows: list, latency_rows: list, capacity: list) -> None:
+    """Write every result file, the summary last, then the provenance of each."""
+    files.write_jsonl(out_dir / "measurements.jsonl", rows)
+    files.write_jsonl(out_dir / "latency.jsonl", latency_rows)
+    costmodel.write_compute(config, out_dir / "compute.csv")
+    write_csv(out_dir / "kv_capacity.csv", capacity)
+    write_csv(out_dir / "latency.csv", latency.summarise(latency_rows, config.seed))
+    write_csv(out_dir / "summary.csv", summarise(config, rows))
+    for name in "measurements.jsonl latency.jsonl compute.csv kv_capacity.csv latency.csv summary.csv".split():
+        record.save(out_dir / name)
+
+
+def check_points(config) -> list[dict]:
+    """The workloads of the configuration. Raises UserError if there are none or two share a name."""
+    points = config["throughput"]["points"]
+    names = [point["name"] for point in points]
+    if not points:
+        raise UserError("throughput.points: empty; name at least one workload")
+    if len(set(names)) < len(names) or latency.NAME in names:
+        raise UserError(f"throughput.points: names must be unique and not {latency.NAME!r}, got {names}")
+    return points
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows as CSV, atomically; what could not be computed (NaN) is an empty cell."""
+    import pandas as pd
+
+    files.write_text(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def measure(config, points: list[dict], rounds: Rounds, fleet) -> None:
+    """Measure every round that is not there yet, repeat by repeat, then those whose baseline drifted."""
+    for repeat in range(config["throughput"]["repeats"]):
+        for point in points:
+            if not rounds.attempts(point["name"], repeat):
+                measure_round(config, point, repeat, rounds, fleet)
+    for point in points:
+        while (repeat := drifted(config, point, rounds)) is not None:
+            print(f"throughput {point['name']}: repeat {repeat} again, its baseline drifted", flush=True)
+            measure_round(config, point, repeat, rounds, fleet)
+
+
+def measure_round(config, point: dict, repeat: int, rounds: Rounds, fleet) -> None:
+    """Run one workload once on every arm, each with the same requests."""
+    load = {key: point[key] for key in ("input_len", "output_len", "num_requests")}
+
+    def measure_arm(arm: str) -> dict:
+        row = to_row(point["name"], arm, repeat, load, fleet[arm].run(**load, seed=config.seed + repeat))
+        print(f"throughput {point['name']} repeat {repeat} {arm}: {row['total_tokens_per_s']:.0f} tokens/s", flush=True)
+        return row
+
+    rounds.measure(point["name"], repeat, measure_arm)
+
+
+def to_row(point: str, arm: str, repeat: int, load: dict, run: Run) -> dict:
+    """A row of measurements.jsonl. Raises UserError unless every request ran and generated what was asked for."""
+    where = f"throughput {point}, arm {arm}, repeat {repeat}"
+    if run.failed:
+        raise UserError(f"{where}: {run.failed} of {load['num_requests']} requests failed; allowed is 0")
+    for name, length in (("prompt", load["input_len"]), ("output", load["output_len"])):
+        wanted, got = length * load["num_requests"], getattr(run, f"{name}_tokens")
+        if got != wanted:
+            raise UserError(f"{where}: {got} {name} tokens instead of {wanted}; arms would not be comparable")
+    tokens = run.prompt_tokens + run.output_tokens
+    return {
+        **{"point": point, "arm": arm, "repeat": repeat, **load},
+        **{"prompt_tokens": run.prompt_tokens, "output_tokens": run.output_tokens, "elapsed_s": run.elapsed_s},
+        **{"total_tokens_per_s": tokens / run.elapsed_s, "ttft_p50_s": median(run.ttft_s), "failed": run.failed},
+    }
+
+
+def read_point(config, point: dict, rounds: Rounds) -> list[dict]:
+    """Every counted row of a workload."""
+    repeats = range(config["throughput"]["repeats"])
+    return [row for repeat in repeats for row in rounds.read(point["name"], repeat)]
+
+
+def baselines(config, point: dict, rounds: Rounds) -> list[float]:
+    """Base tokens/s of each repeat."""
+    return [row["total_tokens_per_s"] for row in read_point(config, point, rounds) if row["arm"] == BASE_ARM]
+
+
+def deviations(rates: list[float]) -> list[float]:
+    """How far each rate is from their median, as a share of it."""
+    middle = median(rates)
+    return [abs(rate / middle - 1) for rate in rates]
+
+
+def drifted(config, point: dict, rounds: Rounds) -> int | None:
+    """The repeat whose baseline is furthest off, if further than DRIFT and the workload may still redo a round."""
+    repeats = range(config["throughput"]["repeats"])
+    spent = sum(rounds.attempts(point["name"], repeat) - 1 for repeat in repeats)
+    off = deviations(baselines(config, point, rounds))
+    return off.index(max(off)) if max(off) > DRIFT and spent < MAX_REDONE else None
+
+
+def redone(config, point: dict, rounds: Rounds) -> list[dict]:
+    """The rounds that were measured again, with every arm's tokens/s of the attempt that does not count."""
+    found = []
+    for repeat in range(config["throughput"]["repeats"]):
+        for attempt in range(rounds.attempts(point["name"], repeat) - 1):
+            rows = rounds.read(point["name"], repeat, attempt)
+            rates = {row["arm"]: row["total_tokens_per_s"] for row in rows}
+            found.append({"point": point["name"], "repeat": repeat, "attempt": attempt, "total_tokens_per_s": rates})
+    return found
+
+
+def kv_capacity(config, rounds: Rounds, fleet) -> list[dict]:
+    """Rows of kv_capacity.csv: what each engine reports at equal KV memory, against L / (l + (L - l) / n)."""
+    if not rounds.attempts("kv-capacity", 0):
+        rounds.measure("kv-capacity", 0, lambda arm: {"arm": arm} | fleet[arm].kv())
+    reported = {row["arm"]: row for row in rounds.read("kv-capacity", 0)}
+    shape, base = config["throughput"]["model"], reported[BASE_ARM]["capacity_tokens"]
+    rows = []
+    for arm in arms(config):
+        row = {key: value for key, value in reported[arm.name].items() if key != "position"}
+        row["ratio_to_base"] = row["capacity_tokens"] / base
+        rows.append(row | {"formula_ratio": costmodel.kv_capacity_ratio(shape, arm.cut, arm.group)})
+    return rows
+
+
+def summarise(config, rows: list[dict]) -> list[dict]:
+    """Rows of summary.csv: per workload and arm the speed-up within a repeat, its interval and its limit."""
+    return [
+        summary_row(config, point, arm, [row for row in rows if row["point"] == point["name"]])
+        for point in config["throughput"]["points"]
+        for arm in arms(config)
+    ]
+
+
+def summary_row(config, point: dict, arm: Arm, rows: list[dict]) -> dict:
+    """One row of summary.csv from all `rows` of the workload. `limit` is the FLOPs model's (`costmodel`)."""
+    by_arm = {name: [row for row in rows if row["arm"] == name] for name in (arm.name, BASE_ARM)}
+    rates = {name: [row["total_tokens_per_s"] for row in found] for name, found in by_arm.items()}
+    speedup, low, high = stats.ratio_ci(rates[arm.name], rates[BASE_ARM], config.seed)
+    lengths = (point["input_len"], point["output_len"])
+    limit = costmodel.workload_speedup_limit(config["throughput"]["model"], arm.cut, arm.group, *lengths)
+    drift = max(deviations(rates[BASE_ARM]))
+    return {
+        **{"point": point["name"], "arm": arm.name, "input_len": lengths[0], "output_len": lengths[1]},
+        **{"num_requests": point["num_requests"], "repeats": len(rates[arm.name])},
+        **{"total_tokens_per_s_median": median(rates[arm.name]), "speedup": speedup, "ci_low": low, "ci_high": high},
+        **{"limit": limit, "share_of_limit": speedup / limit},
+        **{"ttft_p50_s": median(row["ttft_p50_s"] for row in by_arm[arm.name]), "unit": "tokens/s", "weights": "dummy"},
+        "notes": f"baseline moved {drift:.0%} between repeats" if drift > DRIFT else "",
+    }

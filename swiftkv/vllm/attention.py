@@ -1,0 +1,55 @@
+"""Attention of the late layers: owns or shares a KV cache, and sees only the tokens whose logits are needed.
+
+vLLM gives its fast-prefill metadata only to the trailing run of layers that share a KV cache. A late layer that
+owns one gets the same metadata through the public hook `Attention.get_attn_backend`.
+"""
+
+from functools import cache
+
+from vllm.model_executor.layers.attention import Attention
+from vllm.v1.attention.backend import AttentionBackend, subclass_attention_backend
+from vllm.v1.attention.backends.utils import make_kv_sharing_fast_prefill_common_attn_metadata
+
+# The prefix vLLM gives its own fast-prefill backends. Model runners group layers by backend name, so late layers
+# wrapped here and trailing AcrossKV followers wrapped by the runner share one metadata build per step.
+PREFIX = "FastPrefill"
+
+
+def early_exit_builder(builder: type) -> type:
+    """A subclass of a backend's metadata builder whose queries are the tokens that need logits.
+
+    As `create_fast_prefill_custom_backend`, but a decode-only step gets the plain metadata, without a new class
+    per step: that shows in TPOT.
+    """
+
+    class EarlyExitBuilder(builder):
+        def build(self, common_prefix_len, common_attn_metadata, fast_build=False):
+            reduced = make_kv_sharing_fast_prefill_common_attn_metadata(common_attn_metadata)
+            metadata = super().build(common_prefix_len, reduced, fast_build)
+            if reduced is not common_attn_metadata:
+                metadata.logits_indices_padded = common_attn_metadata.logits_indices_padded
+                metadata.num_logits_indices = common_attn_metadata.num_logits_indices
+            return metadata
+
+    return EarlyExitBuilder
+
+
+@cache
+def early_exit_backend(backend: type[AttentionBackend]) -> type[AttentionBackend]:
+    """`backend` with an `early_exit_builder`; the same class on every call."""
+    return subclass_attention_backend(PREFIX, backend, early_exit_builder(backend.get_builder_cls()))
+
+
+class LateAttention(Attention):
+    """vLLM's attention with, if `early_exit`, metadata of the needed tokens only.
+
+    Must be False for the trailing AcrossKV followers: the model runner wraps those itself.
+    """
+
+    def __init__(self, *args, early_exit: bool, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.early_exit = early_exit
+
+    def get_attn_backend(self) -> type[AttentionBackend]:
+        backend = super().get_attn_backend()
+        return early_exit_backend(backend) if self.early_exit else backend

@@ -1,0 +1,191 @@
+"""The SwiftKV forward pass on vLLM, shared by all model families.
+
+Early decoder (layers 1..l, all tokens) -> K and V of every late group written to the KV cache, all tokens ->
+late decoder (layers l+1..L), only the tokens whose logits are needed. The halves compile separately; what lies
+between runs eagerly, because it depends on the step. On a step where every token needs logits (decode-only) there is no
+gather and no scatter.
+"""
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import nn
+from vllm.compilation.decorators import support_torch_compile
+from vllm.config import CUDAGraphMode, VllmConfig
+from vllm.forward_context import get_forward_context
+from vllm.model_executor.layers.attention.attention import unified_kv_cache_update
+from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.linear import MergedColumnParallelLinear
+
+
+def leaders(config) -> range:
+    """The late layers (0-based) that own a KV cache: the first of each group."""
+    return range(config.num_key_value_layers, config.num_hidden_layers, config.key_value_group_size)
+
+
+class LateKV(nn.Module):
+    """K and V of all late groups from x_l: one norm, one matrix product and one RoPE for all of them."""
+
+    def __init__(self, config, attention: nn.Module, norm: nn.Module, quant_config, prefix: str):
+        super().__init__()
+        self.groups = len(leaders(config))
+        self.heads, self.head_dim = attention.num_kv_heads, attention.head_dim
+        self.norm, self.rotary_emb = norm, attention.rotary_emb
+        self.kv_proj = MergedColumnParallelLinear(
+            config.hidden_size,
+            [attention.total_num_kv_heads * self.head_dim] * (2 * self.groups),
+            bias=attention.kv_bias,
+            quant_config=quant_config,
+            return_bias=False,
+            prefix=f"{prefix}.kv_proj",
+        )
+
+    def forward(
+        self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x_l = hidden_states + residual, [T, D] -> x_l, and K and V [T, groups, key-value heads, head size]."""
+        z, x = self.norm(hidden_states, residual)
+        k, v = self.kv_proj(z).chunk(2, dim=-1)
+        k, _ = self.rotary_emb(positions, k, None)
+        shape = (-1, self.groups, self.heads, self.head_dim)
+        return x, k.view(shape), v.view(shape)
+
+
+@support_torch_compile
+class EarlyDecoder(nn.Module):
+    """Embedding, layers 1..l and the late groups' K and V, for every token."""
+
+    def __init__(self, *, embed_tokens: nn.Module, layers: nn.ModuleList, late_kv: LateKV):
+        super().__init__()
+        self.embed_tokens, self.layers, self.late_kv = embed_tokens, layers, late_kv
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        residual = None
+        for layer in self.layers:
+            hidden_states, residual = layer(positions, hidden_states, residual)
+        return self.late_kv(positions, hidden_states, residual)
+
+
+@support_torch_compile
+class LateDecoder(nn.Module):
+    """Layers l+1..L and the final norm, for the tokens it is given."""
+
+    def __init__(self, *, layers: nn.ModuleList, norm: nn.Module):
+        super().__init__()
+        self.layers, self.norm = layers, norm
+
+    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = None
+        for layer in self.layers:
+            hidden_states, residual = layer(positions, hidden_states, residual)
+        return self.norm(hidden_states, residual)[0]
+
+
+class SwiftKVModel:
+    """The decoder stack; goes before the family's vLLM model class in the bases.
+
+    The family's `__init__` must have built `embed_tokens`, `layers` and `norm`; late layers take their attention from
+    a class with the attributes of `LlamaLateAttention`. The class that mixes this in needs `@ignore_torch_compile`.
+    `token_counts`, None unless a test or gate sets a Counter, adds up the tokens that ran each half.
+    """
+
+    token_counts: Counter | None = None
+
+    def split(self, vllm_config: VllmConfig, prefix: str) -> None:
+        """Build the two halves over the family's layers, and the buffers that CUDA graphs need."""
+        config, cut = self.config, self.config.num_key_value_layers
+        # Present even at l = L, where nothing reads it: checkpoints hold it.
+        self.norm_swiftkv = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.late_layer_names = [self.layers[j].self_attn.attn.layer_name for j in leaders(config)]
+        if not self.late_layer_names:
+            return
+        late_kv = LateKV(
+            config, self.layers[cut].self_attn, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv"
+        )
+        from vllm.compilation.backends import set_model_tag
+
+        with set_model_tag("early_decoder"):
+            self.early_decoder = EarlyDecoder(
+                embed_tokens=self.embed_tokens, layers=self.layers[:cut], late_kv=late_kv
+            )
+        with set_model_tag("late_decoder"):
+            self.late_decoder = LateDecoder(layers=self.layers[cut:], norm=self.norm)
+        self.allocate_buffers(vllm_config)
+
+    def allocate_buffers(self, vllm_config: VllmConfig) -> None:
+        """Inputs of the late decoder at fixed addresses, if CUDA graphs will replay it."""
+        self.buffers = None
+        if vllm_config.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
+            return
+        tokens, device = vllm_config.scheduler_config.max_num_batched_tokens, self.norm_swiftkv.weight.device
+        size, dtype = self.config.hidden_size, vllm_config.model_config.dtype
+        positions = torch.zeros(tokens, dtype=torch.int64, device=device)
+        self.buffers = positions, torch.zeros(tokens, size, dtype=dtype, device=device)
+
+    def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None) -> torch.Tensor:
+        """Token ids and positions [T] -> final hidden states [T, D]; NaN where no logits are needed."""
+        if not self.late_layer_names:
+            return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
+        x, keys, values = self.early_decoder(input_ids, positions, inputs_embeds)
+        self.write_kv(keys, values)
+        needed = self.needed_tokens(positions.size(0))
+        if self.token_counts is not None:
+            self.token_counts.update(early=positions.size(0), late=needed[1] if needed else positions.size(0))
+        if needed is None:
+            return self.late_decoder(*self.at_fixed_address(positions, x))
+        return self.run_needed(positions, x, *needed)
+
+    def write_kv(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Write K and V [T, groups, heads, size] of all tokens to the caches of the group leaders."""
+        for name, key, value in zip(self.late_layer_names, keys.unbind(1), values.unbind(1), strict=True):
+            unified_kv_cache_update(key, value, name)
+
+    def needed_tokens(self, tokens: int) -> tuple[torch.Tensor, int] | None:
+        """Indices of the tokens whose logits are needed, padded for CUDA graphs, and their number; None = all."""
+        metadata = get_forward_context().attn_metadata
+        if not isinstance(metadata, dict):
+            return None  # a dummy run
+        late = metadata[self.late_layer_names[-1]]
+        indices = getattr(late, "logits_indices_padded", None)
+        if indices is None or late.num_logits_indices == tokens:
+            return None
+        return indices, late.num_logits_indices
+
+    def run_needed(self, positions, x, indices: torch.Tensor, number: int) -> torch.Tensor:
+        """Run the late decoder on rows `indices`, of which the first `number` are real."""
+        with reduced_batch(indices.size(0)):
+            rows = self.late_decoder(*self.at_fixed_address(positions[indices], x[indices]))
+        # NaN, so that a use of hidden states that do not exist can never look right.
+        output = x.new_full(x.shape, float("nan"))
+        output[indices[:number]] = rows[:number]
+        return output
+
+    def at_fixed_address(self, positions: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The late decoder's inputs, copied to the static buffers if CUDA graphs are on."""
+        if self.buffers is None:
+            return positions, x
+        tokens = positions.size(0)
+        return tuple(
+            buffer[:tokens].copy_(tensor) for buffer, tensor in zip(self.buffers, (positions, x), strict=True)
+        )
+
+
+@contextmanager
+def reduced_batch(tokens: int):
+    """Tell vLLM's piecewise CUDA graphs how many tokens the late decoder runs (as vLLM's Gemma 4 does)."""
+    context = get_forward_context()
+    outer = context.batch_descriptor
+    if outer is not None:
+        context.batch_descriptor = replace(outer, num_tokens=tokens)
+    try:
+        yield
+    finally:
+        context.batch_descriptor = outer

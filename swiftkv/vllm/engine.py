@@ -1,0 +1,157 @@
+"""vLLM engines for the other stages: opened with the suite's settings, closed so that the next one fits.
+
+One process can hold several engines at once (`in_process=True`); measured in turn they share threads and noise.
+`in_process=False` gives each engine processes of its own, as `vllm serve` does.
+"""
+
+import os
+import weakref
+from contextlib import contextmanager
+from pathlib import Path
+
+from swiftkv import files
+from swiftkv.errors import UserError
+
+GIB = 1 << 30
+# vLLM reads these when it is imported, so they are set before. A user's own setting wins.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+FEW_CORES = 4
+in_this_process: weakref.WeakSet = weakref.WeakSet()
+
+
+def prepare_environment(in_process: bool) -> None:
+    """Set what vLLM and its processes read from the environment."""
+    from swiftkv.vllm.plugin import DIE_WITH_PARENT
+
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
+    os.environ[DIE_WITH_PARENT] = "1"
+    # It would override kv_cache_gib.
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if 0 < len(cores) <= FEW_CORES:
+        # By default vLLM keeps one core free of worker threads: half of a two-core machine.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+
+
+def load_vllm():
+    """Import vLLM with the plugin registered. Raises UserError if it is not installed."""
+    try:
+        import vllm
+        from vllm.plugins import load_general_plugins
+    except ImportError as error:
+        raise UserError(f"vLLM cannot be imported ({error}); install the extra 'cpu' or 'cuda'") from None
+    vllm.envs.disable_envs_cache()
+    load_general_plugins()
+    from swiftkv.vllm.plugin import register
+
+    register()
+    return vllm
+
+
+def check_model(model_dir: Path, max_model_len: int, load_format: str) -> None:
+    """Raise UserError for a model directory that vLLM cannot serve at `max_model_len` tokens."""
+    if load_format == "dummy":
+        if not (model_dir / "config.json").is_file():
+            raise UserError(f"{model_dir}: not a model directory (config.json is missing)")
+    else:
+        from swiftkv.convert import check_checkpoint
+
+        check_checkpoint(model_dir)
+    longest = files.read_json(model_dir / "config.json").get("max_position_embeddings")
+    if longest is not None and max_model_len > longest:
+        raise UserError(
+            f"{model_dir}: max_model_len {max_model_len} exceeds max_position_embeddings {longest}"
+        )
+
+
+def engine_arguments(model_dir: Path, full_prefill: bool, kv_cache_gib: float, extra: dict) -> dict:
+    """The suite's defaults for `vllm.LLM`, `extra` laid over them."""
+    from vllm.platforms import current_platform
+
+    from swiftkv.vllm.guards import FULL_PREFILL_KEY
+
+    arguments = {
+        "model": str(model_dir),
+        "skip_tokenizer_init": not any(model_dir.glob("token*")),
+        "generation_config": "vllm",
+        "enforce_eager": current_platform.is_cpu(),
+        "kv_cache_memory_bytes": int(kv_cache_gib * GIB),
+        "hf_overrides": {FULL_PREFILL_KEY: True} if full_prefill else {},
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    arguments["hf_overrides"] |= extra.pop("hf_overrides", {})
+    return arguments | extra
+
+
+def make_engine(
+    model_dir: str | Path,
+    *,
+    dtype: str = "float32",
+    max_model_len: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    enable_prefix_caching: bool = False,
+    full_prefill: bool = False,
+    seed: int = 0,
+    load_format: str = "auto",
+    kv_cache_gib: float = 1,
+    in_process: bool = True,
+    **extra,
+):
+    """A `vllm.LLM` for a base model or a student.
+
+    full_prefill: every token runs every layer, so prompt log-probabilities are right (default: early exit).
+    load_format "dummy": random weights, from a config.json alone. kv_cache_gib: size of the KV cache.
+    extra: further arguments of `vllm.LLM`. Raises UserError for a bad model directory or setting.
+    """
+    model_dir = Path(model_dir)
+    check_model(model_dir, max_model_len, load_format)
+    prepare_environment(in_process)
+    vllm = load_vllm()
+    arguments = engine_arguments(model_dir, full_prefill, kv_cache_gib, extra)
+    try:
+        engine = vllm.LLM(
+            **arguments,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            enable_prefix_caching=enable_prefix_caching,
+            seed=seed,
+            load_format=load_format,
+        )
+    except ValueError as error:
+        raise UserError(f"{model_dir}: vLLM refused the engine: {' '.join(str(error).split())}") from error
+    if in_process:
+        in_this_process.add(engine)
+    return engine
+
+
+def close_engine(engine) -> None:
+    """Shut an engine down and free its memory; the distributed state goes with the last one of this process."""
+    in_this_process.discard(engine)
+    engine.llm_engine.engine_core.shutdown()
+    if not in_this_process:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def engine(model_dir: str | Path, **settings):
+    """`make_engine` for a with statement."""
+    opened = make_engine(model_dir, **settings)
+    try:
+        yield opened
+    finally:
+        close_engine(opened)

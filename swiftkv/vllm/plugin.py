@@ -1,0 +1,45 @@
+"""What vLLM calls in every one of its processes: makes SwiftKV checkpoints known. Nothing else changes.
+
+The entry point is declared in pyproject.toml (group `vllm.general_plugins`); see
+https://docs.vllm.ai/en/latest/design/plugin_system/
+"""
+
+import os
+
+ARCHITECTURE = "LlamaSwiftKVForCausalLM"
+MODEL_CLASS = "swiftkv.vllm.llama:LlamaSwiftKVForCausalLM"
+DIE_WITH_PARENT = "SWIFTKV_DIE_WITH_PARENT"
+
+
+def register() -> None:
+    """Register configuration, model class (imported only when used) and engine settings. May be called again."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+    import swiftkv.modeling  # noqa: F401 - registers the configuration with AutoConfig
+    from swiftkv.vllm.guards import EngineSettings
+
+    MODELS_CONFIG_MAP.setdefault(ARCHITECTURE, EngineSettings)
+    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
+        ModelRegistry.register_model(ARCHITECTURE, MODEL_CLASS)
+    if os.environ.get(DIE_WITH_PARENT):
+        die_with_parent()
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this engine process when the process that started it ends, however it ends.
+
+    vLLM's workers watch the engine core, but nothing watches for a front end that was killed (SIGKILL).
+    """
+    import ctypes
+    import multiprocessing
+    import signal
+    import sys
+
+    parent = multiprocessing.parent_process()
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent.pid:
+        os._exit(1)

@@ -1,0 +1,147 @@
+"""The FLOPs model against torch's counter, published figures and laws that must hold for every shape."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swiftkv import costmodel
+from swiftkv.config import load_config
+from swiftkv.errors import UserError
+
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 96,
+}
+
+
+@st.composite
+def models(draw):
+    """A shape with a cut and a group that divides the late layers."""
+    heads = draw(st.sampled_from([1, 2, 4, 8]))
+    shape = {
+        "hidden_size": 16 * heads * draw(st.integers(1, 4)),
+        "intermediate_size": draw(st.integers(16, 512)),
+        "num_hidden_layers": draw(st.integers(1, 24)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": draw(st.sampled_from([h for h in (1, 2, 4, 8) if heads % h == 0])),
+        "vocab_size": draw(st.integers(16, 4096)),
+    }
+    cut = draw(st.integers(1, shape["num_hidden_layers"]))
+    late = shape["num_hidden_layers"] - cut
+    group = draw(st.sampled_from([n for n in range(1, late + 1) if late % n == 0] or [1]))
+    return shape, cut, group
+
+
+@pytest.mark.parametrize(("cut", "group", "published"), [(80, 1, 302), (60, 1, 228), (40, 1, 154), (40, 4, 153)])
+def test_published_70b_totals(cut, group, published):
+    total = costmodel.paper_prefill_gflops(costmodel.LLAMA_70B, cut, group)["total"]
+    assert total == pytest.approx(published, rel=0.01)
+
+
+def test_published_70b_parts():
+    parts = costmodel.paper_prefill_gflops(costmodel.LLAMA_70B, 80, 1)
+    printed = {"vocab": 4.3, "kv": 2.7, "qo": 21, "mlp": 113, "attention": 160}
+    assert {part: parts[part] for part in printed} == pytest.approx(printed, rel=0.025)
+    assert parts["attention"] == 160.0
+    assert costmodel.paper_prefill_gflops(costmodel.LLAMA_70B, 40, 4)["kv"] == pytest.approx(1.7, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shape", "base", "half"), [(costmodel.LLAMA_8B, 13.96, 7.25), (costmodel.LLAMA_70B, 136.9, 69.8)]
+)
+def test_dense_gflops_at_long_prompts(shape, base, half):
+    """published.md 3.1: dense parts alone; the one token that runs every layer vanishes in a long prompt."""
+    layers = shape["num_hidden_layers"]
+    for cut, expected in ((layers, base), (layers // 2, half)):
+        parts = costmodel.exact_prefill_gflops(shape, cut, 1, 100_000)
+        assert sum(parts[part] for part in ("kv", "qo", "mlp")) == pytest.approx(expected, rel=1e-3)
+
+
+def test_against_torch_flop_counter():
+    """torch counts the products of a real Llama; eager attention computes the full square, the model half of it."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    length, layers = 24, TINY["num_hidden_layers"]
+    config = LlamaConfig(**TINY, head_dim=16, attn_implementation="eager", use_cache=False)
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, length, dtype=torch.long), logits_to_keep=1)
+    parts = costmodel.workload_flops(TINY, layers, 1, length, 1)
+    square = parts["attention"] * 2 * length // (length + 1)
+    assert counter.get_total_flops() == parts["total"] - parts["attention"] + square
+
+
+@settings(max_examples=60, deadline=None)
+@given(models(), st.integers(1, 3000), st.integers(1, 300))
+def test_laws(model, input_len, output_len):
+    shape, cut, group = model
+    layers = shape["num_hidden_layers"]
+    base = costmodel.workload_flops(shape, layers, 1, input_len, output_len)
+    late = costmodel.workload_flops(shape, cut, group, input_len, output_len)
+    assert base["total"] == sum(base[part] for part in costmodel.PARTS)
+    assert all(late[part] <= base[part] for part in base)
+    assert late["vocab"] == base["vocab"]
+    limit = costmodel.workload_speedup_limit(shape, cut, group, input_len, output_len)
+    assert 1 <= limit <= layers / cut
+    assert costmodel.workload_speedup_limit(shape, layers, 1, input_len, output_len) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(models(), st.integers(1, 3000), st.integers(2, 50))
+def test_generating_adds_decode_steps(model, input_len, output_len):
+    """A request costs its prefill plus one decode step per further token, in every part."""
+    shape, cut, group = model
+    whole = costmodel.workload_flops(shape, cut, group, input_len, output_len)
+    prefill = costmodel.workload_flops(shape, cut, group, input_len, 1)
+    steps = [costmodel.decode_flops_per_token(shape, cut, group, input_len + i) for i in range(1, output_len)]
+    assert whole == {part: prefill[part] + sum(step[part] for step in steps) for part in whole}
+
+
+@settings(max_examples=60, deadline=None)
+@given(models())
+def test_kv_cache_follows_the_formula(model):
+    shape, cut, group = model
+    layers = shape["num_hidden_layers"]
+    ratio = costmodel.kv_bytes_per_token(shape, layers) / costmodel.kv_bytes_per_token(shape, cut, group)
+    assert ratio == pytest.approx(costmodel.kv_capacity_ratio(shape, cut, group))
+    assert ratio == pytest.approx(layers / (cut + (layers - cut) / group))
+
+
+def test_decode_bytes():
+    """Llama-3.1-8B in bf16: 7.5e9 parameters without the embedding, and 128 KiB of KV per token."""
+    alone = costmodel.decode_bytes_per_token(costmodel.LLAMA_8B, 32, 1, context=0)
+    assert alone == pytest.approx(2 * 7.5e9, rel=0.01)
+    with_context = costmodel.decode_bytes_per_token(costmodel.LLAMA_8B, 16, 1, context=1000)
+    assert with_context - alone == 1000 * 128 * 1024
+    assert costmodel.decode_bytes_per_token(costmodel.LLAMA_8B, 32, 1, 0, batch=8) == alone / 8
+
+
+def test_compute_rows():
+    config = load_config()
+    rows = costmodel.compute_rows(config)
+    keys = [(row["model"], row["context"], row["arm"], row["part"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    assert {row["arm"] for row in rows} == {"base", *(variant.name for variant in config.variants)}
+    totals = {row["arm"]: row for row in rows if row["model"] == "Llama-3.1-70B" and row["part"] == "total"}
+    assert totals["skip50"]["relative_to_base"] == pytest.approx(0.51, abs=0.005)
+    assert totals["base"]["relative_to_base"] == 1
+    assert {row["counting"] for row in rows if row["model"] == "benchmark"} == {"exact"}
+
+
+@pytest.mark.parametrize(("cut", "group"), [(0, 1), (5, 1), (2, 3), (2, 0)])
+def test_impossible_cut(cut, group):
+    with pytest.raises(UserError, match="costmodel"):
+        costmodel.kv_caches(TINY, cut, group)
+
+
+def test_bad_shape_and_lengths():
+    with pytest.raises(UserError, match="vocab_size is missing"):
+        costmodel.kv_caches({key: value for key, value in TINY.items() if key != "vocab_size"}, 2)
+    with pytest.raises(UserError, match="output_len 0"):
+        costmodel.workload_flops(TINY, 4, 1, 10, 0)

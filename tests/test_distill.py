@@ -1,0 +1,362 @@
+"""Distillation: loss, selection, shared weights, and that a run learns, resumes, and fails clearly."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from swiftkv import files
+from swiftkv.config import RunConfig, SwiftKVVariant, load_config
+from swiftkv.convert import convert
+from swiftkv.distill import loop
+from swiftkv.distill.data import lengths, select
+from swiftkv.distill.loss import Targets, kl_loss
+from swiftkv.distill.students import Student
+from swiftkv.distill.teacher import Teacher
+from swiftkv.errors import UserError
+from swiftkv.workloads.stream import Batch
+
+PAD = 0
+VARIANTS = [
+    {"name": "late", "skip": 0.25},
+    {"name": "half", "skip": 0.5},
+    {"name": "half-across4", "skip": 0.5, "key_value_group_size": 4},
+]
+SETTINGS = {
+    "steps": 24, "sequence_length": 32, "batch_tokens": 256, "learning_rate": 0.003, "warmup": 0.1,
+    "temperature": 2.0, "hidden_loss": 0.0, "loss_on": "answers",
+}  # fmt: skip
+
+
+def make_config(variants=VARIANTS, **changes) -> RunConfig:
+    raw = copy.deepcopy(load_config().raw)
+    return RunConfig(raw | {"variants": variants, "distill": SETTINGS | changes}, "test")
+
+
+def make_batch(index: int, rows: int = 8, length: int = 32) -> Batch:
+    """Random rows of different lengths whose second half is the answer; depends on the index alone."""
+    generator = torch.Generator().manual_seed(index)
+    ids = torch.randint(2, 300, (rows, length), generator=generator)
+    ends = torch.randint(length // 2, length + 1, (rows, 1), generator=generator)
+    places = torch.arange(length)
+    ids[places >= ends] = PAD
+    answers = (places >= ends // 2) & (places < ends)
+    return Batch(ids, answers, int(ends.sum()))
+
+
+def stream(start: int):
+    while True:
+        yield make_batch(start)
+        start += 1
+
+
+def distil(config, base, out, work, **more):
+    loop.run(config, base, out, work, stream=more.pop("stream", stream))
+    return files.read_jsonl(out / "distill.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    """Full precision, so that tests mean the same on every CPU; one test below uses bfloat16."""
+    monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: False)
+
+
+@pytest.fixture
+def teacher(tiny_base):
+    return Teacher(tiny_base, torch.device("cpu"))
+
+
+# Selection
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["answers", "all"]), st.booleans())
+def test_selection_is_what_a_loop_would_choose(seed, loss_on, every_position):
+    data = make_batch(seed, rows=4, length=12)
+    chosen = select(data.input_ids, data.answers, PAD, loss_on, every_position)
+    for row in range(4):
+        real = int((data.input_ids[row] != PAD).sum())
+        wanted = [t for t in range(real - 1) if loss_on == "all" or data.answers[row, t + 1]]
+        run = list(range(real)) if every_position else wanted
+        assert chosen.positions[row][chosen.run[row]].tolist() == run
+        assert chosen.positions[row][chosen.loss[row]].tolist() == wanted
+        assert not chosen.positions[row][~chosen.run[row]].any()
+
+
+def test_length_counts_pad_ids_inside_the_text():
+    ids = torch.tensor([[5, 0, 7, 0, 0], [0, 0, 0, 0, 0], [1, 2, 3, 4, 5]])
+    assert lengths(ids, 0).tolist() == [3, 0, 5]
+
+
+def test_mask_hides_later_keys_only():
+    data = make_batch(1, rows=2, length=8)
+    chosen = select(data.input_ids, data.answers, PAD, "answers", False)
+    visible = chosen.mask(8, torch.float32)[:, 0] == 0
+    assert torch.equal(visible, torch.arange(8) <= chosen.positions[..., None])
+
+
+# Loss
+
+
+def head_of(vocab, size):
+    return torch.nn.Linear(size, vocab, bias=False).requires_grad_(False)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_chunked_loss_and_gradient_equal_the_plain_ones(rows, temperature):
+    torch.manual_seed(rows)
+    student, teacher = torch.randn(7, 5, requires_grad=True), torch.randn(7, 5)
+    head = head_of(11, 5)
+    plain = student.detach().clone().requires_grad_()
+    p = F.softmax(head(teacher) / temperature, -1)
+    q = F.softmax(head(plain) / temperature, -1)
+    expected = temperature**2 * (p * (p / q).log()).sum(-1).mean()
+    (3 * expected).backward()
+    kl, agreement = kl_loss(student, Targets(teacher, head, temperature, rows))
+    (3 * kl).backward()
+    torch.testing.assert_close(kl, expected)
+    torch.testing.assert_close(student.grad, plain.grad)
+    assert agreement == (head(student).argmax(-1) == head(teacher).argmax(-1)).float().mean()
+
+
+def test_loss_is_zero_for_the_teacher_itself_and_finite_for_extreme_logits():
+    head, states = head_of(11, 5), torch.randn(4, 5)
+    kl, agreement = kl_loss(states, Targets(states, head, 2.0))
+    assert kl == pytest.approx(0.0, abs=1e-6)
+    assert agreement == 1
+    kl, _ = kl_loss(states * 1e4, Targets(-states * 1e4, head, 2.0))
+    assert math.isfinite(kl)
+    assert kl > 100
+
+
+def test_full_logits_never_exist_at_once():
+    seen, head = [], head_of(11, 5)
+    head.register_forward_hook(lambda _, args, output: seen.append(len(output)))
+    kl_loss(torch.randn(10, 5), Targets(torch.randn(10, 5), head, 2.0, rows=4))
+    assert max(seen) == 4
+
+
+def test_no_loss_position_gives_zero_with_a_gradient():
+    student = torch.randn(0, 5, requires_grad=True)
+    kl, _ = kl_loss(student, Targets(torch.randn(0, 5), head_of(11, 5), 2.0))
+    kl.backward()
+    assert kl == 0
+
+
+# Students
+
+
+@pytest.mark.parametrize(("skip", "group"), [(0.25, 1), (0.5, 2), (0.5, 4), (0.875, 7)])
+@pytest.mark.parametrize("loss_on", ["answers", "all"])
+def test_losses_equal_a_full_run_of_the_exported_student(tiny_base, tmp_path, teacher, skip, group, loss_on):
+    """The late half on a few positions gives the loss that whole models give, hidden-state loss included."""
+    config = SETTINGS | {"hidden_loss": 0.5, "loss_on": loss_on}
+    student = Student(SwiftKVVariant("v", skip, group), teacher, config)
+    convert(tiny_base, tmp_path / "student", student.cut, group)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    data = make_batch(3)
+    chosen = select(data.input_ids, data.answers, PAD, loss_on, every_position=True)
+    got = student.losses(teacher.look(data.input_ids, chosen, {student.cut, 7}, 2.0))
+    outputs = [m(data.input_ids, output_hidden_states=True) for m in (whole, teacher.model)]
+    real = data.input_ids != PAD
+    target = (data.answers if loss_on == "answers" else real)[:, 1:]
+    logs = [F.log_softmax(output.logits[:, :-1][target] / 2, -1) for output in outputs]
+    kl = 4 * F.kl_div(logs[0], logs[1], log_target=True, reduction="batchmean")
+    hidden = F.mse_loss(*(output.hidden_states[-2][real] for output in outputs))
+    assert kl > 0.1
+    torch.testing.assert_close(got.kl, kl, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.hidden, hidden, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(got.loss, kl + 0.5 * hidden, rtol=1e-4, atol=1e-5)
+    few = select(data.input_ids, data.answers, PAD, loss_on, every_position=False)
+    student.hidden_weight = 0.0
+    again = student.losses(teacher.look(data.input_ids, few, {student.cut, 7}, 2.0))
+    torch.testing.assert_close(again.loss, kl, rtol=1e-4, atol=1e-5)
+
+
+def test_only_swiftkv_tensors_are_trained_and_frozen_memory_is_shared(teacher):
+    students = [Student(SwiftKVVariant(**variant), teacher, SETTINGS) for variant in VARIANTS]
+    base = {name: p.data_ptr() for name, p in teacher.model.named_parameters()}
+    for student in students:
+        for name, parameter in student.model.named_parameters():
+            own = "swiftkv" in name
+            assert (f"model.{name}" in student.trained) == own == parameter.requires_grad
+            assert (parameter.data_ptr() == base.get(f"model.{name}")) == (not own), name
+
+
+def test_gradients_reach_every_trained_tensor(teacher):
+    data = make_batch(0)
+    chosen = select(data.input_ids, data.answers, PAD, "answers", False)
+    for variant in VARIANTS:
+        student = Student(SwiftKVVariant(**variant), teacher, SETTINGS)
+        student.losses(teacher.look(data.input_ids, chosen, {student.cut}, 2.0)).loss.backward()
+        assert all(p.grad.abs().max() > 0 for p in student.trained.values())
+
+
+# The loop
+
+
+def test_rate_warms_up_and_falls_to_zero():
+    rates = [loop.rate_at(step, SETTINGS | {"steps": 100}) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.003 * (i + 1) / 10 for i in range(10)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.0015)
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+
+
+def held_out_kl(base, directory) -> float:
+    data = make_batch(10_000)
+    logs = [
+        F.log_softmax(AutoModelForCausalLM.from_pretrained(path)(data.input_ids).logits, -1)[
+            data.input_ids != PAD
+        ]
+        for path in (directory, base)
+    ]
+    return F.kl_div(*logs, log_target=True, reduction="batchmean").item()
+
+
+def test_a_run_brings_every_student_closer_and_leaves_frozen_weights(tiny_base, tmp_path):
+    rows = distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work")
+    frozen = load_file(tiny_base / "model.safetensors")
+    for variant in VARIANTS:
+        config = SwiftKVVariant(**variant)
+        convert(tiny_base, tmp_path / "raw", config.num_key_value_layers(8), config.key_value_group_size)
+        out = tmp_path / "out" / config.name
+        assert held_out_kl(tiny_base, out) < 0.85 * held_out_kl(tiny_base, tmp_path / "raw")
+        saved = load_file(out / "model.safetensors")
+        assert all(torch.equal(saved[name], frozen[name]) for name in saved if "swiftkv" not in name)
+        mine = [row for row in rows if row["variant"] == config.name]
+        assert [row["step"] for row in mine] == list(range(1, 25))
+        assert mine[-1]["kl"] < 0.85 * mine[0]["kl"]
+    expected = {"step", "variant", "loss", "kl", "hidden", "learning_rate", "tokens", "seconds", "agreement"}
+    assert set(rows[0]) == expected
+    assert rows[-1]["tokens"] == sum(make_batch(i).tokens for i in range(24))
+    assert (tmp_path / "out" / "distill.jsonl.provenance.json").is_file()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def stop_at(step):
+    def interrupted(start):
+        for index in range(start, step):
+            yield make_batch(index)
+        raise Interrupted
+
+    return interrupted
+
+
+@pytest.mark.parametrize("every", [0, 1e9])
+def test_interrupted_and_resumed_equals_uninterrupted(tiny_base, tmp_path, monkeypatch, capsys, every):
+    """With a checkpoint per step it goes on; without any it starts over; both end where a plain run ends."""
+    plain = distil(make_config(), tiny_base, tmp_path / "plain", tmp_path / "work1")
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", every)
+    with pytest.raises(Interrupted):
+        distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2", stream=stop_at(11))
+    assert not (tmp_path / "out").exists()
+    resumed = distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
+    assert ("resumed at step 11 of 24" in capsys.readouterr().out) == (every == 0)
+    assert [row | {"seconds": 0} for row in resumed] == [row | {"seconds": 0} for row in plain]
+    for variant in VARIANTS:
+        one, two = (load_file(tmp_path / n / variant["name"] / "model.safetensors") for n in ("plain", "out"))
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_changed_config_does_not_reuse_old_state(tiny_base, tmp_path, capsys):
+    distil(make_config(steps=3), tiny_base, tmp_path / "out", tmp_path / "work")
+    distil(make_config(steps=3, learning_rate=0.001), tiny_base, tmp_path / "out", tmp_path / "work")
+    assert "resumed" not in capsys.readouterr().out
+    distil(make_config(steps=3, learning_rate=0.001), tiny_base, tmp_path / "out", tmp_path / "work")
+    assert "resumed at step 3 of 3" in capsys.readouterr().out
+
+
+def test_students_do_not_influence_each_other(tiny_base, tmp_path):
+    together = distil(make_config(steps=4), tiny_base, tmp_path / "a", tmp_path / "wa")
+    alone = distil(make_config(VARIANTS[1:2], steps=4), tiny_base, tmp_path / "b", tmp_path / "wb")
+    mine = [row | {"seconds": 0} for row in together if row["variant"] == "half"]
+    assert mine == [row | {"seconds": 0} for row in alone]
+
+
+def test_nan_names_variant_and_step_and_keeps_the_checkpoint(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0)
+    whole = Student.losses
+
+    def poisoned(self, passed):
+        losses = whole(self, passed)
+        if (
+            self.name == "half"
+            and self.optimizer.state
+            and next(iter(self.optimizer.state.values()))["step"] == 5
+        ):
+            losses.loss.data.fill_(float("nan"))
+        return losses
+
+    monkeypatch.setattr(Student, "losses", poisoned)
+    with pytest.raises(UserError, match=r"variant half: loss is nan at step 5"):
+        distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(Student, "losses", whole)
+    resumed = distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work")
+    plain = distil(make_config(), tiny_base, tmp_path / "plain", tmp_path / "work2")
+    assert [row["kl"] for row in resumed] == [row["kl"] for row in plain]
+
+
+def test_infinite_gradient_is_caught_before_the_update(teacher):
+    student = Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS)
+    data = make_batch(0)
+    chosen = select(data.input_ids, data.answers, PAD, "answers", False)
+    before = {name: p.detach().clone() for name, p in student.trained.items()}
+    next(iter(student.trained.values())).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match="variant half: gradient norm is"):
+        student.step(teacher.look(data.input_ids, chosen, {4}, 2.0), 0.1, 7)
+    assert all(torch.equal(p, before[name]) for name, p in student.trained.items())
+
+
+def test_a_damaged_checkpoint_says_so(tiny_base, tmp_path):
+    distil(make_config(steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
+    path = tmp_path / "work" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged checkpoint"):
+        distil(make_config(steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
+
+
+def test_no_steps_gives_the_undistilled_student(tiny_base, tmp_path):
+    assert distil(make_config(steps=0), tiny_base, tmp_path / "out", tmp_path / "work") == []
+    convert(tiny_base, tmp_path / "raw", 4, 4)
+    one, two = (load_file(p / "model.safetensors") for p in (tmp_path / "raw", tmp_path / "out/half-across4"))
+    assert set(one) == set(two)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_variant_that_skips_nothing_is_written_untrained(tiny_base, tmp_path):
+    variants = [{"name": "none", "skip": 0.0}, VARIANTS[1]]
+    rows = distil(make_config(variants, steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
+    assert {row["variant"] for row in rows} == {"half"}
+    tokens = make_batch(0).input_ids
+    models = [AutoModelForCausalLM.from_pretrained(p) for p in (tiny_base, tmp_path / "out" / "none")]
+    assert torch.equal(*(model(tokens).logits for model in models))
+
+
+def test_the_task_stream_feeds_a_run(tiny_base, tmp_path):
+    config = make_config(steps=1, sequence_length=1600, batch_tokens=6400)
+    loop.run(config, tiny_base, tmp_path / "out", tmp_path / "work")
+    assert {row["variant"] for row in files.read_jsonl(tmp_path / "out" / "distill.jsonl")} == {
+        variant["name"] for variant in VARIANTS
+    }
+
+
+def test_bfloat16_gives_nearly_the_same_losses(tiny_base, tmp_path, monkeypatch):
+    exact = distil(make_config(steps=6), tiny_base, tmp_path / "a", tmp_path / "wa")
+    monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: True)
+    rough = distil(make_config(steps=6), tiny_base, tmp_path / "b", tmp_path / "wb")
+    for one, two in zip(exact, rough, strict=True):
+        assert two["kl"] == pytest.approx(one["kl"], rel=0.1)
+    saved = load_file(tmp_path / "b" / "half" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}

@@ -1,0 +1,128 @@
+"""Intervals and tests: laws with hypothesis, and agreement with figures worked out by hand."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swiftkv import stats
+from swiftkv.errors import UserError
+
+RATES = st.floats(1.0, 1e4)
+SCORES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=40)
+RESAMPLES = 400
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(RATES, RATES), min_size=2, max_size=7), RATES)
+def test_ratio_ci_laws(pairs, speed):
+    """The interval holds the estimate, stays inside the ratios, and does not see a speed that both share."""
+    top, bottom = np.array(pairs).T
+    ratio, low, high = stats.ratio_ci(top, bottom, seed=1, resamples=RESAMPLES)
+    assert (top / bottom).min() <= low <= ratio <= high <= (top / bottom).max()
+    assert stats.ratio_ci(top * speed, bottom * speed, 1, RESAMPLES) == pytest.approx((ratio, low, high))
+
+
+@given(st.lists(RATES, min_size=2, max_size=5))
+@settings(max_examples=20, deadline=None)
+def test_ratio_of_an_arm_to_itself(rates):
+    assert stats.ratio_ci(rates, rates, resamples=RESAMPLES) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("repeats", [3, 5])
+def test_ratio_ci_is_the_range_at_few_repeats(repeats):
+    ratios = [1.5 + i / 10 for i in range(repeats)]
+    found = stats.ratio_ci(ratios, [1] * repeats)
+    assert found == pytest.approx((np.median(ratios), min(ratios), max(ratios)))
+
+
+@pytest.mark.parametrize(("repeats", "coverage"), [(3, 0.75), (5, 0.9375)])
+def test_coverage_that_the_docstring_states(repeats, coverage):
+    """The range misses the median only when all repeats fall on one side of it."""
+    sides = list(product((-1, 1), repeat=repeats))
+    assert sum(len(set(side)) == 2 for side in sides) / len(sides) == coverage
+
+
+def test_ratio_ci_ignores_drift_that_both_arms_share():
+    base = np.array([100, 50, 80.0])
+    assert stats.ratio_ci(1.8 * base, base)[1:] == pytest.approx((1.8, 1.8))
+
+
+def test_one_repeat_has_no_interval():
+    ratio, low, high = stats.ratio_ci([3], [2])
+    assert ratio == 1.5 and math.isnan(low) and math.isnan(high)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SCORES)
+def test_paired_difference_laws(pairs):
+    a, b = np.array(pairs).T
+    difference, low, high = stats.paired_difference_ci(a, b, seed=3, resamples=RESAMPLES)
+    assert difference == pytest.approx(a.mean() - b.mean(), abs=1e-12)
+    assert (a - b).min() - 1e-12 <= low <= high <= (a - b).max() + 1e-12
+    assert stats.paired_difference_ci(a, b, seed=3, resamples=RESAMPLES) == (difference, low, high)
+
+
+def test_paired_difference_of_equal_arms():
+    assert stats.paired_difference_ci([0, 1, 1], [0, 1, 1]) == (0, 0, 0)
+
+
+def test_paired_difference_against_the_normal_interval():
+    """With many items the interval is the textbook one."""
+    differences = np.random.default_rng(0).normal(0.1, 1, 2000)
+    _, low, high = stats.paired_difference_ci(differences, np.zeros(2000))
+    half = 1.96 * differences.std(ddof=1) / np.sqrt(2000)
+    assert (low, high) == pytest.approx((differences.mean() - half, differences.mean() + half), abs=0.005)
+
+
+def test_pairing_narrows_the_interval():
+    """Items that are hard for both arms do not widen it."""
+    rng = np.random.default_rng(1)
+    hard, noise = rng.normal(0, 5, 300), rng.normal(0, 0.1, 300)
+    _, low, high = stats.paired_difference_ci(hard + noise, hard)
+    assert high - low < 0.05
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(RATES, RATES), min_size=2, max_size=30))
+def test_ratio_of_means_laws(pairs):
+    a, b = np.array(pairs).T
+    ratio, low, high = stats.ratio_of_means_ci(a, b, resamples=RESAMPLES)
+    assert ratio == pytest.approx(a.mean() / b.mean())
+    assert (a / b).min() * (1 - 1e-9) <= low <= high <= (a / b).max() * (1 + 1e-9)
+
+
+def test_mcnemar_exact():
+    """8 items against 1: twice the binomial tail (1 + 9) / 2^9."""
+    a = [1] * 8 + [0] + [1] * 5 + [0] * 4
+    b = [0] * 8 + [1] + [1] * 5 + [0] * 4
+    assert stats.mcnemar(a, b) == {"a_only": 8, "b_only": 1, "p_value": pytest.approx(20 / 512)}
+    assert stats.mcnemar(a, a)["p_value"] == 1
+
+
+def test_minimum_detectable_difference():
+    """(1.96 + 0.84) sd / sqrt(n) for many items; a smaller effect needs more of them."""
+    differences = np.random.default_rng(0).normal(0, 0.3, 400)
+    found = stats.minimum_detectable_difference(differences)
+    assert found == pytest.approx(2.80 * differences.std(ddof=1) / 20, rel=0.01)
+    assert stats.minimum_detectable_difference(differences[:100]) > found
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: stats.ratio_ci([1, 2], [1]), "equally long"),
+        (lambda: stats.ratio_ci([], []), "non-empty"),
+        (lambda: stats.ratio_ci([1, 1], [1, 0]), "must be positive"),
+        (lambda: stats.paired_difference_ci([1, math.nan], [1, 1]), "NaN"),
+        (lambda: stats.ratio_of_means_ci([1, 1], [0, 0]), "must be positive"),
+        (lambda: stats.mcnemar([1, 2], [0, 1]), "0 \\(wrong\\) or 1"),
+        (lambda: stats.minimum_detectable_difference([0.1]), "at least two"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(UserError, match=message):
+        call()

@@ -1,0 +1,72 @@
+"""swiftkv.tables: three formats that agree, and LaTeX that is escaped."""
+
+import pandas as pd
+import pytest
+from synthetic_results import build
+
+from swiftkv import claims, tables
+from swiftkv.config import ROOT, load_config
+from swiftkv.errors import UserError
+from swiftkv.results import load
+
+CONFIG = load_config(ROOT / "config" / "config.yaml")
+IDS = "throughput accuracy compute kv latency lengths claims".split()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tables") / "results"
+    scale = build(path, CONFIG)
+    claims.run(CONFIG, scale / "claims.csv", scale / "claims.md", root=path)
+    tables.write_all(CONFIG, path / "tables", root=path)
+    return path
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_three_formats(root, name):
+    numbers = pd.read_csv(root / "tables" / f"tab-{name}.csv")
+    markdown = (root / "tables" / f"tab-{name}.md").read_text()
+    latex = (root / "tables" / f"tab-{name}.tex").read_text()
+    assert len(numbers)
+    rows = [line for line in markdown.splitlines() if line.startswith("| ")][1:]
+    body = latex.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
+    assert len(rows) == len(body)
+    assert f"\\label{{tab-{name}}}" in latex and "\\toprule" in latex and "\\caption{" in latex
+    assert "SYNTHETIC TEST DATA" in markdown and "SYNTHETIC TEST DATA" in latex
+
+
+def test_csv_keeps_the_numbers(root):
+    written = pd.read_csv(root / "tables" / "tab-throughput.csv")
+    source = load("cpu", root).throughput
+    pd.testing.assert_series_equal(written.speedup, source.speedup, rtol=1e-5)
+
+
+def test_text_shows_intervals_except_for_the_reference(root):
+    markdown = (root / "tables" / "tab-throughput.md").read_text()
+    base, student = (next(line for line in markdown.splitlines() if f"| {arm} |" in line) for arm in ("base", "skip50"))
+    assert "[" not in base and "1.71 [1.68, 1.75]" in student
+
+
+def test_accuracy_has_a_column_per_task(root):
+    header = (root / "tables" / "tab-accuracy.md").read_text().splitlines()[2]
+    assert header.startswith("| model | code | sql | summarise | rag | mean |")
+
+
+def test_latex_is_escaped_and_minus_is_a_minus(root):
+    for name in IDS:
+        text = (root / "tables" / f"tab-{name}.tex").read_text()
+        for position, character in enumerate(text):
+            assert character not in "%#" or text[position - 1] == "\\", (name, text[position - 30 : position + 10])
+    assert "azure2023\\_code" in (root / "tables" / "tab-lengths.tex").read_text()
+    assert "$-$1.0 [$-$1.6" in (root / "tables" / "tab-accuracy.tex").read_text()
+
+
+def test_missing_result_names_its_file(root, tmp_path):
+    build(tmp_path / "results", CONFIG)
+    with pytest.raises(UserError, match=r"claims\.csv: no such result"):
+        tables.write_all(CONFIG, tmp_path / "tables", root=tmp_path / "results")
+
+
+def test_numeric_columns_are_set_flush_right():
+    assert tables.is_numeric(pd.Series(["1.2", "-3", "1,000", "97%", "1.5 [1.4, 1.6]", ""]))
+    assert not tables.is_numeric(pd.Series(["1.2", "base"]))

@@ -1,0 +1,288 @@
+"""Interleaving, resume, validation and summaries with a fake engine; one short run on real vLLM engines."""
+
+import copy
+import json
+import multiprocessing
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+from swiftkv import costmodel, latency, rounds, throughput
+from swiftkv.arms import Arm, Run, arms, engine_settings, write_model
+from swiftkv.config import RunConfig, load_config
+from swiftkv.errors import UserError
+
+SPEED = {"base": 100.0, "skip50": 180.0, "skip50-across4": 190.0}
+OUTPUTS = "measurements.jsonl latency.jsonl compute.csv kv_capacity.csv latency.csv summary.csv".split()
+
+
+@pytest.fixture
+def config():
+    return make_config()
+
+
+def make_config(**changes):
+    """Three arms, two workloads, three repeats on a tiny shape."""
+    raw = copy.deepcopy(load_config().raw)
+    raw["variants"] = [v for v in raw["variants"] if v["name"] in SPEED]
+    raw["accuracy"]["undistilled"] = []
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4}
+    raw["throughput"] |= {
+        "model": shape | {"num_key_value_heads": 2, "vocab_size": 512, "dtype": "float32"},
+        "max_num_batched_tokens": 128,
+        "repeats": 3,
+        "points": [
+            {"name": "mixed", "input_len": 50, "output_len": 5, "num_requests": 3},
+            {"name": "prompt-only", "input_len": 60, "output_len": 1, "num_requests": 2},
+        ],
+        "latency": {"input_len": 20, "output_len": 6, "rounds": 3},
+    } | changes
+    return RunConfig(raw=raw, path="(test)")
+
+
+class Machine:
+    """Fake engines that share a clock and a log of what ran, in order."""
+
+    def __init__(self, speed=SPEED, kill_after=None, **faults):
+        self.speed, self.kill_after, self.faults, self.log = speed, kill_after, faults, []
+
+    def __call__(self, arm, settings, directory):
+        return FakeEngine(self, arm, settings)
+
+    def measured(self):
+        """(input_len, output_len, arm) of every run but the warm-up, which generates 4 tokens."""
+        return [entry for entry in self.log if entry[1] != 4]
+
+
+class FakeEngine:
+    def __init__(self, machine, arm, settings):
+        self.machine, self.arm, self.settings = machine, arm, settings
+
+    def run(self, input_len, output_len, num_requests, seed):
+        machine = self.machine
+        if machine.kill_after is not None and len(machine.measured()) >= machine.kill_after:
+            raise KeyboardInterrupt
+        machine.log.append((input_len, output_len, self.arm.name, seed))
+        time.sleep(machine.faults.get("seconds", 0))
+        rate = machine.speed[self.arm.name]
+        if self.arm.name == "base" and callable(machine.faults.get("slow")):
+            rate *= machine.faults["slow"](machine)
+        tokens = (input_len * num_requests, output_len * num_requests + machine.faults.get("extra", 0))
+        seconds = sum(tokens) / rate
+        tpot = [seconds / 10] * num_requests if output_len > 1 else []
+        return Run(seconds, *tokens, machine.faults.get("failed", 0), [seconds / 2] * num_requests, tpot)
+
+    def kv(self):
+        caches = costmodel.kv_caches(self.settings.shape, self.arm.cut, self.arm.group)
+        per_token = costmodel.kv_bytes_per_token(self.settings.shape, self.arm.cut, self.arm.group, 4)
+        capacity = self.settings.kv_memory_bytes // (128 * per_token) * 128
+        return {"kv_caches": caches, "kv_bytes_per_token": per_token, "capacity_tokens": capacity}
+
+    def close(self):
+        self.machine.log.append((0, 4, f"closed {self.arm.name}", 0))
+
+
+def run(config, path, machine):
+    throughput.run(config, path / "out", path / "work", factory=machine)
+    return path / "out"
+
+
+def test_arms_take_turns(config, tmp_path):
+    """Every round holds each arm once on the same requests, and the arm that goes first rotates."""
+    machine = Machine()
+    run(config, tmp_path, machine)
+    loads = [entry for entry in machine.measured() if entry[1] != 6]
+    cycles = [loads[i : i + 3] for i in range(0, len(loads), 3)]
+    assert len(cycles) == 2 * 3
+    for cycle in cycles:
+        assert {arm for _, _, arm, _ in cycle} == set(SPEED)
+        assert len({(i, o, seed) for i, o, _, seed in cycle}) == 1
+    assert [cycle[0][2] for cycle in cycles if cycle[0][1] == 5] == list(SPEED)
+    assert [entry[2] for entry in machine.log[-3:]] == [f"closed {arm}" for arm in SPEED]
+
+
+def test_results(config, tmp_path):
+    out = run(config, tmp_path, Machine())
+    summary = pd.read_csv(out / "summary.csv").set_index(["point", "arm"])
+    row = summary.loc["mixed", "skip50"]
+    assert (row.speedup, row.ci_low, row.ci_high) == pytest.approx((1.8, 1.8, 1.8))
+    limit = costmodel.workload_speedup_limit(config["throughput"]["model"], 4, 1, 50, 5)
+    assert (row.limit, row.share_of_limit) == pytest.approx((limit, 1.8 / limit))
+    assert (summary.loc["mixed", "base"].speedup, row.repeats, row.weights) == (1, 3, "dummy")
+    measurements = [json.loads(line) for line in (out / "measurements.jsonl").read_text().splitlines()]
+    assert len(measurements) == 2 * 3 * 3
+    assert {(row["prompt_tokens"], row["output_tokens"], row["failed"]) for row in measurements} == {
+        (150, 15, 0),
+        (120, 2, 0),
+    }
+    unloaded = pd.read_csv(out / "latency.csv").set_index("arm")
+    assert unloaded.tpot_ratio["skip50"] == pytest.approx(100 / 180)
+    for name in OUTPUTS:
+        assert json.loads((out / f"{name}.provenance.json").read_text())["weights"] == "dummy"
+
+
+def test_kv_capacity_is_exact(config, tmp_path):
+    """The shared KV memory is whole blocks in every arm, so the ratio has no rounding in it."""
+    capacity = pd.read_csv(run(config, tmp_path, Machine()) / "kv_capacity.csv").set_index("arm")
+    assert list(capacity.ratio_to_base) == list(capacity.formula_ratio)
+    assert capacity.formula_ratio["skip50-across4"] == 8 / 5
+    assert capacity.kv_caches["skip50-across4"] == 5
+
+
+@pytest.mark.parametrize("kill_after", [0, 1, 4, 8, 17, 19, 26])
+def test_resume_after_a_kill(config, tmp_path, kill_after):
+    """Complete rounds are kept, an incomplete one is measured again whole, and nothing is written before the end."""
+    first, second = Machine(kill_after=kill_after), Machine()
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path, first)
+    assert not (tmp_path / "out").exists()
+    out = run(config, tmp_path, second)
+    assert len(second.measured()) == 27 - kill_after // 3 * 3
+    assert len(pd.read_json(out / "measurements.jsonl", lines=True)) == 18
+    third = Machine()
+    run(config, tmp_path, third)
+    assert third.log == []
+
+
+def test_resume_after_sigkill(config, tmp_path):
+    """A process killed while it measures leaves whole files only; the next one goes on from the complete rounds."""
+    child = multiprocessing.get_context("fork").Process(target=run, args=(config, tmp_path, Machine(seconds=0.02)))
+    child.start()
+    while len(list((tmp_path / "work").glob("*/*/*/[a-z]*.json"))) < 5:
+        assert child.is_alive()
+        time.sleep(0.005)
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL and not (tmp_path / "out").exists()
+    done = len([path for path in (tmp_path / "work").glob("*/*/*") if len(list(path.glob("[a-z]*.json"))) == 3])
+    machine = Machine()
+    out = run(config, tmp_path, machine)
+    assert 1 <= done < 9 and len(machine.measured()) == 27 - 3 * done
+    assert len(pd.read_csv(out / "summary.csv")) == 6
+
+
+def test_half_written_measurement_is_not_taken(config, tmp_path):
+    run(config, tmp_path, Machine())
+    directory = next((tmp_path / "work").glob("*/mixed/001-0"))
+    (directory / "skip50.json").rename(directory / ".skip50.json.x1y2.json")
+    machine = Machine()
+    run(config, tmp_path, machine)
+    assert [arm for _, _, arm, _ in machine.measured()] == ["skip50", "skip50-across4", "base"]
+
+
+def test_changed_config_measures_again(config, tmp_path):
+    run(config, tmp_path, Machine())
+    machine = Machine()
+    run(make_config(max_num_batched_tokens=64), tmp_path, machine)
+    assert len(machine.measured()) == 27
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"variants": []}])
+def test_fingerprint_depends_on_the_config(config, change):
+    assert rounds.fingerprint(config) != rounds.fingerprint(RunConfig(config.raw | change, ""))
+
+
+def test_drifting_baseline_is_measured_again(config, tmp_path):
+    """One slow repeat is redone; the summary then has no note, and the provenance keeps what was dropped."""
+
+    def slow(machine):
+        mixed = [entry for entry in machine.log if entry[1:3] == (5, "base")]
+        return 0.5 if len(mixed) == 2 and machine.log[-1][1] == 5 else 1
+
+    machine = Machine(slow=slow)
+    out = run(config, tmp_path, machine)
+    assert len(machine.measured()) == 27 + 3
+    record = json.loads((out / "summary.csv.provenance.json").read_text())["redone_rounds"]
+    assert [(row["point"], row["repeat"], row["total_tokens_per_s"]["base"]) for row in record] == [("mixed", 1, 50)]
+    assert pd.read_csv(out / "summary.csv").notes.isna().all()
+
+
+def test_lasting_drift_is_bounded_and_noted(config, tmp_path):
+    machine = Machine(slow=lambda machine: 1 / len(machine.log))
+    out = run(config, tmp_path, machine)
+    assert len(machine.measured()) == 27 + 3 * 2 * throughput.MAX_REDONE
+    assert pd.read_csv(out / "summary.csv").notes.str.contains("baseline moved").all()
+    again = Machine()
+    run(config, tmp_path, again)
+    assert again.log == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "message"),
+    [
+        (Machine(failed=1), "throughput mixed, arm base, repeat 0: 1 of 3 requests failed"),
+        (Machine(extra=1), "throughput mixed, arm base, repeat 0: 16 output tokens instead of 15"),
+    ],
+)
+def test_invalid_measurements_are_refused(config, tmp_path, machine, message):
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path, machine)
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "work").glob("*/mixed/*/*.json"))
+
+
+def test_bad_configurations(config, tmp_path):
+    empty = RunConfig(config.raw | {"throughput": config["throughput"] | {"points": []}}, "")
+    with pytest.raises(UserError, match=r"throughput\.points: empty"):
+        run(empty, tmp_path, Machine())
+    clash = make_config(points=[{"name": "latency", "input_len": 5, "output_len": 1, "num_requests": 1}])
+    with pytest.raises(UserError, match="not 'latency'"):
+        run(clash, tmp_path, Machine())
+    short = RunConfig(
+        config.raw | {"throughput": config["throughput"] | {"latency": {"input_len": 1, "output_len": 1, "rounds": 1}}},
+        "",
+    )
+    with pytest.raises(UserError, match="leaves no TPOT"):
+        latency.lengths(short)
+
+
+def test_missing_engine(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "swiftkv.vllm.engine", None)
+    with pytest.raises(UserError, match="no vLLM engine"):
+        throughput.run(config, tmp_path / "out", tmp_path / "work")
+
+
+def test_engine_settings_hold_every_load():
+    """At the default scale: all requests of the largest load fit the base's KV cache, in whole blocks of every arm."""
+    config = load_config()
+    settings, shape = engine_settings(config), config["throughput"]["model"]
+    page = 128 * 2 * shape["num_key_value_heads"] * costmodel.head_dim(shape) * 2
+    for point in config["throughput"]["points"]:
+        tokens = point["num_requests"] * (point["input_len"] + point["output_len"])
+        assert settings.kv_memory_bytes >= page / 128 * shape["num_hidden_layers"] * tokens
+        assert point["num_requests"] <= settings.max_num_seqs
+        assert point["input_len"] + point["output_len"] <= settings.max_model_len
+    for arm in arms(config):
+        assert settings.kv_memory_bytes % (page * costmodel.kv_caches(shape, arm.cut, arm.group)) == 0
+
+
+def test_model_directories(config, tmp_path):
+    """config.json alone; base and student differ in the SwiftKV fields only."""
+    settings = engine_settings(config)
+    base = write_model(Arm("base", 8, 1), settings, tmp_path / "base")
+    student = write_model(Arm("skip50-across4", 4, 4), settings, tmp_path / "student")
+    assert [path.name for path in student.iterdir()] == ["config.json"]
+    one, other = (json.loads((path / "config.json").read_text()) for path in (base, student))
+    assert (one["model_type"], other["model_type"]) == ("llama", "llama_swiftkv")
+    assert (other["num_key_value_layers"], other["key_value_group_size"]) == (4, 4)
+    assert {key for key in one if one[key] != other.get(key)} == {"architectures", "model_type"}
+
+
+@pytest.mark.vllm
+def test_real_engines(tmp_path):
+    """Three live engines of a tiny shape in one process, end to end."""
+    points = [
+        {"name": "mixed", "input_len": 50, "output_len": 5, "num_requests": 3},
+        {"name": "prompt-only", "input_len": 60, "output_len": 1, "num_requests": 2},
+    ]
+    config = make_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 6, "rounds": 2})
+    throughput.run(config, tmp_path / "out", tmp_path / "work")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert (summary.speedup > 0).all() and len(summary) == 6
+    capacity = pd.read_csv(tmp_path / "out" / "kv_capacity.csv").set_index("arm")
+    assert list(capacity.kv_caches) == [8, 8, 5]
+    assert list(capacity.ratio_to_base) == list(capacity.formula_ratio)
+    unloaded = pd.read_csv(tmp_path / "out" / "latency.csv")
+    assert (unloaded[["ttft_median_s", "tpot_median_s"]] > 0).all(axis=None)

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Resolve the pins of pyproject.toml into requirements/{cpu,cuda}.lock and environment.yml.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export_lock() { # flavour python-version [more uv options]
+  uv pip compile --quiet pyproject.toml --extra "$1" --extra dev --python-version "$2" --generate-hashes --no-header \
+    --no-emit-index-url --no-emit-find-links --output-file "requirements/$1.lock" "${@:3}"
+}
+export_lock cpu 3.11
+UV_FIND_LINKS= export_lock cuda 3.12
+# torch's CPU builds come from different places (PyTorch's index, a mirror) with a wheel per Python: pin the version only.
+python3 - <<'PYTHON'
+import re
+from pathlib import Path
+
+lock = Path("requirements/cpu.lock")
+lock.write_text(re.sub(r"(?m)^(torch==\S+) \\\n(?:    --hash=\S+(?: \\)?\n)+", r"\1\n", lock.read_text()))
+PYTHON
+python3 workflow/export_environment.py
