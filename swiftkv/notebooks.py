@@ -39,6 +39,7 @@ def execute(name: str, scale: str, out: str | Path, root: str | Path = "results"
                 parameters={"scale": scale, "root": str(root)},
                 kernel_name="python3",
                 progress_bar=False,
+                start_timeout=600,  # a kernel starts slowly while other stages keep every core busy
                 cwd=".",
             )
         except papermill.PapermillExecutionError as error:

@@ -24,6 +24,7 @@ from swiftkv.workloads.tokenizer import train_tokenizer
 PROMPT_WEIGHT = 0.1  # share of the plain language-model loss on prompt tokens
 SAVE_EVERY_S = 60
 REPORT_EVERY = 100  # steps
+ADAMW_SHARE = 0.6  # of the learning rate, for embeddings and norms
 CURVE = "training.jsonl"
 
 
@@ -38,17 +39,19 @@ class Stage:
 
 
 def stages_of(recipe: dict, settings: dict) -> list[Stage]:
-    """The recipe's stages; `difficulty` scales the records of every context (at least two)."""
+    """The recipe's stages: `recall` alone, or the four tasks at a share of their difficulty."""
     stages, end = [], 0
     for entry in recipe["stages"]:
         length, rows = entry["sequence_length"], max(1, recipe["batch_tokens"] // entry["sequence_length"])
         end += max(1, entry["tokens"] // (rows * length))
-        scaled = {
-            task: values | {"records": max(2, round(values["records"] * entry["difficulty"]))}
-            for task, values in settings.items()
-        }
-        stages.append(Stage(scaled, rows, length, end))
+        chosen = {"recall": entry["recall"]} if "recall" in entry else scale(settings, entry["difficulty"])
+        stages.append(Stage(chosen, rows, length, end))
     return stages
+
+
+def scale(settings: dict, difficulty: float) -> dict:
+    """The task settings with `difficulty` times the records in every context, at least two."""
+    return {t: v | {"records": max(2, round(v["records"] * difficulty))} for t, v in settings.items()}
 
 
 def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
@@ -71,7 +74,13 @@ def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
         **{name: recipe[name] for name in shape},
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        # A direction that all embeddings share: heads can use it to attend by position alone (Llama has no biases),
+        # which makes look-up in context form several times sooner. It cannot change tied logits' order.
+        shared = torch.randn(config.hidden_size) * config.initializer_range
+        model.model.embed_tokens.weight.add_(recipe["shared_embedding"] * shared)
+    return model
 
 
 def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, answers: torch.Tensor, pad: int) -> tuple[torch.Tensor, ...]:
@@ -155,9 +164,9 @@ class Trainer:
     def train_step(self, data: Batch) -> tuple[float, float]:
         """One update; returns the answer loss and the share of answer tokens predicted right."""
         rate = rate_at(self.step, self.steps, self.recipe)
-        for optimizer in self.optimizers:
+        for optimizer, share in zip(self.optimizers, (1.0, ADAMW_SHARE), strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * share
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, answer, right = self.loss(self.model, data.input_ids, data.answers, self.tokenizer.pad_token_id)
         if not torch.isfinite(loss):

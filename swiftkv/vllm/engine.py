@@ -4,6 +4,7 @@ One process can hold several engines at once (`in_process=True`); measured in tu
 `in_process=False` gives each engine processes of its own, as `vllm serve` does.
 """
 
+import gc
 import os
 import weakref
 from contextlib import contextmanager
@@ -138,13 +139,16 @@ def make_engine(
 
 
 def close_engine(engine) -> None:
-    """Shut an engine down and free its memory; the distributed state goes with the last one of this process."""
+    """Shut an engine down and free its memory, leaving other engines of this process alive."""
+    client, ours = engine.llm_engine.engine_core, engine in in_this_process
     in_this_process.discard(engine)
-    engine.llm_engine.engine_core.shutdown()
-    if not in_this_process:
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        cleanup_dist_env_and_memory()
+    if ours and in_this_process:
+        # EngineCore.shutdown would also take down the distributed state that the other engines share.
+        client.engine_core.model_executor.shutdown()
+        gc.unfreeze()
+        gc.collect()
+    else:
+        client.shutdown()
 
 
 @contextmanager

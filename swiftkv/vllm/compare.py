@@ -1,0 +1,103 @@
+"""A model in vLLM held against the same weights in Transformers."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = 20  # raw logits compared per generated token: the largest ones
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prompt, the tokens generated from it and, per token, vLLM's largest raw logits by token id."""
+
+    prompt: list[int]
+    tokens: list[int]
+    logits: list[dict[int, float]]
+    cached: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """vLLM against Transformers over `tokens` generated tokens."""
+
+    delta: float
+    mismatches: int
+    tokens: int
+
+
+class Reference:
+    """A model in Transformers, float32, every token through every layer."""
+
+    def __init__(self, directory: Path):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        import swiftkv.modeling  # noqa: F401 - registers the SwiftKV classes
+
+        self.torch = torch
+        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+    def logits(self, tokens: Sequence[int]):
+        """Token ids [T] -> logits [T, vocabulary]."""
+        with self.torch.inference_mode():
+            return self.model(self.torch.tensor([tokens]), use_cache=False).logits[0]
+
+    def compare(self, answers: Iterable[Answer]) -> Difference:
+        """Largest |delta logit|, and how often vLLM's greedy token is not the reference's argmax."""
+        delta, mismatches, count = 0.0, 0, 0
+        for answer in answers:
+            rows = self.logits(answer.prompt + answer.tokens[:-1])[len(answer.prompt) - 1 :]
+            for row, top in zip(rows, answer.logits, strict=True):
+                theirs = self.torch.tensor(list(top.values()))
+                delta = max(delta, (row[list(top)] - theirs).abs().max().item())
+            mismatches += (rows.argmax(-1) != self.torch.tensor(answer.tokens)).sum().item()
+            count += len(answer.tokens)
+        return Difference(delta, mismatches, count)
+
+    def prompt_delta(self, prompt: Sequence[int], scores: Sequence[dict | None]) -> float:
+        """Largest |delta| of the log-probabilities of prompt tokens; `scores` as vLLM returns raw prompt logits."""
+        rows = self.logits(prompt)
+        deltas = [
+            abs(rows[position - 1, token].item() - scores[position][token].logprob)
+            for position, token in enumerate(prompt)
+            if position
+        ]
+        return max(deltas, default=0.0)
+
+
+def generate(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -> list[Answer]:
+    """Greedy answers of `tokens` tokens each, from one batch."""
+    return [
+        Answer(
+            prompt=list(output.prompt_token_ids),
+            tokens=list(output.outputs[0].token_ids),
+            logits=[
+                {token: entry.logprob for token, entry in top.items()} for top in output.outputs[0].logprobs
+            ],
+            cached=output.num_cached_tokens or 0,
+        )
+        for output in request(engine, prompts, tokens, logprobs=TOP, **sampling)
+    ]
+
+
+def request(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -> list:
+    """vLLM's request outputs for greedy answers of exactly `tokens` tokens."""
+    from vllm import SamplingParams
+
+    greedy = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False, **sampling)
+    return engine.generate([{"prompt_token_ids": list(p)} for p in prompts], greedy, use_tqdm=False)
+
+
+def count_tokens(engine) -> Counter:
+    """Start counting the tokens that run the early and the late layers (an engine of this process only)."""
+    counts = Counter()
+    engine.apply_model(lambda model: setattr(model.model, "token_counts", counts))
+    return counts
+
+
+def capacity(engine) -> int:
+    """Tokens the KV cache holds: blocks times tokens per block, as the scheduler was given them."""
+    cache = engine.llm_engine.vllm_config.cache_config
+    return cache.num_gpu_blocks * cache.block_size
