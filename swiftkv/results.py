@@ -220,7 +220,7 @@ def find_root(scale: str) -> Path:
     places = [Path(named)] if named else [Path("results"), Path("../results"), ROOT / "results"]
     references = [] if named else sorted((ROOT / "results" / "reference").glob("*"))
     for place in [*places, *references]:
-        if (place / scale).is_dir():
+        if any((place / scale / path).is_file() for path, _ in FRAMES.values()):
             return place
     looked = ", ".join(str(place / scale) for place in places)
     raise UserError(f"no results of scale {scale!r}: looked at {looked}; make them with `snakemake --cores all`")

@@ -27,6 +27,7 @@ def theme() -> Iterator[None]:
     import seaborn
 
     with matplotlib.rc_context():
+        matplotlib.rcdefaults()
         seaborn.set_theme(context="paper", style="whitegrid", font_scale=1.05)
         matplotlib.rcParams.update({"svg.hashsalt": "swiftkv", "svg.fonttype": "none", "axes.edgecolor": GREY})
         yield

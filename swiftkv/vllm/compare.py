@@ -33,9 +33,11 @@ class Reference:
     def __init__(self, directory: Path):
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
         import swiftkv.modeling  # noqa: F401 - registers the SwiftKV classes
 
+        disable_progress_bar()
         self.torch = torch
         self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 

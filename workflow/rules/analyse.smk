@@ -18,7 +18,9 @@ rule claims:
         "config/claims.yaml",
         "config/published.csv",
     output:
-        report("<results>/claims.csv", caption="../report/claims.rst", category="Claims"),
+        report(
+            "<results>/claims.csv", caption="../report/claims.rst", category="Claims"
+        ),
         "<results>/claims.md",
     log:
         "<results>/logs/claims.log",
@@ -26,7 +28,7 @@ rule claims:
         "../../environment.yml"
     params:
         config=RUN.path,
-        out=f"results/{RUN.scale}",
+        out=out_dir,
     shell:
         "swiftkv claims --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
@@ -50,7 +52,7 @@ rule figures:
         "../../environment.yml"
     params:
         config=RUN.path,
-        out=f"results/{RUN.scale}/figures",
+        out=out_dir,
     shell:
         "swiftkv figures --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
@@ -75,7 +77,7 @@ rule tables:
         "../../environment.yml"
     params:
         config=RUN.path,
-        out=f"results/{RUN.scale}/tables",
+        out=out_dir,
     shell:
         "swiftkv tables --config {params.config} --out {params.out} 2>&1 | tee {log}"
 

@@ -1,4 +1,7 @@
 # Helpers shared by the rules: the validated configuration and the names that follow from it.
+import os
+import re
+
 from swiftkv.config import freeze
 
 RUN = freeze(config)  # validated; also written to RUN.path, which every command reads
@@ -19,3 +22,18 @@ def section(*names):
 def model_of(wildcards):
     """The model directory of an accuracy arm."""
     return f"<results>/models/{wildcards.arm}"
+
+
+def out_dir(wildcards, output):
+    """The directory of a rule's outputs."""
+    return os.path.dirname(output[0])
+
+
+def models_dir(wildcards, input):
+    """The directory that holds one model directory per arm."""
+    return os.path.dirname(input.base)
+
+
+def arms_dir(wildcards, input):
+    """The directory that holds one directory of scores per arm."""
+    return os.path.dirname(os.path.dirname(input[0]))

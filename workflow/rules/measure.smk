@@ -13,13 +13,13 @@ rule verify:
         "<results>/benchmarks/verify.tsv"
     conda:
         "../../environment.yml"
-    params:
-        config=RUN.path,
-        models=f"results/{RUN.scale}/models",
-        settings=section("variants", "verify"),
     threads: workflow.cores
     resources:
         gpu=1,
+    params:
+        config=RUN.path,
+        models=models_dir,
+        settings=section("variants", "verify"),
     shell:
         "swiftkv verify --config {params.config} --base {input.base} --models {params.models} --out {output}"
         " 2>&1 | tee {log}"
@@ -41,14 +41,14 @@ rule throughput:
         "<results>/benchmarks/throughput.tsv"
     conda:
         "../../environment.yml"
-    params:
-        config=RUN.path,
-        out=f"results/{RUN.scale}/throughput",
-        work=f"results/{RUN.scale}/work/throughput",
-        settings=section("variants", "throughput"),
     threads: workflow.cores
     resources:
         gpu=1,
+    params:
+        config=RUN.path,
+        out=out_dir,
+        work=f"results/{RUN.scale}/work/throughput",
+        settings=section("variants", "throughput"),
     shell:
         "swiftkv throughput --config {params.config} --out {params.out} --work {params.work} 2>&1 | tee {log}"
 
@@ -66,14 +66,14 @@ rule accuracy:
         "<results>/benchmarks/accuracy-{arm}.tsv"
     conda:
         "../../environment.yml"
-    params:
-        config=RUN.path,
-        out=f"results/{RUN.scale}/accuracy/{{arm}}",
-        work=f"results/{RUN.scale}/work/accuracy/{{arm}}",
-        settings=section("accuracy", "tasks"),
     threads: workflow.cores
     resources:
         gpu=1,
+    params:
+        config=RUN.path,
+        out=out_dir,
+        work=f"results/{RUN.scale}/work/accuracy/{{arm}}",
+        settings=section("accuracy", "tasks"),
     shell:
         "swiftkv accuracy --config {params.config} --arm {wildcards.arm} --model {input.model}"
         " --out {params.out} --work {params.work} 2>&1 | tee {log}"
@@ -90,7 +90,7 @@ rule accuracy_summary:
         "../../environment.yml"
     params:
         config=RUN.path,
-        arms=f"results/{RUN.scale}/accuracy",
+        arms=arms_dir,
         settings=section("accuracy"),
     shell:
         "swiftkv accuracy-summary --config {params.config} --arms {params.arms} --out {output} 2>&1 | tee {log}"

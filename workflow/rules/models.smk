@@ -10,11 +10,14 @@ rule base:
         "<results>/benchmarks/base.tsv"
     conda:
         "../../environment.yml"
+    threads: workflow.cores
     params:
         config=RUN.path,
         work=f"results/{RUN.scale}/work/base",
-        settings=section("base", *(("tasks", "train_base") if RUN["base"]["source"] == "train" else ())),
-    threads: workflow.cores
+        settings=section(
+            "base",
+            *(("tasks", "train_base") if RUN["base"]["source"] == "train" else ()),
+        ),
     shell:
         "swiftkv fetch-base --config {params.config} --out {output} --work {params.work} 2>&1 | tee {log}"
 
@@ -48,14 +51,14 @@ rule distill:
         "<results>/benchmarks/distill.tsv"
     conda:
         "../../environment.yml"
-    params:
-        config=RUN.path,
-        out=f"results/{RUN.scale}/models",
-        work=f"results/{RUN.scale}/work/distill",
-        settings=section("variants", "distill", "tasks"),
     threads: workflow.cores
     resources:
         gpu=1,
+    params:
+        config=RUN.path,
+        out=out_dir,
+        work=f"results/{RUN.scale}/work/distill",
+        settings=section("variants", "distill", "tasks"),
     shell:
         "swiftkv distill --config {params.config} --base {input} --out {params.out} --work {params.work}"
         " 2>&1 | tee {log}"

@@ -13,7 +13,7 @@ rule lengths:
         "../../environment.yml"
     params:
         config=RUN.path,
-        out=f"results/{RUN.scale}/lengths",
+        out=out_dir,
         settings=section("lengths", "tasks"),
     shell:
         "swiftkv lengths --config {params.config} --base {input} --out {params.out} 2>&1 | tee {log}"
