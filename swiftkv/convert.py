@@ -100,6 +100,12 @@ def parse_config(directory: Path, raw: dict) -> PreTrainedConfig:
         raise UserError(f"{where}: {' '.join(str(error).split())}") from None
 
 
+def num_hidden_layers(directory: str | Path) -> int:
+    """Layers L of a model directory. Raises UserError if there is no usable config.json."""
+    directory = Path(directory)
+    return parse_config(directory, read_config(directory)).num_hidden_layers
+
+
 def expected_shapes(config: PreTrainedConfig) -> dict[str, list[int]]:
     """Name -> shape of every tensor a model of this configuration needs from its checkpoint."""
     with torch.device("meta"):

@@ -1,9 +1,8 @@
 """Train the embedded base model: a small Llama that masters the four tasks (`swiftkv train-base`).
 
 Muon (https://kellerjordan.github.io/posts/muon) for the matrices, AdamW for embeddings and norms, constant
-learning rate with a linear cool-down, bfloat16 autocast, compiled. The stages of the recipe run from short, easy
-contexts to full ones: look-up in context forms within a million easy tokens, and takes far more of hard ones.
-Resumable at any checkpoint.
+learning rate with a linear cool-down, bfloat16 autocast, compiled. The stages of the recipe run from bare recall over
+easy contexts to full ones; `initialise` says what lets look-up in context form at all. Resumable at any checkpoint.
 """
 
 import time
@@ -17,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from swiftkv import checkpoint, files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
+from swiftkv.initialise import initialise
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.stream import Batch, batch
 from swiftkv.workloads.tokenizer import train_tokenizer
@@ -75,11 +75,7 @@ def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
         **{name: recipe[name] for name in shape},
     )
     model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        # A direction that all embeddings share: heads can use it to attend by position alone (Llama has no biases),
-        # which makes look-up in context form several times sooner. It cannot change tied logits' order.
-        shared = torch.randn(config.hidden_size) * config.initializer_range
-        model.model.embed_tokens.weight.add_(recipe["shared_embedding"] * shared)
+    initialise(model)
     return model
 
 

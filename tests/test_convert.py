@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swiftkv import base
 from swiftkv.config import RunConfig
-from swiftkv.convert import check_checkpoint, convert
+from swiftkv.convert import check_checkpoint, convert, num_hidden_layers
 from swiftkv.errors import UserError
 
 
@@ -193,6 +193,12 @@ def test_convert_refuses_impossible_students(tiny_base, tmp_path, cut, group, wo
     with pytest.raises(UserError, match=words):
         convert(tiny_base, tmp_path / "out", cut, group)
     assert not (tmp_path / "out").exists()
+
+
+def test_number_of_layers(tiny_base, student, tmp_path):
+    assert num_hidden_layers(tiny_base) == num_hidden_layers(student) == 8
+    with pytest.raises(UserError, match="no such model directory"):
+        num_hidden_layers(tmp_path / "none")
 
 
 def test_convert_refuses_a_student_as_base(student, tmp_path):

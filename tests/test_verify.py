@@ -1,0 +1,100 @@
+"""The gates pass on sound students, fail on unsound ones, and are written before the error."""
+
+from fractions import Fraction
+
+import pytest
+
+from swiftkv import files, verify
+from swiftkv.config import from_dict as config_from
+from swiftkv.config import load_config, merge
+from swiftkv.convert import convert
+from swiftkv.errors import UserError
+
+SMALL = {
+    "variants": [{"name": "skip50-across2", "skip": 0.5, "key_value_group_size": 2}],
+    "verify": {
+        "prompt_lengths": [1, 7, 150],
+        "generate": 8,
+        "max_num_batched_tokens": 64,
+        "tolerance": 0.001,
+    },
+    "accuracy": {"undistilled": []},
+}
+STUDENT = "skip50-across2"
+
+
+def small_config(**changes):
+    return config_from(merge(merge(load_config().raw, SMALL), changes))
+
+
+@pytest.fixture(scope="module")
+def students(tiny_base, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("verify") / STUDENT
+    convert(tiny_base, directory, 4, 2)
+    return {STUDENT: directory}
+
+
+def test_kv_memory_divides_into_whole_blocks_for_every_model(tiny_base, students):
+    checks = verify.Checks(small_config(), tiny_base, students)
+    per_block = 2 * 1 * 32 * 4 * verify.BLOCK
+    for shape, caches in ((checks.base, 8), (verify.read_shape(students[STUDENT]), 6)):
+        assert checks.kv_caches(shape) == caches
+        assert checks.kv_bytes() % (per_block * caches) == 0
+    assert checks.kv_bytes() / (per_block * 8) * verify.BLOCK >= 3 * checks.max_len
+
+
+def test_reference_sees_a_wrong_logit_and_a_wrong_token(tiny_base):
+    from swiftkv.vllm.compare import Answer, Reference
+
+    reference = Reference(tiny_base)
+    row = reference.logits([1, 2, 3])[-1]
+    best, other = int(row.argmax()), int(row.argmin())
+    right = Answer([1, 2, 3], [best], [{best: row[best].item(), other: row[other].item()}], 0)
+    wrong = Answer([1, 2, 3], [other], [{best: row[best].item() + 0.5}], 0)
+    assert (reference.compare([right]).delta, reference.compare([right]).mismatches) == (0, 0)
+    assert reference.compare([right, wrong]).delta == pytest.approx(0.5, abs=1e-5)
+    assert reference.compare([right, wrong]).mismatches == 1
+
+
+@pytest.mark.vllm
+def test_gates_pass_and_say_what_they_measured(tiny_base, students, tmp_path):
+    out = tmp_path / "gates.json"
+    verify.run(small_config(), tiny_base, students, out)
+    result = files.read_json(out)
+    gates = {(gate["variant"], gate["gate"]): gate for gate in result["gates"]}
+    assert result["passed"] and len(gates) == len(result["gates"])
+    assert {gate for variant, gate in gates if variant == STUDENT} == {
+        "early-exit",
+        "logits",
+        "logits-chunked-prefill",
+        "logits-prefix-caching",
+        "prefix-cache-hits",
+        "prompt-logprobs-refused",
+        "kv-capacity",
+        "full-prefill-prompt-logits",
+    }
+    assert gates["base", "l-equals-L"]["measured"] == 0
+    assert gates[STUDENT, "kv-capacity"]["measured"] == float(Fraction(8, 6))
+    assert gates[STUDENT, "early-exit"]["measured"] == 3
+    assert gates[STUDENT, "prefix-cache-hits"]["measured"] >= 128
+    assert files.read_json(f"{out}.provenance.json")["stage"] == "verify"
+
+
+@pytest.mark.vllm
+def test_failed_gates_are_written_and_named(tiny_base, students, tmp_path, monkeypatch):
+    """Full prefill by environment breaks the promises of early exit; no tolerance fails every comparison."""
+    monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
+    out = tmp_path / "gates.json"
+    with pytest.raises(UserError, match=rf"{STUDENT} early-exit: 158, limit 3"):
+        verify.run(small_config(verify={"tolerance": 1e-12}), tiny_base, students, out)
+    result = files.read_json(out)
+    failed = {gate["gate"] for gate in result["gates"] if not gate["passed"]}
+    assert not result["passed"]
+    assert {"early-exit", "prompt-logprobs-refused", "logits", "full-prefill-prompt-logits"} <= failed
+    assert not {"kv-capacity", "l-equals-L", "prefix-cache-hits"} & failed
+
+
+def test_damaged_student_is_refused_before_anything_runs(tiny_base, tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        verify.run(small_config(), tiny_base, {STUDENT: tmp_path / "nowhere"}, tmp_path / "gates.json")
+    assert not (tmp_path / "gates.json").exists()
