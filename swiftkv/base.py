@@ -33,9 +33,7 @@ def hub_dir(repository: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(HUB_FILES)))
     except GatedRepoError:
-        raise UserError(
-            f"{where}: access is gated; accept its licence and log in with `hf auth login`"
-        ) from None
+        raise UserError(f"{where}: access is gated; accept its licence and log in with `hf auth login`") from None
     except RevisionNotFoundError:
         raise UserError(f"{where}: no such revision") from None
     except RepositoryNotFoundError:
@@ -51,9 +49,7 @@ def source_dir(settings: dict, trained: Path | None) -> Path:
         return hub_dir(settings["path"], settings["revision"])
     if settings["source"] == "train":
         if trained is None or not Path(trained).is_dir():
-            raise UserError(
-                f"base.source: train: no trained model in {trained}; run `swiftkv train-base` first"
-            )
+            raise UserError(f"base.source: train: no trained model in {trained}; run `swiftkv train-base` first")
         return Path(trained)
     return local_dir(settings["path"])
 

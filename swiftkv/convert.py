@@ -181,9 +181,7 @@ def save_model(directory: Path, raw: dict, tensors: Tensors) -> None:
         path.chmod(0o644)
 
 
-def write_student(
-    base_dir: Path, out_dir: Path, cut: int, group: int, trained: Tensors | None = None
-) -> None:
+def write_student(base_dir: Path, out_dir: Path, cut: int, group: int, trained: Tensors | None = None) -> None:
     """Write a student directory atomically, with provenance; `base_dir` must have passed `check_checkpoint`.
 
     `trained` (published names) replaces initial SwiftKV tensors, in the base's dtype.

@@ -24,9 +24,7 @@ def prompts(config: RunConfig) -> list[str]:
     names = list(config["tasks"])
     each = -(-config["similarity"]["prompts"] // len(names))
     return [
-        item.prompt
-        for name in names
-        for item in tasks.items(name, "test", each, config.seed, config["tasks"][name])
+        item.prompt for name in names for item in tasks.items(name, "test", each, config.seed, config["tasks"][name])
     ]
 
 

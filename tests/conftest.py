@@ -23,9 +23,7 @@ def save_tiny_base(directory, tokenizer, seed: int = 0, std: float = 0.15, **cha
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = LlamaConfig(
-        **{**TINY_SHAPE, "initializer_range": std, "tie_word_embeddings": True, **ids, **changes}
-    )
+    config = LlamaConfig(**{**TINY_SHAPE, "initializer_range": std, "tie_word_embeddings": True, **ids, **changes})
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     with torch.no_grad():

@@ -60,9 +60,7 @@ def test_frozen_tensors_are_kept_and_dead_ones_left_out(tiny_base, student):
 def test_student_at_the_top_of_the_stack_is_the_base(tiny_base, tmp_path, group):
     convert(tiny_base, tmp_path / "same", cut=8, group=group)
     tokens = torch.arange(30)[None] % 300
-    both = [
-        AutoModelForCausalLM.from_pretrained(path)(tokens).logits for path in (tiny_base, tmp_path / "same")
-    ]
+    both = [AutoModelForCausalLM.from_pretrained(path)(tokens).logits for path in (tiny_base, tmp_path / "same")]
     assert torch.equal(*both)
 
 
@@ -91,11 +89,7 @@ def test_biases_and_dtype_are_carried(tmp_path, tiny_tokenizer):
     got = new["model.layers.4.self_attn.v_proj_swiftkv.bias"]
     assert got.dtype == torch.bfloat16
     assert torch.equal(got, stack.mean(0).bfloat16())
-    assert (
-        AutoModelForCausalLM.from_pretrained(tmp_path / "student")(torch.arange(5)[None])
-        .logits.isfinite()
-        .all()
-    )
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "student")(torch.arange(5)[None]).logits.isfinite().all()
 
 
 def test_published_checkpoints_with_the_dead_projections_load(tiny_base, student):

@@ -213,9 +213,7 @@ def test_rate_warms_up_and_falls_to_zero():
 def held_out_kl(base, directory) -> float:
     data = make_batch(10_000)
     logs = [
-        F.log_softmax(AutoModelForCausalLM.from_pretrained(path)(data.input_ids).logits, -1)[
-            data.input_ids != PAD
-        ]
+        F.log_softmax(AutoModelForCausalLM.from_pretrained(path)(data.input_ids).logits, -1)[data.input_ids != PAD]
         for path in (directory, base)
     ]
     return F.kl_div(*logs, log_target=True, reduction="batchmean").item()
@@ -290,11 +288,7 @@ def test_nan_names_variant_and_step_and_keeps_the_checkpoint(tiny_base, tmp_path
 
     def poisoned(self, passed):
         losses = whole(self, passed)
-        if (
-            self.name == "half"
-            and self.optimizer.state
-            and next(iter(self.optimizer.state.values()))["step"] == 5
-        ):
+        if self.name == "half" and self.optimizer.state and next(iter(self.optimizer.state.values()))["step"] == 5:
             losses.loss.data.fill_(float("nan"))
         return losses
 

@@ -18,9 +18,7 @@ CUTS = [(4, 1), (4, 2), (4, 4), (6, 1), (3, 5), (1, 7), (7, 1), (8, 1)]
 def make(cut: int, group: int = 1, **changes) -> LlamaSwiftKVForCausalLM:
     torch.manual_seed(cut * 10 + group)
     shape = TINY_SHAPE | {"initializer_range": 0.15, "bos_token_id": None, "eos_token_id": None} | changes
-    model = LlamaSwiftKVForCausalLM(
-        LlamaSwiftKVConfig(**shape, num_key_value_layers=cut, key_value_group_size=group)
-    )
+    model = LlamaSwiftKVForCausalLM(LlamaSwiftKVConfig(**shape, num_key_value_layers=cut, key_value_group_size=group))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -214,9 +212,7 @@ def test_save_and_load_round_trip(tmp_path, tied):
     assert (again.lm_head.weight is again.model.embed_tokens.weight) == tied
     assert torch.equal(again(ids()).logits, model(ids()).logits)
     assert not [
-        n
-        for n in again.state_dict()
-        if "layers.5." in n and n.endswith(("q_proj.weight", "k_proj_swiftkv.weight"))
+        n for n in again.state_dict() if "layers.5." in n and n.endswith(("q_proj.weight", "k_proj_swiftkv.weight"))
     ]
 
 

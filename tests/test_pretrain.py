@@ -84,3 +84,14 @@ def test_damaged_checkpoint_is_named(config, tmp_path):
     (tmp_path / "state.safetensors").write_bytes(b"half a file")
     with pytest.raises(UserError, match=r"state\.safetensors: damaged"):
         pretrain.run(config, tmp_path / "out", tmp_path)
+
+
+def test_first_layer_starts_out_looking_one_token_back():
+    torch.manual_seed(0)
+    tokenizer = pretrain.train_tokenizer(TINY["tasks"], 600, seed=0, contexts=50)
+    recipe = load_config(ROOT / "config" / "config.yaml")["train_base"]
+    model = pretrain.build(recipe, tokenizer).eval()
+    model.set_attn_implementation("eager")
+    ids = torch.randint(2, len(tokenizer), (2, 60))
+    attention = model(ids, output_attentions=True).attentions[0]  # [batch, heads, query, key]
+    assert attention.diagonal(-1, 2, 3).min() > 0.5

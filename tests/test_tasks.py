@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -53,7 +54,7 @@ def test_drawn_names_share_no_word(seed, count, split):
 @pytest.mark.parametrize("task", tasks.TASKS)
 def test_right_answer_scores_one_and_another_items_answer_does_not(task):
     made = tasks.items(task, "test", 30, 0, SETTINGS[task])
-    for item, other in zip(made, made[1:], strict=False):
+    for item, other in pairwise(made):
         assert tasks.score(item, item.answer)["score"] == 1.0
         assert tasks.score(item, item.answer + "\nand more")["score"] == 1.0
         assert tasks.score(item, other.answer)["score"] < 1.0
@@ -108,7 +109,7 @@ def test_summary_gets_partial_credit_per_field():
 def test_unknown_task_and_impossible_settings_are_named():
     with pytest.raises(UserError, match="'poem'"):
         tasks.items("poem", "test", 1, 0, {})
-    with pytest.raises(UserError, match="tasks.code"):
+    with pytest.raises(UserError, match=r"tasks\.code"):
         tasks.items("code", "test", 1, 0, {"records": 500, "values": 3})
 
 

@@ -26,9 +26,7 @@ class Selection:
         """Additive causal attention mask [B, 1, Q, T]: position p sees keys 0..p (padding is on the right)."""
         keys = torch.arange(tokens, device=self.positions.device)
         hidden = (keys > self.positions[..., None])[:, None]
-        return torch.zeros(hidden.shape, dtype=dtype, device=keys.device).masked_fill_(
-            hidden, torch.finfo(dtype).min
-        )
+        return torch.zeros(hidden.shape, dtype=dtype, device=keys.device).masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 def lengths(input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
@@ -54,9 +52,7 @@ def select(
     (`loss_on="answers"`) or before every token (`"all"`). K and V of the late layers come from x_l alone, so no
     other position needs the late layers, unless `every_position` asks for them (hidden-state loss).
     """
-    real = (
-        torch.arange(input_ids.shape[1], device=input_ids.device) < lengths(input_ids, pad_token_id)[:, None]
-    )
+    real = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths(input_ids, pad_token_id)[:, None]
     target = (answers if loss_on == "answers" else real)[:, 1:]
     wanted = torch.nn.functional.pad(target, (0, 1), value=False)
     positions, run = pack(real if every_position else wanted)

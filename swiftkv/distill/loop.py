@@ -43,9 +43,7 @@ class Distillation:
     def __init__(self, config: RunConfig, base_dir: Path, work: Path):
         self.settings, self.work = config["distill"], work
         weights = [files.sha256(path) for path in weight_files(base_dir)]
-        self.key = checkpoint.key_of(
-            [self.settings, config["tasks"], config["variants"], config.seed, weights]
-        )
+        self.key = checkpoint.key_of([self.settings, config["tasks"], config["variants"], config.seed, weights])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teacher = Teacher(base_dir, self.device)
         self.students = [Student(variant, self.teacher, self.settings) for variant in config.variants]

@@ -56,9 +56,7 @@ class Teacher:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
 
     @torch.no_grad()
-    def look(
-        self, input_ids: torch.Tensor, selection: Selection, layers: set[int], temperature: float
-    ) -> TeacherPass:
+    def look(self, input_ids: torch.Tensor, selection: Selection, layers: set[int], temperature: float) -> TeacherPass:
         """Run ids [B, T], keeping the inputs of `layers` (0-based); right padding needs no mask."""
         output = self.model.model(input_ids=input_ids, use_cache=False, output_hidden_states=True)
         final, tokens = output.last_hidden_state, input_ids.shape[1]

@@ -33,9 +33,7 @@ class SwiftKVConfigMixin:
         if not 1 <= cut <= layers:
             raise ValueError(f"num_key_value_layers is {cut}; allowed is 1 to {layers} (num_hidden_layers)")
         if group < 1 or (layers - cut) % group:
-            raise ValueError(
-                f"key_value_group_size {group} does not divide the {layers - cut} layers above the cut"
-            )
+            raise ValueError(f"key_value_group_size {group} does not divide the {layers - cut} layers above the cut")
 
 
 @strict
