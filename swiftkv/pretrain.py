@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from swiftkv import checkpoint, files
 from swiftkv.config import RunConfig
@@ -122,12 +122,20 @@ class Trainer:
         self.stages = stages_of(self.recipe, self.settings)
         self.steps = self.stages[-1].end
         self.key = checkpoint.key_of([self.recipe, self.settings, self.seed])
-        self.tokenizer = train_tokenizer(self.settings, self.recipe["vocab_size"], self.seed)
+        self.tokenizer = self.own_tokenizer()
         torch.manual_seed(self.seed)
         self.model = build(self.recipe, self.tokenizer)
         self.optimizers = optimizers(self.model, self.recipe["learning_rate"])
         self.step, self.tokens, self.seconds, self.curve = 0, 0, 0.0, []
         self.loss = torch.compile(loss_of, dynamic=False)
+
+    def own_tokenizer(self):
+        """The run's tokenizer, kept with the checkpoint: training one again may number equally frequent tokens anew."""
+        directory = self.work / f"tokenizer-{self.key}"
+        if not directory.is_dir():
+            with files.atomic_dir(directory) as new:
+                train_tokenizer(self.settings, self.recipe["vocab_size"], self.seed).save_pretrained(new)
+        return AutoTokenizer.from_pretrained(directory)
 
     def data(self, step: int) -> Batch:
         """The batch of a step, which depends on the step and the seed alone."""

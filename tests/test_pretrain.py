@@ -63,6 +63,12 @@ def test_interrupted_training_ends_with_the_same_weights(config, tmp_path, monke
     assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+def test_tokenizer_is_kept_with_the_checkpoint(config, tmp_path, monkeypatch):
+    first = pretrain.Trainer(config, tmp_path).tokenizer.get_vocab()
+    monkeypatch.setattr(pretrain, "train_tokenizer", lambda *_: pytest.fail("trained again"))
+    assert pretrain.Trainer(config, tmp_path).tokenizer.get_vocab() == first
+
+
 def test_nan_loss_names_the_step_and_keeps_the_checkpoint(config, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "SAVE_EVERY_S", 0)
     data = pretrain.Trainer.data
