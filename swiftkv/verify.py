@@ -115,9 +115,7 @@ class Checks:
         with self.engine(directory) as engine:
             gates = [
                 self.early_exit_gate(variant, engine),
-                self.logits_gate(
-                    "logits", variant, reference.compare(generate(engine, self.prompts, self.tokens))
-                ),
+                self.logits_gate("logits", variant, reference.compare(generate(engine, self.prompts, self.tokens))),
                 self.refusal_gate(variant, engine),
                 self.capacity_gate(variant, engine),
             ]
@@ -143,15 +141,9 @@ class Checks:
         second = generate(engine, longer, self.tokens)
         cold, hits = sum(a.cached for a in first), sum(a.cached for a in second)
         detail = f", chunks of {self.chunk} tokens, {{}} tokens from the prefix cache"
-        chunked = self.logits_gate(
-            "logits-chunked-prefill", variant, reference.compare(first), detail.format(cold)
-        )
-        cached = self.logits_gate(
-            "logits-prefix-caching", variant, reference.compare(second), detail.format(hits)
-        )
-        found = Gate(
-            "prefix-cache-hits", variant, hits, 1, hits >= 1, "tokens found in the prefix cache; at least 1"
-        )
+        chunked = self.logits_gate("logits-chunked-prefill", variant, reference.compare(first), detail.format(cold))
+        cached = self.logits_gate("logits-prefix-caching", variant, reference.compare(second), detail.format(hits))
+        found = Gate("prefix-cache-hits", variant, hits, 1, hits >= 1, "tokens found in the prefix cache; at least 1")
         return [chunked, cached, found]
 
     def refusal_gate(self, variant: str, engine) -> Gate:
@@ -173,9 +165,7 @@ class Checks:
         tokens = capacity(engine)
         expected = Fraction(self.base["num_hidden_layers"], self.kv_caches(read_shape(self.models[variant])))
         measured = Fraction(tokens, self.base_capacity)
-        detail = (
-            f"{tokens} tokens in the memory that holds {self.base_capacity} of the base; equal to {expected}"
-        )
+        detail = f"{tokens} tokens in the memory that holds {self.base_capacity} of the base; equal to {expected}"
         return Gate("kv-capacity", variant, float(measured), float(expected), measured == expected, detail)
 
     def full_prefill_gate(self, variant: str, engine, reference: Reference) -> Gate:
@@ -183,9 +173,7 @@ class Checks:
         outputs = request(engine, self.prompts, 1, prompt_logprobs=0)
         delta = max(reference.prompt_delta(o.prompt_token_ids, o.prompt_logprobs) for o in outputs)
         detail = f"raw logits of {sum(map(len, self.prompts))} prompt tokens, every token in every layer"
-        return Gate(
-            "full-prefill-prompt-logits", variant, delta, self.tolerance, delta <= self.tolerance, detail
-        )
+        return Gate("full-prefill-prompt-logits", variant, delta, self.tolerance, delta <= self.tolerance, detail)
 
 
 def read_shape(directory: Path) -> dict:
@@ -202,9 +190,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out: Path) -
 
     for directory in (base_dir, *models.values()):
         check_checkpoint(directory)
-    inputs = [
-        path for directory in (base_dir, *models.values()) for path in Path(directory).glob("*.safetensors")
-    ]
+    inputs = [path for directory in (base_dir, *models.values()) for path in Path(directory).glob("*.safetensors")]
     with Provenance("verify", config, inputs=inputs) as provenance:
         checks = Checks(config, base_dir, models)
         gates = checks.base_gates()
@@ -218,7 +204,5 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out: Path) -
         files.write_json(out, {"passed": not failed, "gates": [asdict(gate) for gate in gates]})
         provenance.save(out)
     if failed:
-        named = "; ".join(
-            f"{g.variant} {g.gate}: {g.measured:g}, limit {g.limit:g} ({g.detail})" for g in failed
-        )
+        named = "; ".join(f"{g.variant} {g.gate}: {g.measured:g}, limit {g.limit:g} ({g.detail})" for g in failed)
         raise UserError(f"{out}: {len(failed)} gates failed: {named}")

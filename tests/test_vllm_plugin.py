@@ -209,9 +209,7 @@ def lives(process) -> bool:
 def test_served_engine_refuses_goes_on_and_dies_with_its_parent(student):
     script = Path(__file__).with_name("vllm_helpers.py")
     command = [sys.executable, str(script), str(student(4, 2))]
-    front = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    )
+    front = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     try:
         lines = [line for line in iter(front.stdout.readline, "READY\n") if line]
         children = psutil.Process(front.pid).children(recursive=True)

@@ -75,9 +75,7 @@ def generate(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) 
         Answer(
             prompt=list(output.prompt_token_ids),
             tokens=list(output.outputs[0].token_ids),
-            logits=[
-                {token: entry.logprob for token, entry in top.items()} for top in output.outputs[0].logprobs
-            ],
+            logits=[{token: entry.logprob for token, entry in top.items()} for top in output.outputs[0].logprobs],
             cached=output.num_cached_tokens or 0,
         )
         for output in request(engine, prompts, tokens, logprobs=TOP, **sampling)

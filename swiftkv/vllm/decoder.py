@@ -107,15 +107,11 @@ class SwiftKVModel:
         self.late_layer_names = [self.layers[j].self_attn.attn.layer_name for j in leaders(config)]
         if not self.late_layer_names:
             return
-        late_kv = LateKV(
-            config, self.layers[cut].self_attn, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv"
-        )
+        late_kv = LateKV(config, self.layers[cut].self_attn, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv")
         from vllm.compilation.backends import set_model_tag
 
         with set_model_tag("early_decoder"):
-            self.early_decoder = EarlyDecoder(
-                embed_tokens=self.embed_tokens, layers=self.layers[:cut], late_kv=late_kv
-            )
+            self.early_decoder = EarlyDecoder(embed_tokens=self.embed_tokens, layers=self.layers[:cut], late_kv=late_kv)
         with set_model_tag("late_decoder"):
             self.late_decoder = LateDecoder(layers=self.layers[cut:], norm=self.norm)
         self.allocate_buffers(vllm_config)
@@ -173,9 +169,7 @@ class SwiftKVModel:
         if self.buffers is None:
             return positions, x
         tokens = positions.size(0)
-        return tuple(
-            buffer[:tokens].copy_(tensor) for buffer, tensor in zip(self.buffers, (positions, x), strict=True)
-        )
+        return tuple(buffer[:tokens].copy_(tensor) for buffer, tensor in zip(self.buffers, (positions, x), strict=True))
 
 
 @contextmanager

@@ -69,9 +69,7 @@ def check_model(model_dir: Path, max_model_len: int, load_format: str) -> None:
         check_checkpoint(model_dir)
     longest = files.read_json(model_dir / "config.json").get("max_position_embeddings")
     if longest is not None and max_model_len > longest:
-        raise UserError(
-            f"{model_dir}: max_model_len {max_model_len} exceeds max_position_embeddings {longest}"
-        )
+        raise UserError(f"{model_dir}: max_model_len {max_model_len} exceeds max_position_embeddings {longest}")
 
 
 def engine_arguments(model_dir: Path, full_prefill: bool, kv_cache_gib: float, extra: dict) -> dict:

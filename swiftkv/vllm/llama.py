@@ -46,9 +46,7 @@ class LlamaLateAttention(LlamaAttention):
         self.q_proj_swiftkv = ColumnParallelLinear(
             hidden_size, size, bias=bias, prefix=f"{prefix}.q_proj_swiftkv", **common
         )
-        self.o_proj = RowParallelLinear(
-            size, hidden_size, bias=bias_o_proj, prefix=f"{prefix}.o_proj", **common
-        )
+        self.o_proj = RowParallelLinear(size, hidden_size, bias=bias_o_proj, prefix=f"{prefix}.o_proj", **common)
         self._init_rotary_emb(config, quant_config=quant_config)
         self.attn = LateAttention(
             self.num_heads,
