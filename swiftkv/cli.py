@@ -168,6 +168,17 @@ def notebook(name: str, out: Out, config: Config = CONFIG) -> None:
     notebooks.execute(name, load(config).scale, out)
 
 
+@cli.command()
+def publish(
+    machine: Annotated[str, typer.Option(help="Name of the directory below results/reference.")],
+    config: Config = CONFIG,
+) -> None:
+    """Keep a finished run as committed evidence, and write the README's tables and the base's card from it."""
+    from swiftkv import publish as stage
+
+    stage.run(load(config), machine)
+
+
 def app() -> None:
     """Entry point: a UserError becomes one line and exit code 2."""
     try:

@@ -10,12 +10,12 @@ from swiftkv.config import ROOT
 SWIFTKV = [sys.executable, "-m", "swiftkv.cli"]
 STAGES = (
     "train-base fetch-base convert distill similarity lengths verify throughput accuracy accuracy-summary "
-    "claims figures tables notebook"
+    "claims figures tables notebook publish"
 ).split()
 
 
 def run(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([*SWIFTKV, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*SWIFTKV, *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def test_help_lists_every_stage_without_loading_torch():

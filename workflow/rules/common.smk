@@ -1,6 +1,7 @@
 # Helpers shared by the rules: the validated configuration and the names that follow from it.
 import os
 import re
+from pathlib import Path
 
 from swiftkv.config import freeze
 
@@ -17,6 +18,13 @@ wildcard_constraints:
 def section(*names):
     """The parts of the configuration a rule depends on; a change in them, and only in them, reruns it."""
     return {name: RUN[name] for name in ("scale", "seed", *names)}
+
+
+def base_files(wildcards):
+    """Weights of a base model that lies in a directory: another model there reruns everything."""
+    if RUN["base"]["source"] not in ("embedded", "local"):
+        return []
+    return sorted(map(str, Path(RUN["base"]["path"]).glob("*.safetensors")))
 
 
 def model_of(wildcards):

@@ -2,6 +2,8 @@
 
 
 rule base:
+    input:
+        base_files,
     output:
         directory("<results>/models/base"),
     log:

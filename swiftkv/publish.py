@@ -1,0 +1,198 @@
+"""Publish a finished run (`swiftkv publish`): committed evidence, the README's tables, the base model's card.
+
+    results/reference/<machine>/<scale>/   result files with their provenance, tables, figures; no models
+    README.md                              what stands between its markers
+    workflow/resources/base/README.md      the card of the embedded base model
+
+All numbers in these texts come from result files; a test holds the committed texts against the committed evidence.
+"""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from swiftkv import files
+from swiftkv.claims.report import ORDER
+from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
+from swiftkv.errors import UserError
+from swiftkv.results import Results
+
+KEPT = (
+    "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "
+    "accuracy/*/* models/distill.jsonl* models/base/config.json tables/* figures/*.png figures/*.json benchmarks/*.tsv"
+).split()
+STAGES = {  # benchmark files of a stage -> what it leaves behind
+    "base": "models/base",
+    "distill": "models",
+    "verify": "verify",
+    "throughput": "throughput",
+    "accuracy": "accuracy",
+}
+MIB = 1 << 20
+
+
+def copy_evidence(source: Path, target: Path) -> None:
+    """Copy the KEPT files of a run. Raises UserError if one names a directory of this machine."""
+    with files.atomic_dir(target) as directory:
+        for path in sorted({path for pattern in KEPT for path in source.glob(pattern) if path.is_file()}):
+            if str(ROOT).encode() in path.read_bytes():
+                raise UserError(f"{path}: names a directory of this machine ({ROOT}); it cannot be published")
+            copy = directory / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
+def between(text: str, name: str, block: str) -> str:
+    """`text` with what stands between the markers of `name` replaced. Raises UserError if it has no such markers."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if start not in text or end not in text:
+        raise UserError(f"README.md: markers {start} and {end} are missing")
+    head, rest = text.split(start, 1)
+    return f"{head}{start}\n{block.strip()}\n{end}{rest.split(end, 1)[1]}"
+
+
+def ratio(row, value: str, low: str, high: str) -> str:
+    """`1.59 [1.55, 1.62]`."""
+    return f"{row[value]:.2f} [{row[low]:.2f}, {row[high]:.2f}]"
+
+
+def result_row(results: Results, arm: str) -> list[str]:
+    """One line of the README's table: speed, latency, KV memory and accuracy of an arm."""
+    speed = results.throughput.query("arm == @arm").set_index("point")
+    latency = results.latency.set_index("arm").loc[arm]
+    score = results.accuracy.query("arm == @arm and task == 'mean'").iloc[0]
+    prompt, mixed = speed.loc["prompt-only"], speed.loc["ratio-10to1"]
+    capacity = results.kv_capacity.set_index("arm").ratio_to_base[arm]
+    accuracy = f"{100 * score.score:.1f}%"
+    if arm == BASE_ARM:
+        return [arm, "1", "1", "1", "1", accuracy]
+    return [
+        arm,
+        f"{ratio(prompt, 'speedup', 'ci_low', 'ci_high')}, {prompt.share_of_limit:.0%}",
+        ratio(mixed, "speedup", "ci_low", "ci_high"),
+        f"{latency.tpot_ratio:.3f} [{latency.ci_low:.3f}, {latency.ci_high:.3f}]",
+        f"{capacity:.3f}",
+        f"{accuracy} ({100 * score.retention:.1f}% of base)",
+    ]
+
+
+def pipe_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, first column flush left."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def tally(claims: pd.DataFrame) -> str:
+    """`21 claims: 9 reproduced, ...`."""
+    counts = claims.verdict.value_counts()
+    return f"{len(claims)} claims: " + ", ".join(f"{counts[name]} {name}" for name in ORDER if name in counts)
+
+
+def results_block(results: Results, where: str) -> str:
+    """The README's results: one row per arm, the machine, the verdicts in one line."""
+    header = ["model", "prompt-only speed-up, share of limit", "10:1 speed-up", "TPOT / base", "KV tokens / base"]
+    arms = results.throughput.arm.unique()
+    table = pipe_table([*header, "mean score of four tasks"], [result_row(results, arm) for arm in arms])
+    controls = results.accuracy[results.accuracy.arm.str.endswith(UNDISTILLED)].query("task == 'mean'")
+    undistilled = "; ".join(f"`{row.arm}` scores {row.score:.1%}" for row in controls.itertuples())
+    origin = results.origin("throughput")
+    return (
+        f"Scale `{results.scale}`, measured on {origin.hardware} (95% intervals in brackets; git {origin.git}):\n\n"
+        f"{table}\n\n"
+        f"Without distillation: {undistilled}. Verdicts: {tally(results.claims)}: "
+        f"[every claim with its evidence]({where}/claims.md), [figures and tables]({where})."
+    )
+
+
+def size(path: Path) -> int:
+    """Bytes below a path."""
+    return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
+
+
+def stage_row(run: Path, stage: str, left: str) -> list[str]:
+    """Time, peak memory and disk of a stage, from Snakemake's benchmark files; accuracy has one per arm."""
+    found = sorted((run / "benchmarks").glob(f"{stage}*.tsv"))
+    if not found:
+        raise UserError(f"{run}/benchmarks: no record of stage {stage}; run the whole pipeline first")
+    frame = pd.concat(pd.read_csv(path, sep="\t") for path in found)
+    memory = f"{frame.max_rss.max() / 1024:.1f} GiB"
+    return [stage, f"{frame.s.sum() / 60:.1f} min", memory, f"{size(run / left) / MIB:.0f} MiB"]
+
+
+def stages_block(run: Path, hardware: str) -> str:
+    """The README's cost of each stage on the machine of the run."""
+    rows = [stage_row(run, stage, left) for stage, left in STAGES.items()]
+    table = pipe_table(["stage", "time (sum of jobs)", "peak memory of a job", "disk"], rows)
+    return f"{table}\n\nOn {hardware}. All other stages take seconds."
+
+
+def card(base: Path, samples: pd.DataFrame) -> str:
+    """The model card of the embedded base, from its training record and its held-out samples."""
+    record = files.read_json(base / "training.json")
+    provenance = files.read_json(base / "training.json.provenance.json")
+    hardware, recipe = provenance["hardware"], record["recipe"]
+    rows = []
+    for task, group in samples.groupby("task", sort=False):
+        tokens = group.prompt_tokens.mean() / group.answer_tokens.mean()
+        rows.append([task, f"{len(group)}", f"{group.score.mean():.1%}", f"{tokens:.1f}"])
+    rows.append(["mean", f"{len(samples)}", f"{samples.groupby('task').score.mean().mean():.1%}", ""])
+    return CARD.format(
+        parameters=record["parameters"] / 1e6,
+        layers=recipe["num_hidden_layers"],
+        hidden=recipe["hidden_size"],
+        tokens=record["tokens"] / 1e6,
+        minutes=record["seconds"] / 60,
+        machine=f"{hardware['cores']} cores of {hardware['cpu']}",
+        seed=record["seed"],
+        data=record["data"]["sha256"],
+        sha=provenance["git"]["sha"],
+        table=pipe_table(["task", "held-out items", "score", "prompt:answer tokens"], rows),
+    )
+
+
+CARD = """# The embedded base model
+
+A Llama of {parameters:.2f} million parameters ({layers} layers, hidden size {hidden}, own tokenizer), trained by this
+project on four synthetic tasks in the shape of enterprise prompts: code completion, text-to-SQL, summarisation and RAG
+(`swiftkv/workloads/tasks`). It exists so that SwiftKV can be distilled, served and judged end to end on a machine
+without GPU or model hub. It knows nothing beyond these tasks; use it for nothing else. Licence: Apache-2.0.
+
+Every name (function, table, column, service, entity) of the test split is absent from training. Held-out scores, greedy
+generation by vLLM:
+
+{table}
+
+Training: {tokens:.1f} million tokens, {minutes:.0f} minutes on {machine}, seed {seed}, data hash `{data}`, code
+at commit `{sha}`. `training.json` is the record, `training.jsonl` the loss curve. To train it again:
+
+```bash
+swiftkv train-base --config config/config.yaml --out my/base --work my/base-work   # resumable
+```
+"""
+
+
+def texts(config: RunConfig, machine: str) -> dict[Path, str]:
+    """The generated texts as the committed evidence of `machine` has them: README and card."""
+    where = f"results/reference/{machine}/{config.scale}"
+    results = Results(config.scale, ROOT / where)
+    readme = between((ROOT / "README.md").read_text("utf-8"), "results", results_block(results, where))
+    found = {ROOT / "README.md": readme}
+    if config["base"]["source"] == "embedded":
+        base, samples = ROOT / config["base"]["path"], results.samples
+        found[base / "README.md"] = card(base, samples[samples.arm == BASE_ARM])
+    return found
+
+
+def run(config: RunConfig, machine: str) -> None:
+    """Copy the evidence of a finished run to results/reference/`machine` and write the texts made from it.
+
+    Raises UserError if a result is missing or names a directory of this machine.
+    """
+    source, target = config.results, ROOT / "results" / "reference" / machine / config.scale
+    copy_evidence(source, target)
+    for path, text in texts(config, machine).items():
+        files.write_text(path, text)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    stages = stages_block(source, Results(config.scale, source).origin("throughput").hardware)
+    files.write_text(ROOT / "README.md", between(readme, "stages", stages))

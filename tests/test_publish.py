@@ -1,0 +1,56 @@
+"""Published texts: made from evidence, and the committed ones are what the committed evidence says."""
+
+import pytest
+from synthetic_results import build
+
+from swiftkv import publish
+from swiftkv.config import ROOT, load_config
+from swiftkv.errors import UserError
+from swiftkv.results import Results
+
+COMMITTED = sorted(path.name for path in (ROOT / "results" / "reference").glob("*") if (path / "cpu").is_dir())
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config(ROOT / "config" / "config.yaml")
+
+
+@pytest.fixture
+def results(config, tmp_path):
+    scale = build(tmp_path, config)
+    claims = "id,statement,source,published,measured,ci_low,ci_high,unit,hardware,verdict,evidence\n"
+    (scale / "claims.csv").write_text(claims + "a,s,p,1,1,1,1,x,h,partly,e\nb,s,p,1,,,,x,,not measured,e\n")
+    return Results(config.scale, scale)
+
+
+def test_results_block_has_a_row_per_arm_and_the_tally(results, config):
+    block = publish.results_block(results, "results/reference/x/cpu")
+    for variant in config.variants:
+        assert f"| {variant.name} |" in block
+    assert "2 claims: 1 partly, 1 not measured" in block and "SYNTHETIC TEST DATA" in block
+
+
+def test_text_outside_the_markers_stays(results):
+    text = "before\n<!-- results -->old<!-- /results -->\nafter\n"
+    made = publish.between(text, "results", "new")
+    assert made == "before\n<!-- results -->\nnew\n<!-- /results -->\nafter\n"
+    with pytest.raises(UserError, match="stages"):
+        publish.between(text, "stages", "new")
+
+
+def test_evidence_keeps_results_and_leaves_models_and_machine_paths_out(results, tmp_path):
+    publish.copy_evidence(results.directory, tmp_path / "kept")
+    kept = {path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()}
+    assert {"claims.csv", "summary.csv", "samples.jsonl", "gates.json"} <= kept
+    assert not [name for name in kept if name.endswith(".safetensors")]
+    (results.directory / "claims.md").write_text(f"see {ROOT}/results")
+    with pytest.raises(UserError, match=r"claims\.md: names a directory of this machine"):
+        publish.copy_evidence(results.directory, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("machine", COMMITTED)
+def test_committed_texts_are_what_the_committed_evidence_says(machine, config):
+    for path, text in publish.texts(config, machine).items():
+        assert path.read_text("utf-8") == text, f"{path}: run `swiftkv publish` instead of editing it"
