@@ -1,6 +1,11 @@
 """Fixtures shared by all tests."""
 
+import hypothesis
 import pytest
+
+# How long an example takes depends on what else the machine does; timings belong in benchmarks.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 TINY_SHAPE = {
     "hidden_size": 64,
