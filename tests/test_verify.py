@@ -5,15 +5,14 @@ from fractions import Fraction
 import pytest
 
 from swiftkv import files, verify
-from swiftkv.config import from_dict as config_from
-from swiftkv.config import load_config, merge
+from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.convert import convert
 from swiftkv.errors import UserError
 
 SMALL = {
     "variants": [{"name": "skip50-across2", "skip": 0.5, "key_value_group_size": 2}],
     "verify": {
-        "prompt_lengths": [1, 7, 150],
+        "prompt_lengths": [1, 150],
         "generate": 8,
         "max_num_batched_tokens": 64,
         "tolerance": 0.001,
@@ -24,7 +23,7 @@ STUDENT = "skip50-across2"
 
 
 def small_config(**changes):
-    return config_from(merge(merge(load_config().raw, SMALL), changes))
+    return RunConfig(merge(merge(load_config().raw, SMALL), changes), "test")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,14 @@ def test_kv_memory_divides_into_whole_blocks_for_every_model(tiny_base, students
     for shape, caches in ((checks.base, 8), (verify.read_shape(students[STUDENT]), 6)):
         assert checks.kv_caches(shape) == caches
         assert checks.kv_bytes() % (per_block * caches) == 0
-    assert checks.kv_bytes() / (per_block * 8) * verify.BLOCK >= 3 * checks.max_len
+    assert checks.kv_bytes() / (per_block * 8) * verify.BLOCK >= 8 * checks.max_len
+
+
+def test_prompts_are_held_out_text_of_every_task_at_every_length(tiny_base):
+    first, second = (verify.prompts(small_config(), tiny_base) for _ in range(2))
+    prompts, questions = first
+    assert first == second and sorted(map(len, prompts)) == [1] * 4 + [150] * 4
+    assert len(questions) == len(prompts) and all(len(question) > 3 for question in questions)
 
 
 def test_reference_sees_a_wrong_logit_and_a_wrong_token(tiny_base):
@@ -75,7 +81,7 @@ def test_gates_pass_and_say_what_they_measured(tiny_base, students, tmp_path):
     }
     assert gates["base", "l-equals-L"]["measured"] == 0
     assert gates[STUDENT, "kv-capacity"]["measured"] == float(Fraction(8, 6))
-    assert gates[STUDENT, "early-exit"]["measured"] == 3
+    assert gates[STUDENT, "early-exit"]["measured"] == 8
     assert gates[STUDENT, "prefix-cache-hits"]["measured"] >= 128
     assert files.read_json(f"{out}.provenance.json")["stage"] == "verify"
 
@@ -85,7 +91,7 @@ def test_failed_gates_are_written_and_named(tiny_base, students, tmp_path, monke
     """Full prefill by environment breaks the promises of early exit; no tolerance fails every comparison."""
     monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
     out = tmp_path / "gates.json"
-    with pytest.raises(UserError, match=rf"{STUDENT} early-exit: 158, limit 3"):
+    with pytest.raises(UserError, match=rf"{STUDENT} early-exit: 604, limit 8"):
         verify.run(small_config(verify={"tolerance": 1e-12}), tiny_base, students, out)
     result = files.read_json(out)
     failed = {gate["gate"] for gate in result["gates"] if not gate["passed"]}

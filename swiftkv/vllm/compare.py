@@ -28,9 +28,12 @@ class Difference:
 
 
 class Reference:
-    """A model in Transformers, float32, every token through every layer."""
+    """A model in Transformers, every token through every layer.
 
-    def __init__(self, directory: Path):
+    float64, so that rounding of the reference does not count as an error of vLLM (norms stay float32 there).
+    """
+
+    def __init__(self, directory: Path, dtype: str = "float64"):
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
@@ -39,7 +42,7 @@ class Reference:
 
         disable_progress_bar()
         self.torch = torch
-        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
 
     def logits(self, tokens: Sequence[int]):
         """Token ids [T] -> logits [T, vocabulary]."""
@@ -58,15 +61,19 @@ class Reference:
             count += len(answer.tokens)
         return Difference(delta, mismatches, count)
 
+    def prompt_logits(self, prompt: Sequence[int]) -> list[float]:
+        """The raw logit of every prompt token after the first, as the token before it predicts it."""
+        return self.logits(prompt)[:-1].gather(1, self.torch.tensor(prompt[1:])[:, None])[:, 0].tolist()
+
     def prompt_delta(self, prompt: Sequence[int], scores: Sequence[dict | None]) -> float:
-        """Largest |delta| of the log-probabilities of prompt tokens; `scores` as vLLM returns raw prompt logits."""
-        rows = self.logits(prompt)
-        deltas = [
-            abs(rows[position - 1, token].item() - scores[position][token].logprob)
-            for position, token in enumerate(prompt)
-            if position
-        ]
-        return max(deltas, default=0.0)
+        """Largest |delta| of the logits of prompt tokens; `scores` as vLLM returns raw prompt logits."""
+        theirs = [score[token].logprob for token, score in zip(prompt[1:], scores[1:], strict=True)]
+        return largest_delta(self.prompt_logits(prompt), theirs)
+
+
+def largest_delta(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Largest absolute difference of two lists; 0 if they are empty."""
+    return max((abs(a - b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
 
 
 def generate(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -> list[Answer]:
