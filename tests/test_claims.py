@@ -187,6 +187,20 @@ def test_no_distillation_step_is_no_light_distillation(root):
     assert verdicts(root).verdict["light-distillation"] == "not measured"
 
 
+def test_light_distillation_is_judged_where_rewiring_alone_costs_something(root):
+    path = root / "cpu" / "accuracy" / "summary.csv"
+    frame = pd.read_csv(path)
+    control = frame.arm == "skip50-undistilled"
+    frame.loc[control, "score"] = frame.loc[control, "base_score"] - 0.002
+    frame.to_csv(path, index=False)
+    judged = verdicts(root)
+    assert "rewiring alone costs skip50 only 0.2%" in judged.evidence["light-distillation"]
+    assert judged.verdict["light-distillation"] == "reproduced"
+    frame.loc[frame.arm.str.endswith("-undistilled"), "score"] = frame.base_score
+    frame.to_csv(path, index=False)
+    assert verdicts(root).verdict["light-distillation"] == "not comparable"
+
+
 def test_missing_student_is_not_measured(root):
     raw = json.loads(json.dumps(CONFIG.raw))
     raw["variants"] = [v for v in raw["variants"] if v["name"] in ("skip25", "skip50")]

@@ -20,7 +20,11 @@ def broken(change: dict) -> str:
 
 def test_default_config_is_valid_and_names_every_arm():
     names = [variant.name for variant in DEFAULT.variants]
-    assert DEFAULT.accuracy_arms == ["base", *names, "skip50-undistilled"]
+    assert DEFAULT.accuracy_arms == [
+        "base",
+        *names,
+        *(f"{name}-undistilled" for name in ("skip50", "skip62", "skip50-across4")),
+    ]
 
 
 @pytest.mark.parametrize(
