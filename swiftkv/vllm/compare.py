@@ -55,7 +55,7 @@ class Reference:
         for answer in answers:
             rows = self.logits(answer.prompt + answer.tokens[:-1])[len(answer.prompt) - 1 :]
             for row, top in zip(rows, answer.logits, strict=True):
-                theirs = self.torch.tensor(list(top.values()))
+                theirs = self.torch.tensor(list(top.values()), dtype=row.dtype)
                 delta = max(delta, (row[list(top)] - theirs).abs().max().item())
             mismatches += (rows.argmax(-1) != self.torch.tensor(answer.tokens)).sum().item()
             count += len(answer.tokens)
