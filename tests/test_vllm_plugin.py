@@ -1,5 +1,6 @@
 """The vLLM plugin against Transformers, on small random models: exact logits, real savings, clear refusals."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -211,7 +212,7 @@ def test_served_engine_refuses_goes_on_and_dies_with_its_parent(student):
     command = [sys.executable, str(script), str(student(4, 2))]
     front = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     try:
-        lines = [line for line in iter(front.stdout.readline, "READY\n") if line]
+        lines = list(itertools.takewhile(lambda line: line != "READY\n", front.stdout))  # ends if the front end does
         children = psutil.Process(front.pid).children(recursive=True)
     finally:
         front.kill()

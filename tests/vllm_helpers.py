@@ -32,7 +32,8 @@ async def ask(engine, name: str, **sampling) -> str:
 
 async def serve(directory: str) -> None:
     """Ask a served engine for prompt log-probabilities, then normally; print the answers; wait to be killed."""
-    from vllm import AsyncEngineArgs, AsyncLLM
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
 
     settings = {k: v for k, v in SETTINGS.items() if k != "kv_cache_gib"}
     engine = AsyncLLM.from_engine_args(
