@@ -1,4 +1,4 @@
-"""Base Llama checkpoint -> SwiftKV student in the published format, and a strict check of either.
+"""Base checkpoint -> SwiftKV student in the published format, and a strict check of either.
 
 Transformers silently fills a missing tensor with random numbers and vLLM leaves it as allocated, so every
 model directory goes through `check_checkpoint` before anything is measured on it.
@@ -13,15 +13,14 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-import swiftkv.modeling  # noqa: F401 - registers the SwiftKV classes with Transformers
 from swiftkv import files
 from swiftkv.config import check_cut
 from swiftkv.errors import UserError
+from swiftkv.modeling import FAMILIES  # importing it registers the SwiftKV classes with Transformers
 from swiftkv.provenance import Provenance
 
-BASE_TYPES = ("llama",)
-STUDENT_TYPES = ("llama_swiftkv",)
-ARCHITECTURE = "LlamaSwiftKVForCausalLM"
+BASE_TYPES = tuple(FAMILIES)
+STUDENT_TYPES = tuple(model.config_class.model_type for model in FAMILIES.values())
 INDEX = "model.safetensors.index.json"
 Tensors = dict[str, torch.Tensor]
 # What a student takes over from its base besides weights and config.json.
@@ -86,7 +85,7 @@ def load_tensors(directory: Path) -> Tensors:
 
 
 def parse_config(directory: Path, raw: dict) -> PreTrainedConfig:
-    """The Transformers configuration. Raises UserError for a cut, group or other value not allowed."""
+    """The Transformers configuration. Raises UserError for a cut, group, sliding window or other value not allowed."""
     where = f"{directory}/config.json"
     if raw["model_type"] in STUDENT_TYPES:
         names = ("num_key_value_layers", "num_hidden_layers", "key_value_group_size")
@@ -95,9 +94,12 @@ def parse_config(directory: Path, raw: dict) -> PreTrainedConfig:
             raise UserError(f"{where}: {', '.join(names)} are {numbers}; they must be whole numbers")
         check_cut(*numbers, where=where)
     try:
-        return AutoConfig.from_pretrained(directory)
+        config = AutoConfig.from_pretrained(directory)
     except Exception as error:
         raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+    if window := getattr(config, "sliding_window", None):
+        raise UserError(f"{where}: sliding_window is {window}; SwiftKV supports no sliding windows, allowed is null")
+    return config
 
 
 def num_hidden_layers(directory: str | Path) -> int:
@@ -159,9 +161,12 @@ def initial_tensors(base: Tensors, layers: int, cut: int, group: int) -> Tensors
     return made
 
 
-def frozen_tensors(base: Tensors, layers: int, cut: int) -> Tensors:
-    """The base tensors a student keeps: all but the late layers' q, k, v projections, dead at inference."""
-    dead = tuple(f"model.layers.{j}.self_attn.{n}_proj." for j in range(cut, layers) for n in "qkv")
+def frozen_tensors(base: Tensors, layers: int, cut: int, group: int) -> Tensors:
+    """The base tensors a student keeps: all but those dead at inference, which are the late layers' q, k and v
+    projections and the key norms (Qwen3) of layers that do not lead a group."""
+    late = range(cut, layers)
+    dead = tuple(f"model.layers.{j}.self_attn.{n}_proj." for j in late for n in "qkv")
+    dead += tuple(f"model.layers.{j}.self_attn.k_norm." for j in late if (j - cut) % group)
     return {name: tensor for name, tensor in base.items() if not name.startswith(dead)}
 
 
@@ -190,21 +195,22 @@ def write_student(base_dir: Path, out_dir: Path, cut: int, group: int, trained: 
     layers = raw["num_hidden_layers"]
     made = initial_tensors(base, layers, cut, group)
     made |= {name: tensor.to(made[name].dtype) for name, tensor in (trained or {}).items()}
-    raw |= {"model_type": STUDENT_TYPES[0], "architectures": [ARCHITECTURE], "swiftkv": True}
+    model = FAMILIES[raw["model_type"]]
+    raw |= {"model_type": model.config_class.model_type, "architectures": [model.__name__], "swiftkv": True}
     raw |= {"num_key_value_layers": cut, "key_value_group_size": group}
     stage = "distill" if trained else "convert"
     with (
         Provenance(stage, inputs=weight_files(base_dir), cut=cut, group=group) as provenance,
         files.atomic_dir(out_dir) as directory,
     ):
-        save_model(directory, raw, frozen_tensors(base, layers, cut) | made)
+        save_model(directory, raw, frozen_tensors(base, layers, cut, group) | made)
         copy_companions(base_dir, directory)
         check_checkpoint(directory)
         provenance.save(directory / "config.json")
 
 
 def convert(base_dir: str | Path, out_dir: str | Path, cut: int, group: int) -> None:
-    """Convert a base Llama directory into an undistilled student: cut `cut` (1..L), AcrossKV group `group`.
+    """Convert a base model directory into an undistilled student: cut `cut` (1..L), AcrossKV group `group`.
 
     Raises UserError for a damaged or unsupported base, a cut outside 1..L or a group that does not divide.
     """

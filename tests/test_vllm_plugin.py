@@ -54,14 +54,15 @@ def test_plugin_registers_once_and_leaves_base_models_alone():
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    from swiftkv.vllm.plugin import ARCHITECTURE, MODEL_CLASS, register
+    from swiftkv.vllm.plugin import ARCHITECTURES, register
 
     before = ModelRegistry.models["LlamaForCausalLM"]
     register()
-    first = ModelRegistry.models[ARCHITECTURE], MODELS_CONFIG_MAP[ARCHITECTURE]
+    first = {name: (ModelRegistry.models[name], MODELS_CONFIG_MAP[name]) for name in ARCHITECTURES}
     register()
-    assert (ModelRegistry.models[ARCHITECTURE], MODELS_CONFIG_MAP[ARCHITECTURE]) == first
-    assert f"{first[0].module_name}:{first[0].class_name}" == MODEL_CLASS
+    assert {name: (ModelRegistry.models[name], MODELS_CONFIG_MAP[name]) for name in ARCHITECTURES} == first
+    for name, (model, _) in first.items():
+        assert f"{model.module_name}:{model.class_name}" == ARCHITECTURES[name]
     assert ModelRegistry.models["LlamaForCausalLM"] is before
     assert "LlamaForCausalLM" not in MODELS_CONFIG_MAP
 

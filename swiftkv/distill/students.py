@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from swiftkv.config import SwiftKVVariant
 from swiftkv.convert import frozen_tensors, initial_tensors
 from swiftkv.distill.loss import kl_loss
 from swiftkv.distill.teacher import Teacher, TeacherPass
 from swiftkv.errors import UserError
-from swiftkv.modeling import LlamaSwiftKVConfig, LlamaSwiftKVForCausalLM
+from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.decoder import SharedKV
 
 CLIP = 1.0  # largest norm of a student's gradient
@@ -26,19 +26,20 @@ class Losses:
     agreement: torch.Tensor
 
 
-def build_student(base: LlamaForCausalLM, cut: int, group: int) -> LlamaSwiftKVForCausalLM:
+def build_student(base: PreTrainedModel, cut: int, group: int) -> PreTrainedModel:
     """An undistilled student whose frozen weights are the tensors of `base`; only SwiftKV tensors are its own.
 
     Its own are float32 and trainable: q, k and v_proj_swiftkv and norm_swiftkv.
     """
     tensors, layers = dict(base.named_parameters()), base.config.num_hidden_layers
     shape = {k: v for k, v in base.config.to_dict().items() if k not in ("model_type", "architectures")}
-    config = LlamaSwiftKVConfig(**shape, num_key_value_layers=cut, key_value_group_size=group)
+    family = FAMILIES[base.config.model_type]
+    config = family.config_class(**shape, num_key_value_layers=cut, key_value_group_size=group)
     config._attn_implementation = base.config._attn_implementation
     with torch.device("meta"):
-        student = LlamaSwiftKVForCausalLM(config)
+        student = family(config)
     own = {name: tensor.float() for name, tensor in initial_tensors(tensors, layers, cut, group).items()}
-    student.load_state_dict(frozen_tensors(tensors, layers, cut) | own, strict=False, assign=True)
+    student.load_state_dict(frozen_tensors(tensors, layers, cut, group) | own, strict=False, assign=True)
     student.tie_weights()
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name in own and cut < layers)

@@ -1,7 +1,7 @@
 """Configuration of SwiftKV models, with the field names of the published checkpoints."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlamaConfig
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 
 class SwiftKVConfigMixin:
@@ -28,28 +28,14 @@ class SwiftKVConfigMixin:
         return layer if late < 0 else self.num_key_value_layers + late // self.key_value_group_size
 
     def check_swiftkv(self) -> None:
-        """Raise ValueError unless 1 <= l <= L and n divides L - l."""
+        """Raise ValueError unless 1 <= l <= L, n divides L - l, and no layer has a sliding window."""
         cut, layers, group = self.num_key_value_layers, self.num_hidden_layers, self.key_value_group_size
         if not 1 <= cut <= layers:
             raise ValueError(f"num_key_value_layers is {cut}; allowed is 1 to {layers} (num_hidden_layers)")
         if group < 1 or (layers - cut) % group:
             raise ValueError(f"key_value_group_size {group} does not divide the {layers - cut} layers above the cut")
-
-
-@strict
-class LlamaSwiftKVConfig(SwiftKVConfigMixin, LlamaConfig):
-    """Llama with SwiftKV (paper, sections 3.2 and 3.3).
-
-    `num_key_value_layers` is the cut l: layers 0..l-1 are ordinary (default: all of them, no SwiftKV);
-    `key_value_group_size` is n, the late layers that share one KV cache. `swiftkv` is kept for published
-    checkpoints. Raises StrictDataclassError if l is out of range or n does not divide L - l.
-    """
-
-    model_type = "llama_swiftkv"
-
-    swiftkv: bool = True
-    num_key_value_layers: int | None = None
-    key_value_group_size: int = 1
+        if window := getattr(self, "sliding_window", None):
+            raise ValueError(f"sliding_window is {window}: SwiftKV has no sliding windows; allowed is null")
 
     def __post_init__(self, **kwargs):
         if self.num_key_value_layers is None:
@@ -60,3 +46,53 @@ class LlamaSwiftKVConfig(SwiftKVConfigMixin, LlamaConfig):
         """Part of `@strict` validation: the base checks and the cut."""
         super().validate_architecture()
         self.check_swiftkv()
+
+
+@strict
+class LlamaSwiftKVConfig(SwiftKVConfigMixin, LlamaConfig):
+    """Llama with SwiftKV (paper, sections 3.2 and 3.3).
+
+    `num_key_value_layers` is the cut l: layers 0..l-1 are ordinary (default: all of them, no SwiftKV);
+    `key_value_group_size` is n, the late layers that share one KV cache. `swiftkv` is kept for published
+    checkpoints. Raises StrictDataclassError if l is out of range, n does not divide L - l, or a window slides.
+    """
+
+    model_type = "llama_swiftkv"
+
+    swiftkv: bool = True
+    num_key_value_layers: int | None = None
+    key_value_group_size: int = 1
+
+
+@strict
+class Qwen2SwiftKVConfig(SwiftKVConfigMixin, Qwen2Config):
+    """Qwen2 and Qwen2.5 with SwiftKV; fields as `LlamaSwiftKVConfig`."""
+
+    model_type = "qwen2_swiftkv"
+
+    swiftkv: bool = True
+    num_key_value_layers: int | None = None
+    key_value_group_size: int = 1
+
+
+@strict
+class Qwen3SwiftKVConfig(SwiftKVConfigMixin, Qwen3Config):
+    """Dense Qwen3 with SwiftKV; fields as `LlamaSwiftKVConfig`."""
+
+    model_type = "qwen3_swiftkv"
+
+    swiftkv: bool = True
+    num_key_value_layers: int | None = None
+    key_value_group_size: int = 1
+
+
+@strict
+class MistralSwiftKVConfig(SwiftKVConfigMixin, MistralConfig):
+    """Mistral without a sliding window, with SwiftKV; fields as `LlamaSwiftKVConfig`."""
+
+    model_type = "mistral_swiftkv"
+
+    sliding_window: int | None = None
+    swiftkv: bool = True
+    num_key_value_layers: int | None = None
+    key_value_group_size: int = 1

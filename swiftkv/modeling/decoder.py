@@ -11,8 +11,9 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 RENAMED = ("q_proj", "k_proj", "v_proj")
-# A late layer's ordinary projections: published checkpoints carry them, inference never reads them.
-DEAD_TENSORS = r"layers\.\d+\.self_attn\.[qkv]_proj\.(weight|bias)"
+# A late layer's ordinary projections, and the key norm of a layer that only reads its group's cache: published
+# checkpoints carry them, inference never reads them.
+DEAD_TENSORS = r"layers\.\d+\.self_attn\.([qkv]_proj\.(weight|bias)|k_norm\.weight)"
 
 
 class SharedKV:
@@ -43,7 +44,8 @@ class SharedKV:
 class SwiftKVAttention:
     """Attention of a late layer; goes before the family's attention class in the bases.
 
-    `rotate(q, k, cos, sin)` and `eager(...)` are the family's RoPE and eager attention functions.
+    `rotate(q, k, cos, sin)` and `eager(...)` are the family's RoPE and eager attention functions. Where the family
+    normalises queries and keys per head (Qwen3), its own q_norm and k_norm go on doing so.
     """
 
     rotate: staticmethod
@@ -57,10 +59,13 @@ class SwiftKVAttention:
             projection = self._modules.pop(name)
             if name == "q_proj" or self.leads_group:
                 self.add_module(f"{name}_swiftkv", projection)
+        if not self.leads_group:
+            self._modules.pop("k_norm", None)
 
-    def heads(self, projected: torch.Tensor) -> torch.Tensor:
-        """[B, T, heads * size] -> [B, heads, T, size]."""
-        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+    def heads(self, projected: torch.Tensor, norm: str | None = None) -> torch.Tensor:
+        """[B, T, heads * size] -> [B, heads, T, size], through the family's per-head `norm` if it has one."""
+        split = projected.unflatten(-1, (-1, self.head_dim))
+        return (self._modules[norm](split) if norm in self._modules else split).transpose(1, 2)
 
     def rope(self, states: torch.Tensor, position_embeddings) -> torch.Tensor:
         """Rotary embedding of queries or keys [B, heads, T, size]."""
@@ -68,7 +73,7 @@ class SwiftKVAttention:
 
     def write_kv(self, shared_kv: SharedKV, position_embeddings, past_key_values) -> None:
         """Project z to this group's K and V and append them to the KV cache if there is one."""
-        key = self.rope(self.heads(self.k_proj_swiftkv(shared_kv.z)), position_embeddings)
+        key = self.rope(self.heads(self.k_proj_swiftkv(shared_kv.z), "k_norm"), position_embeddings)
         value = self.heads(self.v_proj_swiftkv(shared_kv.z))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.cache_index)
@@ -86,7 +91,7 @@ class SwiftKVAttention:
         """hidden_states [B, T, D], normalised -> attention output [B, T, D] and weights if eager."""
         if self.leads_group and not shared_kv.complete:
             self.write_kv(shared_kv, position_embeddings, past_key_values)
-        query = self.rope(self.heads(self.q_proj_swiftkv(hidden_states)), position_embeddings)
+        query = self.rope(self.heads(self.q_proj_swiftkv(hidden_states), "q_norm"), position_embeddings)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, self.eager)
         dropout = self.attention_dropout if self.training else 0.0
         key, value = shared_kv.pairs[self.cache_index]

@@ -26,21 +26,30 @@ def leaders(config) -> range:
 
 
 class LateKV(nn.Module):
-    """K and V of all late groups from x_l: one norm, one matrix product and one RoPE for all of them."""
+    """K and V of all late groups from x_l: one norm, one matrix product and one RoPE for all of them.
 
-    def __init__(self, config, attention: nn.Module, norm: nn.Module, quant_config, prefix: str):
+    `attentions` are the late attentions of the group leaders; their key norms (Qwen3) apply to their groups.
+    """
+
+    def __init__(self, config, attentions: list[nn.Module], norm: nn.Module, quant_config, prefix: str):
         super().__init__()
-        self.groups = len(leaders(config))
-        self.heads, self.head_dim = attention.num_kv_heads, attention.head_dim
-        self.norm, self.rotary_emb = norm, attention.rotary_emb
+        first, self.groups = attentions[0], len(attentions)
+        self.heads, self.head_dim = first.num_kv_heads, first.head_dim
+        self.norm, self.rotary_emb = norm, first.rotary_emb
+        self.k_norms = nn.ModuleList(a.k_norm for a in attentions if a.k_norm is not None)
         self.kv_proj = MergedColumnParallelLinear(
             config.hidden_size,
-            [attention.total_num_kv_heads * self.head_dim] * (2 * self.groups),
-            bias=attention.kv_bias,
+            [first.total_num_kv_heads * self.head_dim] * (2 * self.groups),
+            bias=first.kv_bias,
             quant_config=quant_config,
             return_bias=False,
             prefix=f"{prefix}.kv_proj",
         )
+
+    def normalise(self, k: torch.Tensor) -> torch.Tensor:
+        """Each group's K [T, groups, heads, head size] through the key norm of its leader."""
+        groups = zip(self.k_norms, k.unbind(1), strict=True)
+        return torch.stack([norm(group.contiguous()) for norm, group in groups], 1)
 
     def forward(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor
@@ -48,8 +57,10 @@ class LateKV(nn.Module):
         """x_l = hidden_states + residual, [T, D] -> x_l, and K and V [T, groups, key-value heads, head size]."""
         z, x = self.norm(hidden_states, residual)
         k, v = self.kv_proj(z).chunk(2, dim=-1)
-        k, _ = self.rotary_emb(positions, k, None)
         shape = (-1, self.groups, self.heads, self.head_dim)
+        if self.k_norms:
+            k = self.normalise(k.view(shape)).flatten(1)
+        k, _ = self.rotary_emb(positions, k, None)
         return x, k.view(shape), v.view(shape)
 
 
@@ -92,8 +103,8 @@ class LateDecoder(nn.Module):
 class SwiftKVModel:
     """The decoder stack; goes before the family's vLLM model class in the bases.
 
-    The family's `__init__` must have built `embed_tokens`, `layers` and `norm`; late layers take their attention from
-    a class with the attributes of `LlamaLateAttention`. The class that mixes this in needs `@ignore_torch_compile`.
+    The family's `__init__` must have built `embed_tokens`, `layers` and `norm`, with late layers from
+    `swiftkv.vllm.late.late_layer`. The class that mixes this in needs `@ignore_torch_compile`.
     `token_counts`, None unless a test or gate sets a Counter, adds up the tokens that ran each half.
     """
 
@@ -107,7 +118,8 @@ class SwiftKVModel:
         self.late_layer_names = [self.layers[j].self_attn.attn.layer_name for j in leaders(config)]
         if not self.late_layer_names:
             return
-        late_kv = LateKV(config, self.layers[cut].self_attn, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv")
+        attentions = [self.layers[j].self_attn for j in leaders(config)]
+        late_kv = LateKV(config, attentions, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv")
         from vllm.compilation.backends import set_model_tag
 
         with set_model_tag("early_decoder"):

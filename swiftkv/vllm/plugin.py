@@ -6,22 +6,28 @@ https://docs.vllm.ai/en/latest/design/plugin_system/
 
 import os
 
-ARCHITECTURE = "LlamaSwiftKVForCausalLM"
-MODEL_CLASS = "swiftkv.vllm.llama:LlamaSwiftKVForCausalLM"
+ARCHITECTURES = {
+    "LlamaSwiftKVForCausalLM": "swiftkv.vllm.llama:LlamaSwiftKVForCausalLM",
+    "MistralSwiftKVForCausalLM": "swiftkv.vllm.llama:LlamaSwiftKVForCausalLM",
+    "Qwen2SwiftKVForCausalLM": "swiftkv.vllm.qwen2:Qwen2SwiftKVForCausalLM",
+    "Qwen3SwiftKVForCausalLM": "swiftkv.vllm.qwen3:Qwen3SwiftKVForCausalLM",
+}
 DIE_WITH_PARENT = "SWIFTKV_DIE_WITH_PARENT"
 
 
 def register() -> None:
-    """Register configuration, model class (imported only when used) and engine settings. May be called again."""
+    """Register configurations, model classes (imported only when used), engine settings. May be called again."""
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
     import swiftkv.modeling  # noqa: F401 - registers the configuration with AutoConfig
     from swiftkv.vllm.guards import EngineSettings
 
-    MODELS_CONFIG_MAP.setdefault(ARCHITECTURE, EngineSettings)
-    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(ARCHITECTURE, MODEL_CLASS)
+    known = ModelRegistry.get_supported_archs()
+    for architecture, model_class in ARCHITECTURES.items():
+        MODELS_CONFIG_MAP.setdefault(architecture, EngineSettings)
+        if architecture not in known:
+            ModelRegistry.register_model(architecture, model_class)
     if os.environ.get(DIE_WITH_PARENT):
         die_with_parent()
 

@@ -48,6 +48,8 @@ class WeightMap:
             return f"{LATE_KV}.{kind}", shard
         if layer >= self.cut and module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
             return None  # published checkpoints carry them; inference never reads them
+        if layer >= self.cut and layer not in self.leaders and module == "self_attn.k_norm":
+            return None  # it reads the K of its group's first layer
         merged, shard = MERGED.get(module, (module, None))
         return f"model.layers.{layer}.{merged}.{kind}", shard
 

@@ -1,0 +1,40 @@
+"""Qwen2 and Qwen2.5 with SwiftKV: `model_type` qwen2_swiftkv, architecture Qwen2SwiftKVForCausalLM."""
+
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2Attention,
+    Qwen2DecoderLayer,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+
+from swiftkv.modeling import decoder
+from swiftkv.modeling.configuration import Qwen2SwiftKVConfig
+
+
+class Qwen2SwiftKVAttention(decoder.SwiftKVAttention, Qwen2Attention):
+    rotate = staticmethod(apply_rotary_pos_emb)
+    eager = staticmethod(eager_attention_forward)
+
+
+class Qwen2SwiftKVDecoderLayer(decoder.SwiftKVDecoderLayer, Qwen2DecoderLayer):
+    attention_class = Qwen2SwiftKVAttention
+
+
+class Qwen2SwiftKVModel(decoder.SwiftKVModel, Qwen2Model):
+    config: Qwen2SwiftKVConfig
+    config_class = Qwen2SwiftKVConfig
+    layer_class = Qwen2SwiftKVDecoderLayer
+    _no_split_modules = ["Qwen2DecoderLayer", "Qwen2SwiftKVDecoderLayer"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012
+
+
+class Qwen2SwiftKVForCausalLM(decoder.SwiftKVForCausalLM, Qwen2ForCausalLM):
+    """q, k and v have biases; so have their SwiftKV counterparts."""
+
+    config: Qwen2SwiftKVConfig
+    config_class = Qwen2SwiftKVConfig
+    model_class = Qwen2SwiftKVModel
+    _no_split_modules = ["Qwen2DecoderLayer", "Qwen2SwiftKVDecoderLayer"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012
