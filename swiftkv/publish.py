@@ -16,7 +16,7 @@ from swiftkv import files
 from swiftkv.claims.report import ORDER
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.results import Results
+from swiftkv.results import COUNTS, Results
 
 KEPT = (
     "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "
@@ -32,8 +32,12 @@ STAGES = {  # benchmark files of a stage -> what it leaves behind
 MIB = 1 << 20
 
 
-def copy_evidence(source: Path, target: Path) -> None:
-    """Copy the KEPT files of a run. Raises UserError if one names a directory of this machine."""
+def copy_evidence(results: Results, target: Path) -> None:
+    """Copy the KEPT files of a run, and parameter counts in place of its models.
+
+    Raises UserError if a file names a directory of this machine.
+    """
+    source = results.directory
     with files.atomic_dir(target) as directory:
         for path in sorted({path for pattern in KEPT for path in source.glob(pattern) if path.is_file()}):
             if str(ROOT).encode() in path.read_bytes():
@@ -41,6 +45,7 @@ def copy_evidence(source: Path, target: Path) -> None:
             copy = directory / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+        files.write_text(directory / COUNTS, results.parameters.to_csv(index=False))
 
 
 def between(text: str, name: str, block: str) -> str:
@@ -189,10 +194,10 @@ def run(config: RunConfig, machine: str) -> None:
 
     Raises UserError if a result is missing or names a directory of this machine.
     """
-    source, target = config.results, ROOT / "results" / "reference" / machine / config.scale
-    copy_evidence(source, target)
+    results = Results(config.scale, config.results)
+    copy_evidence(results, ROOT / "results" / "reference" / machine / config.scale)
     for path, text in texts(config, machine).items():
         files.write_text(path, text)
     readme = (ROOT / "README.md").read_text("utf-8")
-    stages = stages_block(source, Results(config.scale, source).origin("throughput").hardware)
+    stages = stages_block(config.results, results.origin("throughput").hardware)
     files.write_text(ROOT / "README.md", between(readme, "stages", stages))

@@ -68,6 +68,7 @@ FRAMES: dict[str, tuple[str, str]] = {
         "id statement source published measured ci_low ci_high unit hardware verdict evidence",
     ),
 }
+COUNTS = "models/parameters.csv"  # in published evidence alone
 MAY_BE_EMPTY = {"distill"}  # a run with no distillation step has no curve
 SAMPLES = "arm task id prompt_tokens answer_tokens generated_tokens prediction target score exact_match"
 
@@ -161,7 +162,12 @@ class Results:
 
     @cached_property
     def parameters(self) -> pd.DataFrame:
-        """Parameter counts per student, from the safetensors headers: arm, trained, base, share."""
+        """Parameter counts per student, from the safetensors headers: arm, trained, base, share.
+
+        Published evidence has no models; it holds the counts as a file.
+        """
+        if (counted := self.directory / COUNTS).is_file():
+            return read_rows(counted)
         base = sum(self.tensor_sizes(BASE_ARM).values())
         rows = []
         for path in sorted(self.directory.glob("models/*/config.json")):

@@ -1,4 +1,4 @@
-"""The pipeline end to end at a reduced size: every stage, killed once on the way, then nothing left to do."""
+"""The pipeline end to end at a reduced size: every stage, killed three times on the way, then nothing left to do."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from swiftkv.config import ROOT
 
 pytestmark = pytest.mark.pipeline
 RESULTS = ROOT / "results" / "smoke"
+ARMS = 3  # of the smoke scale: base and two variants
 COMMAND = ["snakemake", "--cores", "all", "--configfile", "config/smoke.yaml"]
 VERDICTS = {"reproduced", "partly", "not reproduced", "not comparable", "not measured"}
 
@@ -22,30 +23,32 @@ def snakemake(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=1500)
 
 
-def kill_in_distillation() -> None:
-    """Start the pipeline and SIGKILL everything as soon as distillation has left a checkpoint."""
+def kill_when(pattern: str, count: int) -> dict:
+    """Start the pipeline, SIGKILL all of it once `count` files match `pattern`; those files and their times."""
     process = subprocess.Popen(
         COMMAND, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        for _ in range(1200):
-            if process.poll() is not None or list((RESULTS / "work" / "distill").rglob("*.safetensors")):
-                break
+        while process.poll() is None and len(list(RESULTS.glob(pattern))) < count:
             time.sleep(0.1)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    assert not (RESULTS / "claims.csv").exists()
+    snakemake("--unlock")
+    return {path: path.stat().st_mtime_ns for path in RESULTS.glob(pattern)}
 
 
 @pytest.fixture(scope="module")
 def finished():
+    """The results of a run that was killed in distillation, throughput and accuracy, and the work done by then."""
     shutil.rmtree(RESULTS, ignore_errors=True)
-    kill_in_distillation()
-    assert not (RESULTS / "claims.csv").exists()
-    snakemake("--unlock")
-    done = snakemake()
-    assert done.returncode == 0, done.stderr[-6000:]
-    return RESULTS
+    kill_when("work/distill/state.safetensors", 1)
+    done = kill_when("work/throughput/*/ratio-10to1/000-0/*.json", ARMS)
+    done |= kill_when("work/accuracy/**/code-*.json", 1)
+    last = snakemake()
+    assert last.returncode == 0, last.stderr[-6000:]
+    return done
 
 
 def test_dry_run_of_both_scales_works():
@@ -56,17 +59,24 @@ def test_dry_run_of_both_scales_works():
         assert done.returncode == 0, done.stderr
 
 
+def test_killed_run_went_on_where_it_was(finished):
+    assert "resumed at step" in (RESULTS / "logs" / "distill.log").read_text()
+    assert len(finished) > ARMS
+    for path, time_ns in finished.items():
+        assert path.stat().st_mtime_ns == time_ns, f"{path} was made again"
+
+
 def test_every_deliverable_is_there(finished):
-    assert json.loads((finished / "verify" / "gates.json").read_text())["passed"]
-    claims = pd.read_csv(finished / "claims.csv")
+    assert json.loads((RESULTS / "verify" / "gates.json").read_text())["passed"]
+    claims = pd.read_csv(RESULTS / "claims.csv")
     assert set(claims["verdict"]) <= VERDICTS and claims["id"].is_unique
     for pattern, least in (("figures/*.png", 7), ("tables/*.tex", 7), ("notebooks/*.ipynb", 2)):
-        assert len(list(finished.glob(pattern))) >= least, pattern
+        assert len(list(RESULTS.glob(pattern))) >= least, pattern
 
 
 def test_every_result_file_says_where_it_came_from(finished):
     for name in ("models/distill.jsonl", "verify/gates.json", "throughput/summary.csv", "accuracy/summary.csv"):
-        record = json.loads((finished / f"{name}.provenance.json").read_text())
+        record = json.loads((RESULTS / f"{name}.provenance.json").read_text())
         assert {"git", "config_sha256", "versions", "hardware", "seeds", "start", "end"} <= record.keys(), name
 
 

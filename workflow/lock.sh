@@ -2,6 +2,7 @@
 # Resolve the pins of pyproject.toml into requirements/{cpu,cuda}.lock and environment.yml.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. workflow/package_sources.sh
 
 export_lock() { # flavour python-version [more uv options]
   uv pip compile --quiet pyproject.toml --extra "$1" --extra dev --python-version "$2" --generate-hashes --no-header \

@@ -18,13 +18,7 @@ stamp=.venv/.lock-sha256
 want="$flavour $(cat "$lock" pyproject.toml | sha256sum | cut -d' ' -f1) $PWD"
 if [ -x .venv/bin/swiftkv ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then exit 0; fi
 
-# uv reads its own settings, not pip's: hand pip's configured sources on, so that mirrors and local wheels count.
-setting() { python3 -m pip config get "$1" 2>/dev/null | tr '\n' ' ' || true; }
-from_pip() { local value; value=$(setting "global.$1"); [ -n "${value// /}" ] || value=$(setting "install.$1"); printf %s "$value"; }
-links=${PIP_FIND_LINKS:-$(from_pip find-links)}
-index=${PIP_INDEX_URL:-$(from_pip index-url)}
-[ -n "${UV_FIND_LINKS:-}" ] || [ -z "${links// /}" ] || export UV_FIND_LINKS="$(echo $links | tr ' ' ',')"
-[ -n "${UV_DEFAULT_INDEX:-}" ] || [ -z "${index// /}" ] || export UV_DEFAULT_INDEX="${index// /}"
+. workflow/package_sources.sh
 
 echo "setup: creating .venv ($flavour) ..."
 if ! command -v uv >/dev/null 2>&1; then
@@ -33,7 +27,7 @@ if ! command -v uv >/dev/null 2>&1; then
 fi
 rm -f "$stamp"
 uv venv --quiet --allow-existing --python "$python" .venv
-if ! uv pip sync --quiet --python .venv/bin/python "$lock" 2>.setup-error; then
+if ! uv pip sync --quiet --compile-bytecode --python .venv/bin/python "$lock" 2>.setup-error; then
   cat .setup-error >&2
   if [ "$flavour" = cpu ] && grep -qi "torch" .setup-error; then
     echo "setup: none of the configured package sources offers the CPU build of torch that requirements/cpu.lock asks for." >&2

@@ -78,8 +78,9 @@ def similarity(config: RunConfig, results: Results) -> Figure:
         label="to the previous input",
     )
     cosine.plot(frame.layer, frame.cosine_to_final, "s--", color=PALETTE[4], markersize=4, label="to the final output")
-    cosine.set(ylabel="mean cosine", ylim=(min(0, frame.cosine_to_final.min()), 1.03))
-    cosine.legend(loc="lower right", framealpha=1)
+    lowest = frame[["cosine_to_final", "cosine_to_previous"]].min().min()
+    cosine.set(ylabel="mean cosine", ylim=(min(0, lowest - 0.05), 1.05))
+    cosine.legend(loc="best", framealpha=1)
     change.plot(frame.layer, frame.relative_change, "o-", color=PALETTE[2], markersize=4)
     change.set(ylabel="|change| / |input|")
     if frame.relative_change.max() > 10 * frame.relative_change.min():

@@ -9,6 +9,7 @@ from swiftkv.plots.style import GREY, PALETTE, Figure, footer, new
 from swiftkv.results import Results, published
 
 PROMPT, OUTPUT, RATIO = PALETTE[1], PALETTE[3], PALETTE[2]
+FLAT = 1.02  # quartiles closer than this factor make no visible box
 BOX = {"med": 0.5, "q1": 0.25, "q3": 0.75, "whislo": 0.1, "whishi": 0.9}
 
 
@@ -24,10 +25,15 @@ def boxes(quantiles: pd.DataFrame, quantity: str, workloads: list[str]) -> list[
 
 
 def draw_boxes(axes: Axes, statistics: list[dict], offset: float, width: float, colour: str) -> None:
-    positions = [index + offset for index in range(len(statistics))]
+    """One box per row; a square where all requests are alike, since a box without width cannot be seen."""
+    places = {index + offset: one for index, one in enumerate(statistics)}
+    flat = {place: one["med"] for place, one in places.items() if one["q3"] < FLAT * one["q1"]}
+    square = {"marker": "s", "s": 34, "color": colour, "edgecolor": "black", "linewidth": 0.7, "zorder": 4}
+    axes.scatter(list(flat.values()), list(flat), **square)
+    wide = {place: one for place, one in places.items() if place not in flat}
     axes.bxp(
-        statistics,
-        positions=positions,
+        list(wide.values()),
+        positions=list(wide),
         widths=width,
         orientation="horizontal",
         showfliers=False,
@@ -70,6 +76,9 @@ def draw(config: RunConfig, results: Results) -> Figure:
     label_rows(tokens, frame)
     ratio.set_xscale("log")
     ratio.grid(axis="y", visible=False)
-    note = "Boxes: 25-75% of requests, whiskers 10-90%, line: median, diamond: mean prompt / mean output."
+    note = (
+        "Boxes: 25-75% of requests, whiskers 10-90%, line: median, diamond: mean prompt / mean output. "
+        "Squares: all requests are alike."
+    )
     footer(figure, results.origin("lengths"), note)
     return figure

@@ -1,0 +1,103 @@
+"""Engine features on a student with AcrossKV: each must give what Transformers, or full prefill, gives."""
+
+import json
+
+import pytest
+from vllm_helpers import RAW, SETTINGS, prompts
+
+from swiftkv.convert import convert
+from swiftkv.errors import UserError
+
+pytestmark = pytest.mark.vllm
+PAGE = 2 * 1 * 32 * 4 * 128  # bytes of a block in one KV cache of the tiny model, float32
+CACHES = 6  # 4 early, 2 groups of 2
+
+
+@pytest.fixture(scope="module")
+def student(tiny_base, tmp_path_factory):
+    """A student with cut 4 of 8 and AcrossKV 2."""
+    directory = tmp_path_factory.mktemp("features") / "student"
+    convert(tiny_base, directory, 4, 2)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def engine(student):
+    """An engine of the student with early exit."""
+    with open_engine(student) as opened:
+        yield opened
+
+
+def open_engine(directory, **settings):
+    from swiftkv.vllm.engine import engine
+
+    return engine(directory, **SETTINGS | RAW | settings)
+
+
+def sample(engine, **settings) -> list:
+    """vLLM's request outputs for the shared prompts."""
+    from vllm import SamplingParams
+
+    return engine.generate([{"prompt_token_ids": p} for p in prompts()], SamplingParams(**settings), use_tqdm=False)
+
+
+def difference(student, answers):
+    from swiftkv.vllm.compare import Reference
+
+    return Reference(student).compare(answers)
+
+
+@pytest.mark.parametrize("budget", [129, 97, 61])
+def test_every_chunk_budget_gives_the_same_logits(student, budget):
+    """One token above a KV block, and primes: chunks end inside blocks and between them."""
+    from swiftkv.vllm.compare import generate
+
+    with open_engine(student, max_num_batched_tokens=budget) as engine:
+        found = difference(student, generate(engine, prompts(), 12))
+    assert found.mismatches == 0 and found.delta < 1e-3
+
+
+def test_preempted_requests_are_recomputed(student):
+    """A KV cache for two requests at a time and four that grow beyond it."""
+    from swiftkv.vllm.compare import generate
+
+    memory = 6 * PAGE * CACHES / 2**30
+    with open_engine(student, kv_cache_gib=memory, max_model_len=512, disable_log_stats=False) as engine:
+        answers = generate(engine, prompts((100, 110, 120, 125)), 150)
+        preempted = next(m.value for m in engine.get_metrics() if m.name == "vllm:num_preemptions")
+    found = difference(student, answers)
+    assert preempted > 0 and found.mismatches == 0 and found.delta < 1e-3
+
+
+def test_seeded_samples_are_those_of_full_prefill(student, engine):
+    asked = {"n": 3, "temperature": 0.8, "seed": 5, "max_tokens": 12, "ignore_eos": True}
+    first = [[list(one.token_ids) for one in output.outputs] for output in sample(engine, **asked)]
+    with open_engine(student, full_prefill=True) as full:
+        again = [[list(one.token_ids) for one in output.outputs] for output in sample(full, **asked)]
+    assert first == again and all(one[0] != one[1] for one in first)
+
+
+def test_stop_strings_end_the_answer(engine):
+    whole = sample(engine, temperature=0, max_tokens=20, ignore_eos=True)[2].outputs[0].text
+    stop = whole[6:9]
+    cut = sample(engine, temperature=0, max_tokens=20, ignore_eos=True, stop=[stop])[2].outputs[0]
+    assert cut.finish_reason == "stop" and cut.text == whole[: whole.index(stop)]
+
+
+def test_structured_output_follows_the_schema(engine):
+    from vllm.sampling_params import StructuredOutputsParams
+
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    wanted = StructuredOutputsParams(json=schema, disable_any_whitespace=True)
+    for output in sample(engine, temperature=0, max_tokens=40, structured_outputs=wanted):
+        assert json.loads(output.outputs[0].text)["a"] in ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("settings", "feature"), [({"pipeline_parallel_size": 2}, "pipeline parallelism"), ({"enable_lora": True}, "LoRA")]
+)
+def test_what_cannot_work_is_refused_by_name(student, settings, feature):
+    with pytest.raises(UserError, match=feature) as caught, open_engine(student, **settings):
+        pass
+    assert "\n" not in str(caught.value)
