@@ -105,7 +105,9 @@ def results_block(results: Results, where: str) -> str:
     return (
         f"Scale `{results.scale}`, measured on {origin.hardware} (95% intervals in brackets; git {origin.git}):\n\n"
         f"{table}\n\n"
-        f"Without distillation: {undistilled}. Verdicts: {tally(results.claims)}: "
+        "Speed and KV capacity are those of the benchmark model (a real architecture with random weights), scores those "
+        "of the embedded base model and its students.\n"
+        f"Without distillation: {undistilled}.\n\nVerdicts on {tally(results.claims)}: "
         f"[every claim with its evidence]({where}/claims.md), [figures and tables]({where})."
     )
 
