@@ -105,8 +105,8 @@ def results_block(results: Results, where: str) -> str:
     return (
         f"Scale `{results.scale}`, measured on {origin.hardware} (95% intervals in brackets; git {origin.git}):\n\n"
         f"{table}\n\n"
-        "Speed and KV capacity are those of the benchmark model (a real architecture with random weights), scores those "
-        "of the embedded base model and its students.\n"
+        "Speed and KV capacity are those of the benchmark model (a real architecture with random weights), scores "
+        "those of the embedded base model and its students.\n"
         f"Without distillation: {undistilled}.\n\nVerdicts on {tally(results.claims)}: "
         f"[every claim with its evidence]({where}/claims.md), [figures and tables]({where})."
     )

@@ -1,7 +1,5 @@
 """Engine features on a student with AcrossKV: each must give what Transformers, or full prefill, gives."""
 
-import json
-
 import pytest
 from vllm_helpers import RAW, SETTINGS, prompts
 
@@ -21,24 +19,18 @@ def student(tiny_base, tmp_path_factory):
     return directory
 
 
-@pytest.fixture(scope="module")
-def engine(student):
-    """An engine of the student with early exit."""
-    with open_engine(student) as opened:
-        yield opened
-
-
 def open_engine(directory, **settings):
     from swiftkv.vllm.engine import engine
 
     return engine(directory, **SETTINGS | RAW | settings)
 
 
-def sample(engine, **settings) -> list:
-    """vLLM's request outputs for the shared prompts."""
+def sample(engine, lengths=(7, 64, 129), **settings) -> list:
+    """vLLM's request outputs for random prompts; these fit into one step."""
     from vllm import SamplingParams
 
-    return engine.generate([{"prompt_token_ids": p} for p in prompts()], SamplingParams(**settings), use_tqdm=False)
+    asked = [{"prompt_token_ids": prompt} for prompt in prompts(lengths)]
+    return engine.generate(asked, SamplingParams(**settings), use_tqdm=False)
 
 
 def difference(student, answers):
@@ -69,29 +61,24 @@ def test_preempted_requests_are_recomputed(student):
     assert preempted > 0 and found.mismatches == 0 and found.delta < 1e-3
 
 
-def test_seeded_samples_are_those_of_full_prefill(student, engine):
+def test_seeded_samples_are_those_of_full_prefill(student):
+    """Of whole prompts: on CPUs vLLM 0.32 itself fails on a seeded request whose prompt is split into chunks."""
     asked = {"n": 3, "temperature": 0.8, "seed": 5, "max_tokens": 12, "ignore_eos": True}
-    first = [[list(one.token_ids) for one in output.outputs] for output in sample(engine, **asked)]
-    with open_engine(student, full_prefill=True) as full:
-        again = [[list(one.token_ids) for one in output.outputs] for output in sample(full, **asked)]
+    found = []
+    for full_prefill in (False, True):
+        with open_engine(student, full_prefill=full_prefill) as engine:
+            found.append([[list(one.token_ids) for one in output.outputs] for output in sample(engine, **asked)])
+    first, again = found
     assert first == again and all(one[0] != one[1] for one in first)
 
 
-def test_stop_strings_end_the_answer(engine):
-    whole = sample(engine, temperature=0, max_tokens=20, ignore_eos=True)[2].outputs[0].text
-    stop = whole[6:9]
-    cut = sample(engine, temperature=0, max_tokens=20, ignore_eos=True, stop=[stop])[2].outputs[0]
+def test_stop_strings_end_the_answer(student):
+    asked = {"temperature": 0, "max_tokens": 20, "ignore_eos": True}
+    with open_engine(student) as engine:
+        whole = sample(engine, **asked)[2].outputs[0].text
+        stop = whole[6:9]
+        cut = sample(engine, **asked, stop=[stop])[2].outputs[0]
     assert cut.finish_reason == "stop" and cut.text == whole[: whole.index(stop)]
-
-
-def test_structured_output_follows_the_schema(engine):
-    from vllm.sampling_params import StructuredOutputsParams
-
-    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
-    schema["additionalProperties"] = False
-    wanted = StructuredOutputsParams(json=schema, disable_any_whitespace=True)
-    for output in sample(engine, temperature=0, max_tokens=40, structured_outputs=wanted):
-        assert json.loads(output.outputs[0].text)["a"] in ("x", "y")
 
 
 @pytest.mark.parametrize(
