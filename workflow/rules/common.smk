@@ -1,11 +1,18 @@
 # Helpers shared by the rules: the validated configuration and the names that follow from it.
 import os
 import re
+import sys
 from pathlib import Path
 
 from swiftkv.config import freeze
+from swiftkv.errors import UserError
 
-RUN = freeze(config)  # validated; also written to RUN.path, which every command reads
+try:
+    RUN = freeze(
+        config
+    )  # validated; also written to RUN.path, which every command reads
+except UserError as error:
+    sys.exit(f"swiftkv: error: {error}")
 VARIANTS = [variant.name for variant in RUN.variants]
 CONTROLS = [arm for arm in RUN.accuracy_arms if arm.endswith("-undistilled")]
 
