@@ -141,7 +141,9 @@ def close_engine(engine) -> None:
     client, ours = engine.llm_engine.engine_core, engine in in_this_process
     in_this_process.discard(engine)
     if ours and in_this_process:
-        # EngineCore.shutdown would also take down the distributed state that the other engines share.
+        # EngineCore.shutdown would also take down the distributed state that the other engines share; so would the
+        # client's finalizer, once nothing refers to it any more.
+        client._finalizer.detach()
         client.engine_core.model_executor.shutdown()
         gc.unfreeze()
         gc.collect()
