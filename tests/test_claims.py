@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from synthetic_results import build
 
@@ -85,6 +85,8 @@ def test_at_most_mirrors_at_least(value, half_width):
 
 
 @given(st.floats(-1, 1), st.floats(0, 0.1))
+@example(0.1, 0.0)
+@example(0.03, 0.0)
 def test_within_is_symmetric(distance, half_width):
     rule = {"kind": "within", "accept": 0.03, "partly": 0.1}
     up, down = (found(1 + d, 1 + d - half_width, 1 + d + half_width) for d in (distance, -distance))

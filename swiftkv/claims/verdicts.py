@@ -37,8 +37,10 @@ def within(rule: dict, published: float, found: Measurement) -> tuple[str, str]:
     """Equality. `reproduced`: the whole CI lies within `accept` of the published value; `partly`: the point
     estimate lies within `partly` of it.
     """
-    distance = abs(found.value - published)
-    if max(abs(found.low - published), abs(found.high - published)) <= rule["accept"]:
+    # Rounded, so that a value on the border is judged alike on either side, whatever binary floats make of it.
+    distance = round(abs(found.value - published), 9)
+    furthest = round(max(abs(found.low - published), abs(found.high - published)), 9)
+    if furthest <= rule["accept"]:
         return REPRODUCED, f"{interval(found)} is within {rule['accept']:.4g} of {published:.4g}"
     if distance <= rule["partly"]:
         near = f"within {rule['partly']:.4g} of {published:.4g}, not surely within {rule['accept']:.4g}"
