@@ -75,6 +75,12 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return rows
 
 
+def finished(directory: Path, pattern: str) -> list[Path]:
+    """Files below `directory` that match `pattern`, in order, without hidden ones: those are half-written."""
+    found = sorted(path for path in directory.glob(pattern) if path.is_file())
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
+
+
 def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
@@ -83,9 +89,14 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def atomic_dir(path: str | Path):
-    """Yield a temporary sibling directory that replaces `path` only if the block ends without an error."""
+    """Yield a temporary sibling directory that replaces `path` only if the block ends without an error.
+
+    What a killed writer of the same `path` left behind is removed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left_behind in path.parent.glob(f".{path.name}.*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     os.chmod(temporary, 0o755)
     try:

@@ -39,7 +39,7 @@ def copy_evidence(results: Results, target: Path) -> None:
     """
     source = results.directory
     with files.atomic_dir(target) as directory:
-        for path in sorted({path for pattern in KEPT for path in source.glob(pattern) if path.is_file()}):
+        for path in sorted({path for pattern in KEPT for path in files.finished(source, pattern)}):
             if str(ROOT).encode() in path.read_bytes():
                 raise UserError(f"{path}: names a directory of this machine ({ROOT}); it cannot be published")
             copy = directory / path.relative_to(source)
@@ -119,7 +119,7 @@ def size(path: Path) -> int:
 
 def stage_row(run: Path, stage: str, left: str) -> list[str]:
     """Time, peak memory and disk of a stage, from Snakemake's benchmark files; accuracy has one per arm."""
-    found = sorted((run / "benchmarks").glob(f"{stage}*.tsv"))
+    found = files.finished(run, f"benchmarks/{stage}*.tsv")
     if not found:
         raise UserError(f"{run}/benchmarks: no record of stage {stage}; run the whole pipeline first")
     frame = pd.concat(pd.read_csv(path, sep="\t") for path in found)

@@ -155,7 +155,7 @@ class Results:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """Every scored item of every arm: one row per arm, task and item."""
-        found = sorted(self.directory.glob("accuracy/*/samples.jsonl"))
+        found = files.finished(self.directory, "accuracy/*/samples.jsonl")
         if not found:
             self.must_exist(self.directory / "accuracy" / BASE_ARM / "samples.jsonl")
         return pd.concat([require(read_rows(path), SAMPLES.split(), path) for path in found], ignore_index=True)
@@ -170,7 +170,7 @@ class Results:
             return read_rows(counted)
         base = sum(self.tensor_sizes(BASE_ARM).values())
         rows = []
-        for path in sorted(self.directory.glob("models/*/config.json")):
+        for path in files.finished(self.directory, "models/*/config.json"):
             sizes = self.tensor_sizes(path.parent.name)
             trained = sum(size for name, size in sizes.items() if "_swiftkv" in name)
             rows.append({"arm": path.parent.name, "trained": trained, "base": base, "share": trained / base})

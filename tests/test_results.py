@@ -126,3 +126,13 @@ def test_analysis_imports_no_torch():
     modules = "swiftkv.plots, swiftkv.tables, swiftkv.claims, swiftkv.notebooks"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_half_written_models_and_samples_are_no_results(root):
+    results = load("cpu", root)
+    arms, rows = set(results.parameters.arm), len(results.samples)
+    for name in ("models/.skip50.abc123/config.json", "accuracy/base/.samples.jsonl.abc123.jsonl"):
+        (root / "cpu" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "cpu" / name).write_text("{")
+    again = load("cpu", root)
+    assert set(again.parameters.arm) == arms and len(again.samples) == rows
