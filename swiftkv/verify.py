@@ -185,7 +185,7 @@ def prompts(config: RunConfig, base_dir: Path) -> tuple[list[list[int]], list[li
     """Ids of held-out texts, each of `verify.prompt_lengths` from every task, and of a question to ask after each.
 
     Text and not random ids: where a trained model has nothing to say, it amplifies float32 rounding (the embedded base
-    in Transformers alone, float32 against float64: up to 4e-3 on random ids, 2e-4 on its tasks).
+    in Transformers alone, float32 against float64: up to 2e-3 on random ids, 2e-4 on its tasks).
     """
     tokenizer, found = load_tokenizer(base_dir), []
     for length, task in itertools.product(config["verify"]["prompt_lengths"], tasks.TASKS):

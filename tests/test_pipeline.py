@@ -29,7 +29,9 @@ def kill_when(pattern: str, count: int) -> dict:
         COMMAND, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        while process.poll() is None and len(list(RESULTS.glob(pattern))) < count:
+        for _ in range(6000):
+            if process.poll() is not None or len(list(RESULTS.glob(pattern))) >= count:
+                break
             time.sleep(0.1)
     finally:
         os.killpg(process.pid, signal.SIGKILL)

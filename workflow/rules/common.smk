@@ -7,10 +7,9 @@ from pathlib import Path
 from swiftkv.config import freeze
 from swiftkv.errors import UserError
 
+# Validated, and also written to RUN.path, which every command reads.
 try:
-    RUN = freeze(
-        config
-    )  # validated; also written to RUN.path, which every command reads
+    RUN = freeze(config)
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
 VARIANTS = [variant.name for variant in RUN.variants]
