@@ -2,7 +2,9 @@
 
 Muon (https://kellerjordan.github.io/posts/muon) for the matrices, AdamW for embeddings and norms, constant
 learning rate with a linear cool-down, bfloat16 autocast, compiled. The stages of the recipe run from bare recall over
-easy contexts to full ones; `initialise` says what lets look-up in context form at all. Resumable at any checkpoint.
+easy contexts to full ones; `initialise` says what lets look-up in context form at all. Early stages count answers
+(nearly) alone; the last one is also a language model of its prompts, so that late layers have work to do on prompt
+tokens, as in any pre-trained model, and skipping them costs something. Resumable at any checkpoint.
 """
 
 import time
@@ -21,7 +23,6 @@ from swiftkv.provenance import Provenance
 from swiftkv.workloads.stream import Batch, batch
 from swiftkv.workloads.tokenizer import train_tokenizer
 
-PROMPT_WEIGHT = 0.1  # share of the plain language-model loss on prompt tokens
 SAVE_EVERY_S = 60
 REPORT_EVERY = 100  # steps
 ADAMW_SHARE = 0.6  # of the learning rate, for embeddings and norms
@@ -30,11 +31,13 @@ CURVE = "training.jsonl"
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the curriculum: task settings, rows of `length` tokens per step, and the step after its last."""
+    """A stretch of the curriculum: task settings, rows of `length` tokens per step, weight of the mean loss on prompt
+    tokens beside that on answer tokens, and the step after its last."""
 
     settings: dict
     rows: int
     length: int
+    prompt_weight: float
     end: int
 
 
@@ -45,7 +48,7 @@ def stages_of(recipe: dict, settings: dict) -> list[Stage]:
         length, rows = entry["sequence_length"], max(1, recipe["batch_tokens"] // entry["sequence_length"])
         end += max(1, entry["tokens"] // (rows * length))
         chosen = {"recall": entry["recall"]} if "recall" in entry else scale(settings, entry["difficulty"])
-        stages.append(Stage(chosen, rows, length, end))
+        stages.append(Stage(chosen, rows, length, entry["prompt_weight"], end))
     return stages
 
 
@@ -79,7 +82,7 @@ def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
     return model
 
 
-def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, answers: torch.Tensor, pad: int) -> tuple[torch.Tensor, ...]:
+def loss_of(model, ids: torch.Tensor, answers: torch.Tensor, pad: int, weight: float) -> tuple[torch.Tensor, ...]:
     """Training loss of [rows, T] ids, and the answer loss alone; right padding needs no mask under causality."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     logits = model.lm_head(hidden).float().flatten(0, 1)
@@ -89,7 +92,7 @@ def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, answers: torch.Tensor, p
     answer = (losses * is_answer).sum() / is_answer.sum().clamp(min=1)
     right = ((logits.argmax(-1) == target).float() * is_answer).sum() / is_answer.sum().clamp(min=1)
     return (
-        answer + PROMPT_WEIGHT * (losses * prompt).sum() / prompt.sum().clamp(min=1),
+        answer + weight * (losses * prompt).sum() / prompt.sum().clamp(min=1),
         answer.detach(),
         right.detach(),
     )
@@ -137,9 +140,13 @@ class Trainer:
                 train_tokenizer(self.settings, self.recipe["vocab_size"], self.seed).save_pretrained(new)
         return AutoTokenizer.from_pretrained(directory)
 
+    def stage(self, step: int) -> Stage:
+        """The stage that a step belongs to."""
+        return next(stage for stage in self.stages if step < stage.end)
+
     def data(self, step: int) -> Batch:
         """The batch of a step, which depends on the step and the seed alone."""
-        stage = next(stage for stage in self.stages if step < stage.end)
+        stage = self.stage(step)
         return batch(stage.settings, self.tokenizer, stage.rows, stage.length, self.seed, step)
 
     def save(self) -> None:
@@ -171,8 +178,9 @@ class Trainer:
         for optimizer, share in zip(self.optimizers, (1.0, ADAMW_SHARE), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
+        weight, pad = self.stage(self.step).prompt_weight, self.tokenizer.pad_token_id
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, answer, right = self.loss(self.model, data.input_ids, data.answers, self.tokenizer.pad_token_id)
+            loss, answer, right = self.loss(self.model, data.input_ids, data.answers, pad, weight)
         if not torch.isfinite(loss):
             raise UserError(f"train-base: loss is {loss.item()} at step {self.step}; the last checkpoint is kept")
         loss.backward()

@@ -18,8 +18,8 @@ TINY = {
         "vocab_size": 600,
         "batch_tokens": 400,
         "stages": [
-            {"difficulty": 0.3, "sequence_length": 200, "tokens": 2400},
-            {"difficulty": 0.5, "sequence_length": 400, "tokens": 2400},
+            {"difficulty": 0.3, "sequence_length": 200, "prompt_weight": 0.1, "tokens": 2400},
+            {"difficulty": 0.5, "sequence_length": 400, "prompt_weight": 3.0, "tokens": 2400},
         ],
     },
     "tasks": {"rag": {"records": 4, "values": 1}, "code": {"records": 2, "values": 1}},
