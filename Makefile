@@ -3,7 +3,7 @@ SHELL := /bin/bash
 FLAVOUR ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test lint env lock report smoke
+.PHONY: reproduce test test-matrix lint env lock report
 
 env:
 	@MAKE_GOAL=$(firstword $(MAKECMDGOALS)) workflow/setup.sh $(FLAVOUR)
@@ -17,6 +17,11 @@ reproduce: env
 
 test: env
 	python -m pytest $(PYTEST_ARGS)
+
+# The vLLM tests against other releases, an environment for each (minutes, 4 GB on disk each, less where hard links work).
+MATRIX ?= 0.27.1 0.28.0 0.29.0 0.30.0 0.31.0 --wheels 0.26.0 0.33.0
+test-matrix: env
+	workflow/test_matrix.sh $(MATRIX)
 
 lint: env
 	ruff check .

@@ -121,6 +121,7 @@ class SwiftKVModel:
     """The decoder stack; goes before the family's model class. Late layers become `layer_class`."""
 
     layer_class: type[nn.Module]
+    _keys_to_ignore_on_load_unexpected = [DEAD_TENSORS]  # noqa: RUF012
 
     def __init__(self, config):
         super().__init__(config)
@@ -139,6 +140,7 @@ class SwiftKVForCausalLM:
     """The language model; goes before the family's class, whose `model` becomes `model_class`."""
 
     model_class: type[nn.Module]
+    _keys_to_ignore_on_load_unexpected = [DEAD_TENSORS]  # noqa: RUF012
 
     def __init__(self, config):
         super().__init__(config)

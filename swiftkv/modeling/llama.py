@@ -27,7 +27,6 @@ class LlamaSwiftKVModel(decoder.SwiftKVModel, LlamaModel):
     config_class = LlamaSwiftKVConfig
     layer_class = LlamaSwiftKVDecoderLayer
     _no_split_modules = ["LlamaDecoderLayer", "LlamaSwiftKVDecoderLayer"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012
 
 
 class LlamaSwiftKVForCausalLM(decoder.SwiftKVForCausalLM, LlamaForCausalLM):
@@ -37,4 +36,3 @@ class LlamaSwiftKVForCausalLM(decoder.SwiftKVForCausalLM, LlamaForCausalLM):
     config_class = LlamaSwiftKVConfig
     model_class = LlamaSwiftKVModel
     _no_split_modules = ["LlamaDecoderLayer", "LlamaSwiftKVDecoderLayer"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012

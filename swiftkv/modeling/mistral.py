@@ -27,7 +27,6 @@ class MistralSwiftKVModel(decoder.SwiftKVModel, MistralModel):
     config_class = MistralSwiftKVConfig
     layer_class = MistralSwiftKVDecoderLayer
     _no_split_modules = ["MistralDecoderLayer", "MistralSwiftKVDecoderLayer"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012
 
 
 class MistralSwiftKVForCausalLM(decoder.SwiftKVForCausalLM, MistralForCausalLM):
@@ -37,4 +36,3 @@ class MistralSwiftKVForCausalLM(decoder.SwiftKVForCausalLM, MistralForCausalLM):
     config_class = MistralSwiftKVConfig
     model_class = MistralSwiftKVModel
     _no_split_modules = ["MistralDecoderLayer", "MistralSwiftKVDecoderLayer"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012

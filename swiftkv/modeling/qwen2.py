@@ -27,7 +27,6 @@ class Qwen2SwiftKVModel(decoder.SwiftKVModel, Qwen2Model):
     config_class = Qwen2SwiftKVConfig
     layer_class = Qwen2SwiftKVDecoderLayer
     _no_split_modules = ["Qwen2DecoderLayer", "Qwen2SwiftKVDecoderLayer"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012
 
 
 class Qwen2SwiftKVForCausalLM(decoder.SwiftKVForCausalLM, Qwen2ForCausalLM):
@@ -37,4 +36,3 @@ class Qwen2SwiftKVForCausalLM(decoder.SwiftKVForCausalLM, Qwen2ForCausalLM):
     config_class = Qwen2SwiftKVConfig
     model_class = Qwen2SwiftKVModel
     _no_split_modules = ["Qwen2DecoderLayer", "Qwen2SwiftKVDecoderLayer"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012

@@ -27,7 +27,6 @@ class Qwen3SwiftKVModel(decoder.SwiftKVModel, Qwen3Model):
     config_class = Qwen3SwiftKVConfig
     layer_class = Qwen3SwiftKVDecoderLayer
     _no_split_modules = ["Qwen3DecoderLayer", "Qwen3SwiftKVDecoderLayer"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012
 
 
 class Qwen3SwiftKVForCausalLM(decoder.SwiftKVForCausalLM, Qwen3ForCausalLM):
@@ -37,4 +36,3 @@ class Qwen3SwiftKVForCausalLM(decoder.SwiftKVForCausalLM, Qwen3ForCausalLM):
     config_class = Qwen3SwiftKVConfig
     model_class = Qwen3SwiftKVModel
     _no_split_modules = ["Qwen3DecoderLayer", "Qwen3SwiftKVDecoderLayer"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [decoder.DEAD_TENSORS]  # noqa: RUF012

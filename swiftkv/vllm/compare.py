@@ -78,15 +78,17 @@ def largest_delta(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def generate(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -> list[Answer]:
     """Greedy answers of `tokens` tokens each, from one batch."""
-    return [
-        Answer(
-            prompt=list(output.prompt_token_ids),
-            tokens=list(output.outputs[0].token_ids),
-            logits=[{token: entry.logprob for token, entry in top.items()} for top in output.outputs[0].logprobs],
-            cached=output.num_cached_tokens or 0,
-        )
-        for output in request(engine, prompts, tokens, logprobs=TOP, **sampling)
-    ]
+    return [answer_of(output) for output in request(engine, prompts, tokens, logprobs=TOP, **sampling)]
+
+
+def answer_of(output) -> Answer:
+    """vLLM's request output, asked for with raw logits, as an Answer."""
+    return Answer(
+        prompt=list(output.prompt_token_ids),
+        tokens=list(output.outputs[0].token_ids),
+        logits=[{token: entry.logprob for token, entry in top.items()} for top in output.outputs[0].logprobs],
+        cached=output.num_cached_tokens or 0,
+    )
 
 
 def request(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -> list:

@@ -24,10 +24,25 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 FEW_CORES = 4
+THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 in_this_process: weakref.WeakSet = weakref.WeakSet()
 
 
-def prepare_environment(in_process: bool) -> None:
+def bind_threads(ranks: int) -> None:
+    """Give every tensor-parallel rank its share of a small machine's cores, all of them, unless the user has a say.
+
+    By default vLLM keeps one core free of worker threads: half of a two-core machine.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if ranks <= len(cores) <= FEW_CORES and os.environ.get(THREADS, bind_threads.made) == bind_threads.made:
+        shares = [cores[rank::ranks] for rank in range(ranks)]
+        bind_threads.made = os.environ[THREADS] = "|".join(",".join(map(str, share)) for share in shares)
+
+
+bind_threads.made = None  # the last binding of ours, which the next engine may replace
+
+
+def prepare_environment(in_process: bool, ranks: int = 1) -> None:
     """Set what vLLM and its processes read from the environment."""
     from swiftkv.vllm.plugin import DIE_WITH_PARENT
 
@@ -37,10 +52,7 @@ def prepare_environment(in_process: bool) -> None:
     os.environ[DIE_WITH_PARENT] = "1"
     # It would override kv_cache_gib.
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if 0 < len(cores) <= FEW_CORES:
-        # By default vLLM keeps one core free of worker threads: half of a two-core machine.
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+    bind_threads(ranks)
 
 
 def load_vllm():
@@ -115,7 +127,7 @@ def make_engine(
     """
     model_dir = Path(model_dir)
     check_model(model_dir, max_model_len, load_format)
-    prepare_environment(in_process)
+    prepare_environment(in_process, extra.get("tensor_parallel_size", 1))
     vllm = load_vllm()
     arguments = engine_arguments(model_dir, full_prefill, kv_cache_gib, extra)
     try:

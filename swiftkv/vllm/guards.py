@@ -14,14 +14,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from swiftkv.errors import UserError
-
-try:
-    from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
-except ImportError:  # a vLLM whose V2 runner has no custom logits processors
-
-    class LogitsProcessorV2:
-        pass
-
+from swiftkv.vllm.compat import LogitsProcessorV2
 
 FULL_PREFILL_ENV = "SWIFTKV_FULL_PREFILL"
 FULL_PREFILL_KEY = "swiftkv_full_prefill"

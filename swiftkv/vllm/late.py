@@ -110,17 +110,6 @@ def late_layer(attention: type[LateSelfAttention], vllm_config: VllmConfig, pref
     return LlamaDecoderLayer(vllm_config=vllm_config, prefix=prefix, attn_layer_type=attention)
 
 
-def qwen_layers(early: type[nn.Module], attention: type[LateSelfAttention]):
-    """What Qwen models take for their `decoder_layer_type`: `early` below the cut, a late layer above."""
-
-    def make(*, config, prefix: str, **others) -> nn.Module:
-        if is_late(config, prefix):
-            return late_layer(attention, get_current_vllm_config(), prefix)
-        return early(config=config, prefix=prefix, **others)
-
-    return make
-
-
 class SwiftKVForCausalLM(LlamaForCausalLM):
     """The language model of every family around its `model_class`.
 

@@ -9,8 +9,8 @@ import os
 ARCHITECTURES = {
     "LlamaSwiftKVForCausalLM": "swiftkv.vllm.llama:LlamaSwiftKVForCausalLM",
     "MistralSwiftKVForCausalLM": "swiftkv.vllm.llama:LlamaSwiftKVForCausalLM",
-    "Qwen2SwiftKVForCausalLM": "swiftkv.vllm.qwen2:Qwen2SwiftKVForCausalLM",
-    "Qwen3SwiftKVForCausalLM": "swiftkv.vllm.qwen3:Qwen3SwiftKVForCausalLM",
+    "Qwen2SwiftKVForCausalLM": "swiftkv.vllm.qwen:Qwen2SwiftKVForCausalLM",
+    "Qwen3SwiftKVForCausalLM": "swiftkv.vllm.qwen:Qwen3SwiftKVForCausalLM",
 }
 DIE_WITH_PARENT = "SWIFTKV_DIE_WITH_PARENT"
 

@@ -1,0 +1,11 @@
+"""What differs between the vLLM releases the plugin runs on (0.27 to 0.32; see docs/vllm.md), in one place."""
+
+try:
+    from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
+except ImportError:
+
+    class LogitsProcessorV2:
+        """Stands in where the V2 model runner has no custom logits processors."""
+
+
+__all__ = ["LogitsProcessorV2"]

