@@ -14,18 +14,11 @@ from swiftkv.vllm.server import free_port, server
 
 pytestmark = pytest.mark.vllm
 FLAGS = [
-    "--dtype",
-    "float32",
-    "--enforce-eager",
-    "--max-model-len",
-    "1024",
-    "--max-num-seqs",
-    "8",
-    "--max-num-batched-tokens",
-    "97",
+    *("--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "8"),
+    *("--max-num-batched-tokens", "97"),
+    # Without the second setting a random model writes little but white space.
+    *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
 ]
-# Without the second setting a random model writes little but white space.
-FLAGS += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 4}, "count": {"type": "integer", "maximum": 9}},
