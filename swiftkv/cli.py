@@ -69,6 +69,22 @@ def distill(base: Base, out: Out, work: Work, config: Config = CONFIG) -> None:
 
 
 @cli.command()
+def advise(
+    base: Base,
+    out: Annotated[Path, typer.Option(help="Table of cuts and groups (CSV).")],
+    work: Work,
+    config: Config = CONFIG,
+    budget: Annotated[float, typer.Option(min=0, max=1, help="Share of the base's answers that may change.")] = 0.02,
+    probes: Annotated[int, typer.Option(min=1, help="Held-out batches to probe on.")] = 8,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of short distillation; 0 probes as converted.")] = 40,
+) -> None:
+    """Which cut and AcrossKV group a base model can take, from cheap probes, beside what each may gain."""
+    from swiftkv.distill import advise as advisor
+
+    advisor.run(load(config), base, out, work, budget, probes, steps)
+
+
+@cli.command()
 def similarity(base: Base, out: Out, config: Config = CONFIG) -> None:
     """Measure how much each layer's input differs from the previous layer's."""
     from swiftkv import similarity as stage

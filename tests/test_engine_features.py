@@ -72,6 +72,17 @@ def test_seeded_samples_are_those_of_full_prefill(student):
     assert first == again and all(one[0] != one[1] for one in first)
 
 
+def test_draft_tokens_of_prompt_lookup_are_verified_in_late_layers(student):
+    """n-gram speculation on prompts that repeat themselves: several tokens per request and step need logits."""
+    from swiftkv.vllm.compare import generate
+
+    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    asked = [prompt * 4 for prompt in prompts((7, 20, 50))]
+    with open_engine(student, speculative_config=speculation, max_num_batched_tokens=97) as engine:
+        found = difference(student, generate(engine, asked, 24))
+    assert found.mismatches == 0 and found.delta < 1e-3
+
+
 def test_stop_strings_end_the_answer(student):
     asked = {"temperature": 0, "max_tokens": 20, "ignore_eos": True}
     with open_engine(student) as engine:
@@ -82,7 +93,12 @@ def test_stop_strings_end_the_answer(student):
 
 
 @pytest.mark.parametrize(
-    ("settings", "feature"), [({"pipeline_parallel_size": 2}, "pipeline parallelism"), ({"enable_lora": True}, "LoRA")]
+    ("settings", "feature"),
+    [
+        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        ({"enable_lora": True}, "LoRA"),
+        ({"tensor_parallel_size": 2}, "tensor parallelism over more ranks than the 1 key-value heads"),
+    ],
 )
 def test_what_cannot_work_is_refused_by_name(student, settings, feature):
     with pytest.raises(UserError, match=feature) as caught, open_engine(student, **settings):

@@ -28,18 +28,20 @@ THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 in_this_process: weakref.WeakSet = weakref.WeakSet()
 
 
+def thread_binding(cores: list[int], ranks: int) -> str:
+    """VLLM_CPU_OMP_THREADS_BIND for `ranks` processes that share `cores` evenly, such as "0,1" or "0|1"."""
+    return "|".join(",".join(map(str, cores[rank::ranks])) for rank in range(ranks))
+
+
 def bind_threads(ranks: int) -> None:
-    """Give every tensor-parallel rank its share of a small machine's cores, all of them, unless the user has a say.
+    """Give every tensor-parallel rank its share of a small machine's cores, unless the user said something else.
 
     By default vLLM keeps one core free of worker threads: half of a two-core machine.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if ranks <= len(cores) <= FEW_CORES and os.environ.get(THREADS, bind_threads.made) == bind_threads.made:
-        shares = [cores[rank::ranks] for rank in range(ranks)]
-        bind_threads.made = os.environ[THREADS] = "|".join(",".join(map(str, share)) for share in shares)
-
-
-bind_threads.made = None  # the last binding of ours, which the next engine may replace
+    ours = [thread_binding(cores, number) for number in range(1, len(cores) + 1)]  # of an engine before, perhaps
+    if ranks <= len(cores) <= FEW_CORES and os.environ.get(THREADS, ours[0]) in ours:
+        os.environ[THREADS] = ours[ranks - 1]
 
 
 def prepare_environment(in_process: bool, ranks: int = 1) -> None:

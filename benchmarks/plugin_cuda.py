@@ -1,0 +1,140 @@
+"""The plugin on a CUDA machine in one go: correctness with and without CUDA graphs, speed, and where steps spend time.
+
+    python benchmarks/plugin_cuda.py --out results/plugin-cuda [--config config/h200.yaml]
+
+1. correctness.json: students of the embedded base (50% skipped, AcrossKV 1, 2, 4) in float32 and bfloat16, graphs off
+   and FULL_AND_PIECEWISE, against Transformers in float64 and against the same engine in full prefill.
+2. throughput/: `swiftkv throughput` with the configuration: base and variants, TPOT at concurrency 1, decode of 32.
+3. profile.json: decode-only steps of base and 50% at concurrency 1: wall time, time in kernels, launches per step.
+   The eager gap between the two halves shows as launches outside graphs and as idle time.
+
+Also runs on a CPU, where there are no graphs and no kernels to count (`--config config/smoke.yaml`: a rehearsal).
+"""
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+
+import typer
+
+from swiftkv import files, throughput
+from swiftkv.arms import VLLMEngine, arms, engine_settings
+from swiftkv.base import local_dir
+from swiftkv.config import BASE_ARM, RunConfig, load_config
+from swiftkv.convert import convert
+from swiftkv.errors import UserError
+from swiftkv.provenance import Provenance
+from swiftkv.verify import prompts
+
+GROUPS = (1, 2, 4)
+CUT, TOKENS, CHUNK = 4, 24, 96
+PROFILED = {"input_len": 64, "output_len": 64, "num_requests": 1}
+
+
+def on_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def answers(student: Path, asked: list, dtype: str, graphs: bool, full_prefill: bool = False) -> list:
+    """Greedy answers with raw logits, prompts prefilled in chunks."""
+    from swiftkv.vllm.compare import TOP, generate
+    from swiftkv.vllm.engine import engine
+
+    settings = {"enforce_eager": not graphs, "max_num_batched_tokens": CHUNK, "max_num_seqs": len(asked)}
+    if graphs:
+        settings["compilation_config"] = {"cudagraph_mode": "FULL_AND_PIECEWISE"}
+    logits = {"logprobs_mode": "raw_logits", "max_logprobs": TOP}
+    with engine(student, dtype=dtype, max_model_len=512, full_prefill=full_prefill, **settings, **logits) as opened:
+        return generate(opened, asked, TOKENS)
+
+
+def check(student: Path, asked: list, dtype: str, graphs: bool) -> dict:
+    """Early exit against Transformers in float64 and against full prefill."""
+    from swiftkv.vllm.compare import Reference
+
+    ours, full = answers(student, asked, dtype, graphs), answers(student, asked, dtype, graphs, full_prefill=True)
+    against = dataclasses.asdict(Reference(student).compare(ours))
+    same = sum(a == b for x, y in zip(ours, full, strict=True) for a, b in zip(x.tokens, y.tokens, strict=True))
+    return against | {"equal_to_full_prefill": same}
+
+
+def correctness(config: RunConfig, out: Path) -> None:
+    """Write a row per AcrossKV group, dtype and graph mode. Raises UserError for a wrong float32 token or logit."""
+    base, rows = local_dir(config["base"]["path"]), []
+    asked = prompts(config, base)[0]
+    with Provenance("plugin-correctness", config) as provenance, tempfile.TemporaryDirectory() as root:
+        for group in GROUPS:
+            student = Path(root) / str(group)
+            convert(base, student, CUT, group)
+            for dtype in ("float32", "bfloat16"):
+                for graphs in (False, True) if on_cuda() else (False,):
+                    row = {"group": group, "dtype": dtype, "graphs": graphs} | check(student, asked, dtype, graphs)
+                    print(f"correctness: {row}", flush=True)
+                    rows.append(row)
+        files.write_json(out, rows)
+        provenance.save(out)
+    wrong = [row for row in rows if row["dtype"] == "float32" and (row["mismatches"] or row["delta"] > 1e-3)]
+    if wrong:
+        raise UserError(f"{out}: {len(wrong)} float32 engines differ from Transformers, the first: {wrong[0]}")
+
+
+def profile_arm(engine: VLLMEngine) -> dict:
+    """Wall time, kernel time and launches per decode step of one request, after a warm-up."""
+    from torch.profiler import DeviceType, ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda() else [])]
+    engine.run(**PROFILED, seed=0)
+    plain = engine.run(**PROFILED, seed=1)
+    with profile(activities=kinds) as recorded:
+        engine.run(**PROFILED, seed=1)
+    events, steps = recorded.events(), PROFILED["output_len"]
+    kernels = [event for event in events if event.device_type == DeviceType.CUDA]
+    launches = [event for event in events if event.name in ("cudaLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")]
+    return {
+        "tpot_s": plain.tpot_s[0],
+        "kernel_s_per_step": sum(event.device_time_total for event in kernels) / 1e6 / steps,
+        "launches_per_step": len(launches) / steps,
+        "graph_launches_per_step": sum(event.name == "cudaGraphLaunch" for event in launches) / steps,
+        "top": recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=25),
+    }
+
+
+def profiles(config: RunConfig, out: Path) -> None:
+    """Write the profile of the base and of the first variant that skips half of the layers."""
+    layers = config["throughput"]["model"]["num_hidden_layers"]
+    half = next(arm for arm in arms(config) if arm.cut == layers // 2)
+    chosen = [arm for arm in arms(config) if arm.name == BASE_ARM] + [half]
+    with Provenance("plugin-profile", config, weights="dummy") as provenance, tempfile.TemporaryDirectory() as root:
+        found = {}
+        for arm in chosen:
+            engine = VLLMEngine(arm, engine_settings(config), Path(root) / arm.name)
+            try:
+                found[arm.name] = profile_arm(engine)
+            finally:
+                engine.close()
+        files.write_json(out, found)
+        provenance.save(out)
+
+
+def main(out: Path = Path("results/plugin-cuda"), config: Path = Path("config/h200.yaml")) -> None:
+    """Run the three parts; a part whose result is there already is left alone."""
+    loaded, begun = load_config(config), time.monotonic()
+    parts = {
+        "correctness.json": lambda path: correctness(loaded, path),
+        "throughput/summary.csv": lambda path: throughput.run(loaded, path.parent, out / "work"),
+        "profile.json": lambda path: profiles(loaded, path),
+    }
+    for name, part in parts.items():
+        if not (out / name).exists():
+            part(out / name)
+        print(f"plugin_cuda: {name} after {time.monotonic() - begun:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
