@@ -28,11 +28,11 @@ def test_answers_are_numbered_by_runs_of_positions():
     assert advise.answer_numbers(select(ids, answers, PAD, "answers", False)).tolist() == [0, 0, 1, 2, 2, 2]
 
 
-def test_probe_equals_the_definition(tiny_base, tmp_path):
+def test_probe_equals_the_definition(tiny_base, tmp_path, monkeypatch):
     """One answer per row: KL, tokens and answers kept from whole logits of the converted model and the base."""
     data = make_batch(0)
+    monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: False)
     teacher = Teacher(tiny_base, torch.device("cpu"))
-    teacher.half, teacher.model = False, teacher.model.float()
     student = Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS)
     (tally,) = advise.probe_all(teacher, [student], [data], PAD)
     convert(tiny_base, tmp_path / "student", 4, 1)
@@ -57,11 +57,19 @@ def test_advice_gains_most_within_the_budget():
     assert advise.recommend(frame.assign(answers_kept_distilled=0.5), 0.4) is None
 
 
-def test_run_writes_the_table_and_says_when_nothing_fits(tiny_base, tmp_path, capsys):
-    config = make_config(steps=2, sequence_length=256, batch_tokens=512)
+def test_run_writes_the_table_and_names_a_cut(tiny_base, tmp_path, capsys):
+    config = make_config(steps=2, sequence_length=512, batch_tokens=1024)
     advise.run(config, tiny_base, tmp_path / "advice.csv", tmp_path / "work", budget=1.0, probes=1, steps=2)
     frame = pd.read_csv(tmp_path / "advice.csv")
     assert len(frame) == len(advise.candidates(8)) and frame.kl_distilled.notna().all()
     assert "skip 0.875" in capsys.readouterr().out  # a budget of everything takes the earliest cut
-    with pytest.raises(UserError, match=r"no cut keeps 100\.0%"):
-        advise.run(config, tiny_base, tmp_path / "advice.csv", tmp_path / "work", budget=0.0, probes=1, steps=0)
+    advise.run(config, tiny_base, tmp_path / "advice.csv", tmp_path / "work", budget=0.0, probes=1, steps=0)
+    assert "skip 0.125" in capsys.readouterr().out  # the last layer alone takes K and V from its own input: no loss
+
+
+def test_nothing_within_the_budget_is_an_error(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(advise, "recommend", lambda frame, budget: None)
+    config = make_config(sequence_length=512, batch_tokens=1024)
+    with pytest.raises(UserError, match=r"no cut keeps 99\.0%"):
+        advise.run(config, tiny_base, tmp_path / "advice.csv", tmp_path / "work", budget=0.01, probes=1, steps=0)
+    assert (tmp_path / "advice.csv").exists()

@@ -41,6 +41,8 @@ def unsupported(vllm_config) -> str | None:
         "decode context parallelism": parallel.decode_context_parallel_size > 1,
         "micro-batching (DBO)": parallel.enable_dbo,
         "LoRA": vllm_config.lora_config is not None,
+        # vLLM allows no logits processor beside it, and the refusal of prompt log-probs is one.
+        "speculative decoding": vllm_config.speculative_config is not None,
         f"tensor parallelism over more ranks than the {kv_heads} key-value heads": (
             parallel.tensor_parallel_size > kv_heads
         ),
