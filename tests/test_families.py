@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from conftest import TINY_SHAPE
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from vllm_helpers import RAW, SETTINGS, prompts
 
 from swiftkv.convert import check_checkpoint, convert
@@ -122,16 +122,42 @@ def test_other_families_are_refused_by_name(base, tmp_path):
         check_checkpoint(tmp_path / "base")
 
 
+def with_dead_tensors(student, base, target) -> None:
+    """The student as published checkpoints are: the base's late q, k and v (and key norms) still inside."""
+    shutil.copytree(student, target)
+    ours, theirs = (load_file(path / "model.safetensors") for path in (student, base))
+    dead = {name: theirs[name] for name in theirs.keys() - ours.keys()}
+    assert {name.split(".")[-2] for name in dead} >= {"q_proj", "k_proj", "v_proj"}
+    save_file(ours | dead, target / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_published_checkpoints_load_with_their_dead_tensors(base, family, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    convert(base(family), tmp_path / "student", 4, 2)
+    with_dead_tensors(tmp_path / "student", base(family), tmp_path / "published")
+    check_checkpoint(tmp_path / "published")
+    ids, logits = torch.tensor(prompts((40,))), []
+    for name in ("student", "published"):
+        model, info = AutoModelForCausalLM.from_pretrained(tmp_path / name, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        with torch.inference_mode():
+            logits.append(model.eval()(ids).logits)
+    assert torch.equal(*logits)
+
+
 @pytest.mark.vllm
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vllm_answers_as_transformers(base, family, tmp_path):
-    """Chunks of 64 tokens, AcrossKV 2; the second pass reads prompts and answers from the prefix cache."""
+    """With dead tensors, AcrossKV 2, chunks of 64 tokens; the second pass reads prompts and answers from the cache."""
     from swiftkv.vllm.compare import Reference, count_tokens, generate
     from swiftkv.vllm.engine import engine
 
     convert(base(family), tmp_path / "student", 4, 2)
+    with_dead_tensors(tmp_path / "student", base(family), tmp_path / "published")
     settings = SETTINGS | RAW | {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
-    with engine(tmp_path / "student", **settings) as opened:
+    with engine(tmp_path / "published", **settings) as opened:
         counts = count_tokens(opened)
         first = generate(opened, prompts(), 16)
         assert counts["late"] < counts["early"] / 2

@@ -105,6 +105,25 @@ def test_only_needed_tokens_run_late_layers_and_prompt_logprobs_are_refused(stud
     assert difference.mismatches == 0 and difference.delta < 1e-3
 
 
+def test_guard_is_one_of_the_second_model_runner_too():
+    """That runner needs CUDA; its front end, which checks requests, does not."""
+    loader = pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor.loader", exc_type=ImportError)
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
+
+    from swiftkv.vllm.guards import GUARD, PromptLogprobsGuard
+
+    check = loader.build_custom_logits_processors_params_validator([GUARD])
+    check(SamplingParams(logprobs=5))
+    with pytest.raises(VLLMValidationError, match="full-prefill mode"):
+        check(SamplingParams(prompt_logprobs=0))
+    guard = PromptLogprobsGuard(None, None)
+    assert (
+        isinstance(guard, LogitsProcessor) and guard.add_request(0, None) is False and guard.apply("logits") == "logits"
+    )
+
+
 @pytest.mark.parametrize("switch", ["setting", "environment"])
 def test_full_prefill_mode_runs_every_layer_and_scores_prompts(student, monkeypatch, switch):
     from swiftkv.vllm.compare import Reference, count_tokens, request
