@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
+from typing import Annotated
 
 import psutil
 import typer
@@ -117,7 +118,12 @@ def growth(memory: list[tuple[int, float]], requests: int) -> float:
     return mean(last) / mean(second) - 1
 
 
-def main(model: Path, out: Path = Path("results/soak.json"), requests: int = 2000, concurrency: int = 16) -> None:
+def main(
+    model: Annotated[Path, typer.Option(help="Directory of a student.")],
+    out: Path = Path("results/soak.json"),
+    requests: int = 2000,
+    concurrency: int = 16,
+) -> None:
     """Soak a student. Ends with code 2 and one line if anything was wrong."""
     from swiftkv.vllm.server import server
 

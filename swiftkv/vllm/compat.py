@@ -8,4 +8,8 @@ except ImportError:
         """Stands in where the V2 model runner has no custom logits processors."""
 
 
-__all__ = ["LogitsProcessorV2"]
+def keep_siblings(client) -> None:
+    """Undo what an in-process engine client does when nothing refers to it any more: take down the distributed state
+    that the other engines of the process share (from 0.31 on, by a private finalizer)."""
+    if finalizer := getattr(client, "_finalizer", None):
+        finalizer.detach()

@@ -152,12 +152,13 @@ def make_engine(
 
 def close_engine(engine) -> None:
     """Shut an engine down and free its memory, leaving other engines of this process alive."""
+    from swiftkv.vllm.compat import keep_siblings
+
     client, ours = engine.llm_engine.engine_core, engine in in_this_process
     in_this_process.discard(engine)
     if ours and in_this_process:
-        # EngineCore.shutdown would also take down the distributed state that the other engines share; so would the
-        # client's finalizer, once nothing refers to it any more.
-        client._finalizer.detach()
+        # EngineCore.shutdown would also take down the distributed state that the other engines share.
+        keep_siblings(client)
         client.engine_core.model_executor.shutdown()
         gc.unfreeze()
         gc.collect()
