@@ -35,13 +35,13 @@ FLAGS = (
 
 @dataclass
 class Tally:
-    """What has been seen so far. `memory` holds [finished requests, MiB]."""
+    """What has been seen so far. `memory` holds (finished requests, front end's MiB, engine's MiB)."""
 
     finished: int = 0
     cancelled: int = 0
     tokens: int = 0
     wrong: list[str] = field(default_factory=list)
-    memory: list[tuple[int, float]] = field(default_factory=list)
+    memory: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 def pool(model_dir: Path, vocabulary: int) -> list[tuple[list[int], list[int]]]:
@@ -57,16 +57,21 @@ def pool(model_dir: Path, vocabulary: int) -> list[tuple[list[int], list[int]]]:
         prompt = [rng.randrange(vocabulary) for _ in range(int(LONGEST ** rng.random()))]
         with torch.inference_mode():
             ids = model.generate(
-                torch.tensor([prompt]), max_new_tokens=ANSWER, do_sample=False, eos_token_id=None, pad_token_id=0
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt)),  # or it would hide padding ids in the prompt
+                max_new_tokens=ANSWER,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
             )
         made.append((prompt, ids[0, len(prompt) :].tolist()))
     return made
 
 
-def memory_mib(pid: int) -> float:
-    """Resident memory of a process and its children, in MiB."""
-    process = psutil.Process(pid)
-    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 2**20
+def memory_mib(pid: int) -> tuple[float, float]:
+    """Resident memory in MiB: of the front end, and of all processes it started."""
+    front = psutil.Process(pid)
+    return front.memory_info().rss / 2**20, sum(p.memory_info().rss for p in front.children(recursive=True)) / 2**20
 
 
 async def ask(client, model: str, prompt: list[int], expected: list[int], rng: random.Random, tally: Tally) -> None:
@@ -104,17 +109,18 @@ async def soak(server, known: list, requests: int, concurrency: int) -> Tally:
                 raise UserError(f"soak: request {number} hung for {TIMEOUT_S} s") from None
             tally.finished += 1
             if tally.finished % max(1, requests // 40) == 0:
-                tally.memory.append((tally.finished, memory_mib(server.pid)))
-                print(f"soak: {tally.finished} of {requests}, {tally.memory[-1][1]:.0f} MiB", flush=True)
+                tally.memory.append((tally.finished, *memory_mib(server.pid)))
+                front, engine = tally.memory[-1][1:]
+                print(f"soak: {tally.finished} of {requests}, {front:.0f} + {engine:.0f} MiB", flush=True)
 
     await asyncio.gather(*(worker() for _ in range(concurrency)))
     return tally
 
 
-def growth(memory: list[tuple[int, float]], requests: int) -> float:
+def growth(memory: list[tuple[int, float, float]], requests: int) -> float:
     """Mean memory of the last quarter of the requests over that of the second quarter, less 1."""
-    second = [used for finished, used in memory if requests // 4 < finished <= requests // 2]
-    last = [used for finished, used in memory if finished > 3 * requests // 4]
+    second = [sum(used) for finished, *used in memory if requests // 4 < finished <= requests // 2]
+    last = [sum(used) for finished, *used in memory if finished > 3 * requests // 4]
     return mean(last) / mean(second) - 1
 
 
