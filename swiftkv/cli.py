@@ -32,7 +32,7 @@ def train_base(
     work: Work = Path("results/cpu/work/base"),
     config: Config = CONFIG,
 ) -> None:
-    """Train the embedded base model (hours on two cores; resumable)."""
+    """Train the embedded base model (half an hour on two idle cores; resumable)."""
     from swiftkv import pretrain
 
     pretrain.run(load(config), out, work)
