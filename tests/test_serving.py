@@ -21,7 +21,7 @@ FLAGS = [
 ]
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "pattern": "^[a-z]{1,4}$"}, "count": {"type": "integer", "maximum": 9}},
+    "properties": {"name": {"type": "string", "pattern": "^[a-z]{1,4}$"}, "count": {"enum": [1, 2, 3]}},
     "required": ["name", "count"],
     "additionalProperties": False,
 }
@@ -102,7 +102,7 @@ def test_answers_follow_a_json_schema(served, client):
             **greedy(served, prompt, 300, extra_body={"ignore_eos": False, "response_format": response_format})
         )
         thing = json.loads(answer.choices[0].text)
-        assert set(thing) == {"name", "count"} and thing["name"].islower() and isinstance(thing["count"], int)
+        assert set(thing) == {"name", "count"} and thing["name"].islower() and thing["count"] in (1, 2, 3)
 
 
 def test_a_cancelled_stream_leaves_room_for_others(served, client, student):
