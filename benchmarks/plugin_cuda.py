@@ -21,6 +21,7 @@ import typer
 from swiftkv import files, throughput
 from swiftkv.arms import VLLMEngine, arms, engine_settings
 from swiftkv.base import local_dir
+from swiftkv.cli import end_in_one_line
 from swiftkv.config import BASE_ARM, RunConfig, load_config
 from swiftkv.convert import convert
 from swiftkv.errors import UserError
@@ -40,14 +41,14 @@ def on_cuda() -> bool:
 
 def answers(student: Path, asked: list, dtype: str, graphs: bool, full_prefill: bool = False) -> list:
     """Greedy answers with raw logits, prompts prefilled in chunks."""
-    from swiftkv.vllm.compare import TOP, generate
+    from swiftkv.vllm.compare import RAW_LOGITS, generate
     from swiftkv.vllm.engine import engine
 
     settings = {"enforce_eager": not graphs, "max_num_batched_tokens": CHUNK, "max_num_seqs": len(asked)}
     if graphs:
         settings["compilation_config"] = {"cudagraph_mode": "FULL_AND_PIECEWISE"}
-    logits = {"logprobs_mode": "raw_logits", "max_logprobs": TOP}
-    with engine(student, dtype=dtype, max_model_len=512, full_prefill=full_prefill, **settings, **logits) as opened:
+    settings |= RAW_LOGITS
+    with engine(student, dtype=dtype, max_model_len=512, full_prefill=full_prefill, **settings) as opened:
         return generate(opened, asked, TOKENS)
 
 
@@ -134,7 +135,4 @@ def main(out: Path = Path("results/plugin-cuda"), config: Path = Path("config/h2
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    end_in_one_line(lambda: typer.run(main))

@@ -19,6 +19,7 @@ import psutil
 import typer
 
 from swiftkv import files
+from swiftkv.cli import end_in_one_line
 from swiftkv.convert import check_checkpoint, weight_files
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
@@ -151,7 +152,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    end_in_one_line(lambda: typer.run(main))

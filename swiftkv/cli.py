@@ -4,6 +4,7 @@ Errors a user can mend are printed as one line on standard error and end with ex
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -195,13 +196,18 @@ def publish(
     stage.run(load(config), machine)
 
 
-def app() -> None:
-    """Entry point: a UserError becomes one line and exit code 2."""
+def end_in_one_line(command: Callable[[], None]) -> None:
+    """Run a command; a UserError becomes one line on standard error and exit code 2."""
     try:
-        cli()
+        command()
     except UserError as error:
         print(f"swiftkv: error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def app() -> None:
+    """Entry point."""
+    end_in_one_line(cli)
 
 
 if __name__ == "__main__":

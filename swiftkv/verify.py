@@ -16,7 +16,17 @@ from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
-from swiftkv.vllm.compare import TOP, Difference, Reference, capacity, count_tokens, generate, largest_delta, request
+from swiftkv.vllm.compare import (
+    RAW_LOGITS,
+    TOP,
+    Difference,
+    Reference,
+    capacity,
+    count_tokens,
+    generate,
+    largest_delta,
+    request,
+)
 from swiftkv.workloads import tasks
 from swiftkv.workloads.stream import segments
 from swiftkv.workloads.tokens import load_tokenizer
@@ -70,11 +80,7 @@ class Checks:
         from swiftkv.vllm.engine import engine
 
         whole = {"max_num_batched_tokens": max(self.max_len, sum(map(len, self.prompts)) + len(self.prompts))}
-        fixed = {
-            "logprobs_mode": "raw_logits",
-            "max_logprobs": TOP,
-            "kv_cache_gib": self.kv_bytes() / (1 << 30),
-        }
+        fixed = RAW_LOGITS | {"kv_cache_gib": self.kv_bytes() / (1 << 30)}
         return engine(
             directory, max_model_len=self.max_len, max_num_seqs=len(self.prompts), **fixed, **whole | settings
         )

@@ -3,20 +3,11 @@
 import pytest
 from vllm_helpers import RAW, SETTINGS, prompts
 
-from swiftkv.convert import convert
 from swiftkv.errors import UserError
 
 pytestmark = pytest.mark.vllm
 PAGE = 2 * 1 * 32 * 4 * 128  # bytes of a block in one KV cache of the tiny model, float32
 CACHES = 6  # 4 early, 2 groups of 2
-
-
-@pytest.fixture(scope="module")
-def student(tiny_base, tmp_path_factory):
-    """A student with cut 4 of 8 and AcrossKV 2."""
-    directory = tmp_path_factory.mktemp("features") / "student"
-    convert(tiny_base, directory, 4, 2)
-    return directory
 
 
 def open_engine(directory, **settings):
@@ -33,48 +24,48 @@ def sample(engine, lengths=(7, 64, 129), **settings) -> list:
     return engine.generate(asked, SamplingParams(**settings), use_tqdm=False)
 
 
-def difference(student, answers):
+def difference(tiny_student, answers):
     from swiftkv.vllm.compare import Reference
 
-    return Reference(student).compare(answers)
+    return Reference(tiny_student).compare(answers)
 
 
 @pytest.mark.parametrize("budget", [129, 97, 61])
-def test_every_chunk_budget_gives_the_same_logits(student, budget):
+def test_every_chunk_budget_gives_the_same_logits(tiny_student, budget):
     """One token above a KV block, and primes: chunks end inside blocks and between them."""
     from swiftkv.vllm.compare import generate
 
-    with open_engine(student, max_num_batched_tokens=budget) as engine:
-        found = difference(student, generate(engine, prompts(), 12))
+    with open_engine(tiny_student, max_num_batched_tokens=budget) as engine:
+        found = difference(tiny_student, generate(engine, prompts(), 12))
     assert found.mismatches == 0 and found.delta < 1e-3
 
 
-def test_preempted_requests_are_recomputed(student):
+def test_preempted_requests_are_recomputed(tiny_student):
     """A KV cache for two requests at a time and four that grow beyond it."""
     from swiftkv.vllm.compare import generate
 
     memory = 6 * PAGE * CACHES / 2**30
-    with open_engine(student, kv_cache_gib=memory, max_model_len=512, disable_log_stats=False) as engine:
+    with open_engine(tiny_student, kv_cache_gib=memory, max_model_len=512, disable_log_stats=False) as engine:
         answers = generate(engine, prompts((100, 110, 120, 125)), 150)
         preempted = next(m.value for m in engine.get_metrics() if m.name == "vllm:num_preemptions")
-    found = difference(student, answers)
+    found = difference(tiny_student, answers)
     assert preempted > 0 and found.mismatches == 0 and found.delta < 1e-3
 
 
-def test_seeded_samples_are_those_of_full_prefill(student):
+def test_seeded_samples_are_those_of_full_prefill(tiny_student):
     """Of whole prompts: on CPUs vLLM 0.32 itself fails on a seeded request whose prompt is split into chunks."""
     asked = {"n": 3, "temperature": 0.8, "seed": 5, "max_tokens": 12, "ignore_eos": True}
     found = []
     for full_prefill in (False, True):
-        with open_engine(student, full_prefill=full_prefill) as engine:
+        with open_engine(tiny_student, full_prefill=full_prefill) as engine:
             found.append([[list(one.token_ids) for one in output.outputs] for output in sample(engine, **asked)])
     first, again = found
     assert first == again and all(one[0] != one[1] for one in first)
 
 
-def test_stop_strings_end_the_answer(student):
+def test_stop_strings_end_the_answer(tiny_student):
     asked = {"temperature": 0, "max_tokens": 20, "ignore_eos": True}
-    with open_engine(student) as engine:
+    with open_engine(tiny_student) as engine:
         whole = sample(engine, **asked)[2].outputs[0].text
         stop = whole[6:9]
         cut = sample(engine, **asked, stop=[stop])[2].outputs[0]
@@ -90,7 +81,7 @@ def test_stop_strings_end_the_answer(student):
         ({"tensor_parallel_size": 2}, "tensor parallelism over more ranks than the 1 key-value heads"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(student, settings, feature):
-    with pytest.raises(UserError, match=feature) as caught, open_engine(student, **settings):
+def test_what_cannot_work_is_refused_by_name(tiny_student, settings, feature):
+    with pytest.raises(UserError, match=feature) as caught, open_engine(tiny_student, **settings):
         pass
     assert "\n" not in str(caught.value)

@@ -3,18 +3,10 @@
 import pytest
 
 from swiftkv.config import load_config
-from swiftkv.convert import convert
 
 pytestmark = pytest.mark.vllm
 TOLERANCE = 1e-3  # of a continuation's summed log-probability, float32 on both sides
 SETTINGS = {"dtype": "float32", "max_model_len": 1024, "max_num_seqs": 8, "max_num_batched_tokens": 256}
-
-
-@pytest.fixture(scope="module")
-def student(tiny_base, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("scored") / "student"
-    convert(tiny_base, directory, 4, 2)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +30,19 @@ def score(lm, pairs: list[tuple[str, str]]) -> list[tuple[float, bool]]:
 
 
 @pytest.fixture(scope="module")
-def by_transformers(student, pairs):
+def by_transformers(tiny_student, pairs):
     from lm_eval.models.huggingface import HFLM
 
     import swiftkv.modeling  # noqa: F401 - registers the SwiftKV classes
 
-    return score(HFLM(pretrained=str(student), dtype="float32", device="cpu", batch_size=8), pairs)
+    return score(HFLM(pretrained=str(tiny_student), dtype="float32", device="cpu", batch_size=8), pairs)
 
 
-def test_full_prefill_scores_as_transformers(student, pairs, by_transformers, monkeypatch):
+def test_full_prefill_scores_as_transformers(tiny_student, pairs, by_transformers, monkeypatch):
     from swiftkv.accuracy import backend
 
     monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
-    with backend(student, SETTINGS | {"enforce_eager": True}) as lm:
+    with backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm:
         by_vllm = score(lm, pairs)
     assert max(abs(ours[0] - theirs[0]) for ours, theirs in zip(by_vllm, by_transformers, strict=True)) < TOLERANCE
     assert [greedy for _, greedy in by_vllm] == [greedy for _, greedy in by_transformers]
@@ -58,13 +50,13 @@ def test_full_prefill_scores_as_transformers(student, pairs, by_transformers, mo
     assert better == [a[0] > b[0] for a, b in zip(by_transformers[::2], by_transformers[1::2], strict=True)]
 
 
-def test_early_exit_refuses_to_score(student, pairs):
+def test_early_exit_refuses_to_score(tiny_student, pairs):
     from vllm.exceptions import VLLMValidationError
 
     from swiftkv.accuracy import backend
 
     with (
-        backend(student, SETTINGS | {"enforce_eager": True}) as lm,
+        backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm,
         pytest.raises(VLLMValidationError, match="full-prefill"),
     ):
         score(lm, pairs)

@@ -77,15 +77,9 @@ def serve(engine, requests: list[Request], name: str) -> list:
     return [done[number] for number in range(len(requests))]
 
 
-def answers_of(outputs: list) -> list:
-    from swiftkv.vllm.compare import answer_of
-
-    return [answer_of(output) for output in outputs]
-
-
 @pytest.mark.parametrize("seed", range(ENGINES))
 def test_random_traffic_is_answered_as_by_transformers(tiny_base, tmp_path, seed):
-    from swiftkv.vllm.compare import Reference
+    from swiftkv.vllm.compare import Reference, answer_of
     from swiftkv.vllm.engine import engine
 
     rng = Random(seed)
@@ -95,7 +89,7 @@ def test_random_traffic_is_answered_as_by_transformers(tiny_base, tmp_path, seed
     with engine(tmp_path / "student", max_model_len=LONGEST + 8, kv_cache_gib=0.05, **settings, **RAW) as opened:
         for case in range(CASES):
             requests = draw_case(rng, earlier)
-            answers = answers_of(serve(opened, requests, str(case)))
+            answers = [answer_of(output) for output in serve(opened, requests, str(case))]
             found, drawn = reference.compare(answers), f"cut {cut}, group {group}, {settings}, case {case}: {requests}"
             assert [len(answer.tokens) for answer in answers] == [request.answer for request in requests], drawn
             assert found.mismatches == 0 and found.delta < 1e-3, drawn

@@ -8,7 +8,6 @@ import psutil
 import pytest
 from vllm_helpers import prompts as random_prompts
 
-from swiftkv.convert import convert
 from swiftkv.errors import UserError
 from swiftkv.vllm.server import free_port, server
 
@@ -33,16 +32,9 @@ def prompts(lengths) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def student(tiny_base, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("serving") / "student"
-    convert(tiny_base, directory, 4, 2)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def served(student, tmp_path_factory):
+def served(tiny_student, tmp_path_factory):
     log = tmp_path_factory.mktemp("logs") / "server.log"
-    with server(student, log=log, kv_cache_gib=0.05, arguments=FLAGS) as running:
+    with server(tiny_student, log=log, kv_cache_gib=0.05, arguments=FLAGS) as running:
         yield running
 
 
@@ -61,22 +53,22 @@ def greedy(served, prompt: list[int], tokens: int = 12, **more) -> dict:
     }
 
 
-def reference(student, prompt: list[int], tokens: int) -> list[int]:
+def reference(tiny_student, prompt: list[int], tokens: int) -> list[int]:
     """Transformers' greedy answer."""
     from swiftkv.vllm.compare import Reference
 
-    model, made = Reference(student), []
+    model, made = Reference(tiny_student), []
     for _ in range(tokens):
         made.append(int(model.logits(prompt + made)[-1].argmax()))
     return made
 
 
 @pytest.mark.parametrize("prompt", prompts((5, 130, 260)), ids=len)
-def test_streamed_tokens_are_transformers_own(served, client, student, prompt):
+def test_streamed_tokens_are_transformers_own(served, client, tiny_student, prompt):
     """Prompts longer than the 97 tokens of a step are prefilled in chunks."""
     parts = [chunk.choices[0] for chunk in client.completions.create(**greedy(served, prompt), stream=True)]
     assert len(parts) >= 12
-    assert [token for part in parts for token in part.token_ids or []] == reference(student, prompt, 12)
+    assert [token for part in parts for token in part.token_ids or []] == reference(tiny_student, prompt, 12)
     whole = client.completions.create(**greedy(served, prompt)).choices[0]
     assert whole.text == "".join(part.text for part in parts)
 
@@ -105,29 +97,32 @@ def test_answers_follow_a_json_schema(served, client):
         assert set(thing) == {"name", "count"} and thing["name"].islower() and thing["count"] in (1, 2, 3)
 
 
-def test_a_cancelled_stream_leaves_room_for_others(served, client, student):
+def test_a_cancelled_stream_leaves_room_for_others(served, client, tiny_student):
     prompt = prompts((50,))[0]
     for _ in range(10):  # more than run at once
         with client.completions.create(**greedy(served, prompt, 900), stream=True) as stream:
             next(iter(stream))
     answer = client.completions.create(**greedy(served, prompt))
-    assert answer.choices[0].token_ids == reference(student, prompt, 12)
+    assert answer.choices[0].token_ids == reference(tiny_student, prompt, 12)
 
 
-def test_a_taken_port_is_named(student, tmp_path):
+def test_a_taken_port_is_named(tiny_student, tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} is taken"), server(student, log=tmp_path / "log", port=port):
+        with (
+            pytest.raises(UserError, match=f"port {port} is taken"),
+            server(tiny_student, log=tmp_path / "log", port=port),
+        ):
             pass
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_nothing(student, tmp_path):
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tiny_student, tmp_path):
     port = free_port()
     with (
         pytest.raises(UserError, match=r"ended with code 1: .*LoRA"),
-        server(student, log=tmp_path / "log", port=port, arguments=["--enable-lora"]),
+        server(tiny_student, log=tmp_path / "log", port=port, arguments=["--enable-lora"]),
     ):
         pass
     commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]

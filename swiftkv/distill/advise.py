@@ -5,6 +5,7 @@ of whole answers on which both choose the same; first as converted, then after a
 speed-up and KV capacity follow from the FLOPs model for a 10:1 workload.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher, TeacherPass
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
-from swiftkv.workloads.stream import Batch, batch
+from swiftkv.workloads.stream import Batch
 from swiftkv.workloads.tokens import load_tokenizer
 
 WORKLOAD = {"input_len": 2000, "output_len": 200}
@@ -118,9 +119,7 @@ def table(config: RunConfig, base_dir: Path, work: Path, probes: int, steps: int
     tokenizer, shape = load_tokenizer(base_dir), read_config(base_dir)
     layers, pad = shape["num_hidden_layers"], loop.pad_id(tokenizer)
     distillation = loop.Distillation(short_config(config, layers, steps), base_dir, work)
-    rows = max(1, config["distill"]["batch_tokens"] // config["distill"]["sequence_length"])
-    length = config["distill"]["sequence_length"]
-    texts = [batch(config["tasks"], tokenizer, rows, length, config.seed, i, split="test") for i in range(probes)]
+    texts = list(itertools.islice(loop.stream_of(config, tokenizer, "test")(0), probes))
     students = distillation.students
     found = [
         {"cut": s.cut, "group": s.group, "skip": 1 - s.cut / layers} | t.row("") | expected(shape, s)

@@ -122,12 +122,12 @@ class Distillation:
                 saved = time.monotonic()
 
 
-def stream_of(config: RunConfig, tokenizer) -> Stream:
-    """The training stream of the configuration, to be entered at any batch."""
+def stream_of(config: RunConfig, tokenizer, split: str = "train") -> Stream:
+    """The stream of the configuration, to be entered at any batch."""
     settings = config["distill"]
     length = settings["sequence_length"]
     rows = max(1, settings["batch_tokens"] // length)
-    return lambda start: batches(config["tasks"], tokenizer, rows, length, config.seed, start)
+    return lambda start: batches(config["tasks"], tokenizer, rows, length, config.seed, start, split)
 
 
 def pad_id(tokenizer) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOP = 20  # raw logits compared per generated token: the largest ones
+RAW_LOGITS = {"logprobs_mode": "raw_logits", "max_logprobs": TOP}  # of an engine that `generate` is given
 
 
 @dataclass(frozen=True)
