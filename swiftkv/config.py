@@ -28,12 +28,14 @@ class SwiftKVVariant:
     """One SwiftKV student: the cut and the AcrossKV group (paper, sections 3.2 and 3.3).
 
     `skip` is the share of layers that prompt tokens skip, (L - l) / L with l = num_key_value_layers;
-    `key_value_group_size` is the number of late layers that share one KV cache (1 = no AcrossKV).
+    `key_value_group_size` is the number of late layers that share one KV cache (1 = no AcrossKV); `distill` holds
+    the settings in which this student's distillation differs from the configuration's.
     """
 
     name: str
     skip: float
     key_value_group_size: int = 1
+    distill: dict = field(default_factory=dict)
 
     def num_key_value_layers(self, num_hidden_layers: int) -> int:
         """The cut l for a model of `num_hidden_layers`. Raises UserError if l is not whole or groups do not divide."""

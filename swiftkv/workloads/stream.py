@@ -17,11 +17,13 @@ from swiftkv.workloads import tasks
 @dataclass(frozen=True)
 class Batch:
     """`input_ids` [rows, T] int64, right-padded; `answers` [rows, T] bool, True where a token is part of an
-    answer (its end-of-sequence token included); `tokens` = tokens that are not padding."""
+    answer (its end-of-sequence token included); `tokens` = tokens that are not padding; `positions` [rows, T]
+    int64: each token's place in its own document, from 0, where a row packs several (None: a row is one document)."""
 
     input_ids: torch.Tensor
     answers: torch.Tensor
     tokens: int
+    positions: torch.Tensor | None = None
 
 
 def segments(context: tasks.Context, eos: str) -> Iterator[tuple[str, bool]]:
