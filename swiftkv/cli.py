@@ -3,6 +3,7 @@
 Errors a user can mend are printed as one line on standard error and end with exit code 2.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,11 +63,33 @@ def convert(base: Base, out: Out, variant: Annotated[str, typer.Option()], confi
 
 
 @cli.command()
-def distill(base: Base, out: Out, work: Work, config: Config = CONFIG) -> None:
+def distill(
+    base: Annotated[Path | None, typer.Option(help="Directory of the base model [results/SCALE/models/base].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Gets a directory per student [results/SCALE/models].")] = None,
+    work: Annotated[Path | None, typer.Option(help="Where checkpoints are kept [results/SCALE/work/distill].")] = None,
+    config: Config = CONFIG,
+    processes: Annotated[int, typer.Option(min=1, help="Processes; as many as GPUs where there are any.")] = 1,
+    micro_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens at once per process [all].")] = None,
+    recompute: Annotated[bool, typer.Option(help="Run late layers again in the backward pass: less memory.")] = False,
+    float32: Annotated[bool, typer.Option(help="Full precision even where bfloat16 is faster.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print memory and time, load nothing.")] = False,
+    gpu_memory: Annotated[float | None, typer.Option(help="With --plan: GiB of a GPU [this machine's].")] = None,
+    tflops: Annotated[float | None, typer.Option(help="With --plan: peak TFLOP/s of a GPU [this machine's].")] = None,
+    answer_share: Annotated[float, typer.Option(min=0, max=1, help="With --plan: share of answer tokens.")] = 1.0,
+) -> None:
     """Distil every student of the configuration in one run with one teacher pass."""
+    loaded = load(config)
+    base = base or loaded.model_dir("base")
+    if plan:
+        from swiftkv.distill import plan as planner
+
+        planner.show(loaded, base, processes, gpu_memory, tflops, micro_batch_tokens, recompute, answer_share)
+        return
     from swiftkv.distill import loop
 
-    loop.run(load(config), base, out, work)
+    options = loop.Options(micro_batch_tokens, recompute, float32)
+    work = work or loaded.results / "work" / "distill"
+    loop.start(loaded, base, out or loaded.results / "models", work, options, processes)
 
 
 @cli.command()
@@ -83,6 +106,21 @@ def advise(
     from swiftkv.distill import advise as advisor
 
     advisor.run(load(config), base, out, work, budget, probes, steps)
+
+
+@cli.command()
+def ablate(
+    base: Base,
+    out: Out,
+    work: Work,
+    config: Config = Path("config/ablations.yaml"),
+    float32: Annotated[bool, typer.Option(help="Full precision even where bfloat16 is faster.")] = False,
+) -> None:
+    """What the choices of the distillation recipe are worth: arms of the configuration, over seeds, as a table."""
+    from swiftkv.distill import ablate as stage
+    from swiftkv.distill.loop import Options
+
+    stage.run(load(config), base, out, work, Options(float32=float32))
 
 
 @cli.command()
@@ -154,6 +192,18 @@ def accuracy_summary(
 
 
 @cli.command()
+def diagnose(
+    base: Base, models: Annotated[Path, typer.Option(help="Holds one directory per variant.")], out: Out,
+    config: Config = CONFIG,
+) -> None:  # fmt: skip
+    """Where students part from the base: by answer position, prompt length, difficulty, and in long contexts."""
+    from swiftkv import diagnose as stage
+
+    loaded = load(config)
+    stage.run(loaded, base, {v.name: models / v.name for v in loaded.variants}, out)
+
+
+@cli.command()
 def claims(out: Out, config: Config = CONFIG) -> None:
     """Compute the verdict on every published claim (--out DIR gets claims.csv and claims.md)."""
     from swiftkv import claims as stage
@@ -196,12 +246,29 @@ def publish(
     stage.run(load(config), machine)
 
 
+@cli.command()
+def export(
+    variant: Annotated[str, typer.Option(help="Name of the student in the configuration.")],
+    out: Annotated[Path, typer.Option(help="New folder, or an earlier export to replace.")],
+    config: Config = CONFIG,
+    model: Annotated[Path | None, typer.Option(help="Its directory, if not where the pipeline keeps it.")] = None,
+    push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Upload to the Hugging Face hub too.")] = None,
+    private: Annotated[bool, typer.Option("--private/--public", help="Of a new repository.")] = True,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; as the student is, if left out.")] = None,
+) -> None:
+    """Write a student as a hub-ready folder with a model card, and upload it with your own token if asked."""
+    from swiftkv import export as stage
+
+    stage.run(load(config), variant, out, model, push, private, dtype)
+
+
 def end_in_one_line(command: Callable[[], None]) -> None:
     """Run a command; a UserError becomes one line on standard error and exit code 2."""
     try:
         command()
     except UserError as error:
-        print(f"swiftkv: error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            print(f"swiftkv: error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -7,6 +7,7 @@ workflow/schemas/config.schema.json, and an error names the key, the value and w
 import copy
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,9 +171,14 @@ def load_config(path: str | Path = "config/config.yaml") -> RunConfig:
     return RunConfig(raw=raw, path=str(path))
 
 
-def freeze(raw: dict) -> RunConfig:
-    """Validate a mapping (Snakemake's `config`) and write it to results/<scale>/config.yaml for the commands."""
-    raw = {key: value for key, value in raw.items() if key != "extends"}
+def freeze(raw: dict, overlays: Sequence[str | Path] = (), given: Mapping | None = None) -> RunConfig:
+    """Validate a mapping (Snakemake's `config`) and write it to results/<scale>/config.yaml for the commands.
+
+    Snakemake knows no `extends`: `overlays` are its --configfile files, and `given` is what these and --config say.
+    """
+    for path in overlays:
+        raw = merge(raw, read_layers(path))
+    raw = {key: value for key, value in merge(raw, given or {}).items() if key != "extends"}
     validate(raw, "config")
     path = Path("results") / raw["scale"] / "config.yaml"
     text = yaml.safe_dump(raw, sort_keys=False)

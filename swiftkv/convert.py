@@ -139,22 +139,28 @@ def group_mean(tensors: Tensors, names: list[str]) -> torch.Tensor:
     return torch.stack([tensors[name].float() for name in names]).mean(0).to(tensors[names[0]].dtype)
 
 
-def initial_tensors(base: Tensors, layers: int, cut: int, group: int) -> Tensors:
+def initial_tensors(base: Tensors, layers: int, cut: int, group: int, init: str = "group-mean") -> Tensors:
     """The SwiftKV tensors of an undistilled student, by published name.
 
     q is the same layer's q_proj, k and v are the mean over the group's layers, norm_swiftkv is the input norm
     of layer `cut` (0-based; ones if cut = layers, where nothing reads it). Source: train.py in
-    https://github.com/snowflakedb/ArcticTraining/tree/main/projects/swiftkv.
+    https://github.com/snowflakedb/ArcticTraining/tree/main/projects/swiftkv. Two other choices of k and v, for
+    comparison: those of the group's "first-layer", and for all groups those of layer `cut` ("cut-layer").
     """
+    members = {
+        "group-mean": lambda layer: range(layer, layer + group),
+        "first-layer": lambda layer: [layer],
+        "cut-layer": lambda layer: [cut],
+    }[init]
     norms = "model.layers.{}.input_layernorm.weight"
     norm = base[norms.format(cut)].clone() if cut < layers else torch.ones_like(base[norms.format(0)])
     made = {"model.norm_swiftkv.weight": norm}
     for layer in range(cut, layers):
         leads = (layer - cut) % group == 0
         for name in ("q", "k", "v") if leads else ("q",):
-            members = range(layer, layer + group) if name != "q" else [layer]
             for kind in ("weight", "bias"):
-                sources = [f"model.layers.{member}.self_attn.{name}_proj.{kind}" for member in members]
+                origin = members(layer) if name != "q" else [layer]
+                sources = [f"model.layers.{member}.self_attn.{name}_proj.{kind}" for member in origin]
                 if sources[0] in base:
                     target = f"model.layers.{layer}.self_attn.{name}_proj_swiftkv.{kind}"
                     made[target] = group_mean(base, sources)
@@ -189,12 +195,12 @@ def save_model(directory: Path, raw: dict, tensors: Tensors) -> None:
 def write_student(base_dir: Path, out_dir: Path, cut: int, group: int, trained: Tensors | None = None) -> None:
     """Write a student directory atomically, with provenance; `base_dir` must have passed `check_checkpoint`.
 
-    `trained` (published names) replaces initial SwiftKV tensors, in the base's dtype.
+    `trained` (published names) replaces initial or frozen tensors, in the base's dtype.
     """
     raw, base = read_config(base_dir, BASE_TYPES), load_tensors(base_dir)
     layers = raw["num_hidden_layers"]
-    made = initial_tensors(base, layers, cut, group)
-    made |= {name: tensor.to(made[name].dtype) for name, tensor in (trained or {}).items()}
+    tensors = frozen_tensors(base, layers, cut, group) | initial_tensors(base, layers, cut, group)
+    tensors |= {name: tensor.to(tensors[name].dtype) for name, tensor in (trained or {}).items()}
     model = FAMILIES[raw["model_type"]]
     raw |= {"model_type": model.config_class.model_type, "architectures": [model.__name__], "swiftkv": True}
     raw |= {"num_key_value_layers": cut, "key_value_group_size": group}
@@ -203,7 +209,7 @@ def write_student(base_dir: Path, out_dir: Path, cut: int, group: int, trained: 
         Provenance(stage, inputs=weight_files(base_dir), cut=cut, group=group) as provenance,
         files.atomic_dir(out_dir) as directory,
     ):
-        save_model(directory, raw, frozen_tensors(base, layers, cut, group) | made)
+        save_model(directory, raw, tensors)
         copy_companions(base_dir, directory)
         check_checkpoint(directory)
         provenance.save(directory / "config.json")

@@ -13,20 +13,26 @@ import yaml
 
 from swiftkv import files
 from swiftkv.errors import UserError
-from swiftkv.workloads import tasks
+from swiftkv.workloads import real, tasks
 from swiftkv.workloads.tasks import Item
 
 VERSION = 1.0
 PREFIX = "swiftkv_"
 CACHE = "datasets"
-STOP = ["\n"]  # beside EOS, which lm-eval adds: every answer is one line
+STOP = ("\n",)  # beside EOS, which lm-eval adds: every answer to a generated task is one line
 METRICS = ("score", "exact_match")
 
 
 def process_results(doc: dict, results: list[str]) -> dict[str, float]:
     """lm-eval's hook: judge one generation (called by the name that the YAML gives)."""
-    found = tasks.score(item_of(doc), results[0])
-    return {name: found[name] for name in METRICS}
+    item = item_of(doc)
+    found = real.SETS[item.task].score(item, results[0]) if item.task in real.SETS else tasks.score(item, results[0])
+    return {name: found[name] for name in metrics_of(item.task)}
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """What is recorded of every answer to a task."""
+    return real.SETS[task].metrics if task in real.SETS else METRICS
 
 
 def doc_of(item: Item) -> dict:
@@ -53,12 +59,12 @@ def task_yaml(task: str, data: Path, max_new_tokens: int) -> str:
         "doc_to_text": "prompt",
         "doc_to_target": "answer",
         "generation_kwargs": {
-            "until": STOP,
+            "until": list(real.SETS[task].stop if task in real.SETS else STOP),
             "do_sample": False,
             "temperature": 0.0,
             "max_gen_toks": max_new_tokens,
         },
-        "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in METRICS],
+        "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in metrics_of(task)],
         "num_fewshot": 0,
         "metadata": {"version": VERSION},
     }

@@ -10,9 +10,12 @@ from swiftkv.config import SwiftKVVariant
 from swiftkv.convert import convert
 from swiftkv.distill import advise
 from swiftkv.distill.data import select
+from swiftkv.distill.parallel import World
+from swiftkv.distill.probe import answer_numbers, probe
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.errors import UserError
+from swiftkv.workloads.stream import Batch
 
 
 def test_candidates_are_every_cut_with_every_group_that_divides():
@@ -25,16 +28,16 @@ def test_answers_are_numbered_by_runs_of_positions():
     ids = torch.arange(2, 18).reshape(2, 8)
     answers = torch.zeros(2, 8, dtype=torch.bool)
     answers[0, [2, 3, 6]] = answers[1, [5, 6, 7]] = True
-    assert advise.answer_numbers(select(ids, answers, PAD, "answers", False)).tolist() == [0, 0, 1, 2, 2, 2]
+    assert answer_numbers(select(Batch(ids, answers, 16), PAD, "answers", False)).tolist() == [0, 0, 1, 2, 2, 2]
 
 
 def test_probe_equals_the_definition(tiny_base, tmp_path, monkeypatch):
     """One answer per row: KL, tokens and answers kept from whole logits of the converted model and the base."""
     data = make_batch(0)
     monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: False)
-    teacher = Teacher(tiny_base, torch.device("cpu"))
+    teacher = Teacher(tiny_base, World())
     student = Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS)
-    (tally,) = advise.probe_all(teacher, [student], [data], PAD)
+    (tally,), (left,) = probe(teacher, [student], [data], PAD, exits=(4,))
     convert(tiny_base, tmp_path / "student", 4, 1)
     with torch.inference_mode():
         base, other = (
@@ -47,6 +50,11 @@ def test_probe_equals_the_definition(tiny_base, tmp_path, monkeypatch):
     assert tally.kl == pytest.approx(kl.sum(-1)[wanted].sum().item(), rel=1e-4)
     assert (tally.tokens, tally.tokens_kept) == (int(wanted.sum()), int(same[wanted].sum()))
     assert (tally.answers, tally.answers_kept) == (len(wanted), int((same | ~wanted).all(1).sum()))
+    right = other.argmax(-1) == data.input_ids[:, 1:]
+    assert tally.answers_right == int((right | ~wanted).all(1).sum())
+    x_l = teacher.model(data.input_ids, output_hidden_states=True).hidden_states[4]
+    same = base.argmax(-1) == teacher.model.lm_head(teacher.model.model.norm(x_l)).argmax(-1)[:, :-1]
+    assert left.tokens_kept == int(same[wanted].sum())
 
 
 def test_advice_gains_most_within_the_budget():

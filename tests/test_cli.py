@@ -10,7 +10,7 @@ from swiftkv.config import ROOT
 SWIFTKV = [sys.executable, "-m", "swiftkv.cli"]
 STAGES = (
     "train-base fetch-base convert distill similarity lengths verify throughput accuracy accuracy-summary "
-    "claims figures tables notebook publish"
+    "diagnose claims figures tables notebook publish"
 ).split()
 
 
@@ -36,6 +36,7 @@ def test_help_lists_every_stage_without_loading_torch():
         (["similarity", "--base", "no/base", "--out", "o.csv"], "no/base"),
         (["lengths", "--base", "no/base", "--out", "o"], "no/base"),
         (["verify", "--base", "no/base", "--models", "no/models", "--out", "o.json"], "no/base"),
+        (["diagnose", "--base", "no/base", "--models", "no/models", "--out", "o"], "no/base"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_culprit(arguments, culprit, tmp_path):

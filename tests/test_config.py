@@ -92,3 +92,16 @@ def test_freeze_writes_what_load_reads_and_leaves_an_unchanged_file_alone(tmp_pa
     module.freeze(DEFAULT.raw)
     assert (tmp_path / frozen.path).stat().st_mtime_ns == before
     assert load_config(frozen.path).sha256 == DEFAULT.sha256
+
+
+def test_freeze_resolves_what_an_overlay_extends(tmp_path, monkeypatch):
+    """As with `snakemake --configfile child.yaml --config seed=5`, which merges the child over the default alone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "root.yaml").write_text(yaml.safe_dump(DEFAULT.raw))
+    (tmp_path / "parent.yaml").write_text("extends: root.yaml\nscale: parent\ndistill: {steps: 7, warmup: 0.5}\n")
+    child = {"extends": "parent.yaml", "scale": "child", "distill": {"warmup": 0.25}}
+    (tmp_path / "child.yaml").write_text(yaml.safe_dump(child))
+    given = {**child, "seed": 5}
+    frozen = module.freeze(merge(DEFAULT.raw, given), ["child.yaml"], given)
+    assert frozen["distill"] == {**DEFAULT["distill"], "steps": 7, "warmup": 0.25}
+    assert (frozen.scale, frozen.seed) == ("child", 5)

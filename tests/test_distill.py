@@ -1,7 +1,9 @@
 """Distillation: loss, selection, shared weights, and that a run learns, resumes, and fails clearly."""
 
 import copy
+import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -16,9 +18,12 @@ from swiftkv.config import RunConfig, SwiftKVVariant, load_config
 from swiftkv.convert import convert
 from swiftkv.distill import loop
 from swiftkv.distill.data import lengths, select
-from swiftkv.distill.loss import Targets, kl_loss
+from swiftkv.distill.loop import Options
+from swiftkv.distill.loss import Targets, kl_sum
+from swiftkv.distill.parallel import World
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
+from swiftkv.distill.trainee import Trainee, rate_at
 from swiftkv.errors import UserError
 from swiftkv.workloads.stream import Batch
 
@@ -58,7 +63,7 @@ def stream(start: int):
 
 
 def distil(config, base, out, work, **more):
-    loop.run(config, base, out, work, stream=more.pop("stream", stream))
+    loop.run(config, base, out, work, stream=more.pop("stream", stream), **more)
     return files.read_jsonl(out / "distill.jsonl")
 
 
@@ -70,7 +75,12 @@ def float32(monkeypatch):
 
 @pytest.fixture
 def teacher(tiny_base):
-    return Teacher(tiny_base, torch.device("cpu"))
+    return Teacher(tiny_base, World())
+
+
+def look(teacher, data, *students):
+    """One pass that keeps what the students need."""
+    return teacher.look(data, PAD, set().union(*(student.kept_layers for student in students)))
 
 
 # Selection
@@ -80,7 +90,7 @@ def teacher(tiny_base):
 @given(st.integers(0, 10_000), st.sampled_from(["answers", "all"]), st.booleans())
 def test_selection_is_what_a_loop_would_choose(seed, loss_on, every_position):
     data = make_batch(seed, rows=4, length=12)
-    chosen = select(data.input_ids, data.answers, PAD, loss_on, every_position)
+    chosen = select(data, PAD, loss_on, every_position)
     for row in range(4):
         real = int((data.input_ids[row] != PAD).sum())
         wanted = [t for t in range(real - 1) if loss_on == "all" or data.answers[row, t + 1]]
@@ -96,10 +106,35 @@ def test_length_counts_pad_ids_inside_the_text():
 
 
 def test_mask_hides_later_keys_only():
-    data = make_batch(1, rows=2, length=8)
-    chosen = select(data.input_ids, data.answers, PAD, "answers", False)
+    chosen = select(make_batch(1, rows=2, length=8), PAD, "answers", False)
     visible = chosen.mask(8, torch.float32)[:, 0] == 0
     assert torch.equal(visible, torch.arange(8) <= chosen.positions[..., None])
+
+
+def packed_batch() -> tuple[Batch, list[Batch]]:
+    """A row of three documents with padding behind, and each document in a row of its own."""
+    ids = torch.randint(2, 300, (1, 12), generator=torch.Generator().manual_seed(5))
+    ids[0, 10:] = PAD
+    answers = torch.zeros(1, 12, dtype=torch.bool)
+    answers[0, [2, 5, 6, 8, 9]] = True
+    ends = [(0, 3), (3, 7), (7, 10)]
+    places = torch.cat([torch.arange(b - a) for a, b in [*ends, (10, 12)]])[None]
+    alone = [Batch(ids[:, a:b], answers[:, a:b], b - a) for a, b in ends]
+    return Batch(ids, answers, 10, places), alone
+
+
+@pytest.mark.parametrize("loss_on", ["answers", "all"])
+@pytest.mark.parametrize("train", ["qkv", "layers"])
+def test_documents_of_a_packed_row_do_not_see_each_other(teacher, loss_on, train):
+    settings = SETTINGS | {"loss_on": loss_on, "hidden_loss": 0.5, "train": train}
+    student = Student(SwiftKVVariant("half", 0.5, 2), teacher, settings)
+    together, alone = packed_batch()
+    got = student.sums(look(teacher, together, student))
+    single = [student.sums(look(teacher, data, student)) for data in alone]
+    assert got.kl > 0.005
+    torch.testing.assert_close(got.kl, sum(one.kl for one in single), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.squares, sum(one.squares for one in single), rtol=1e-4, atol=1e-5)
+    assert got.agreeing == sum(one.agreeing for one in single)
 
 
 # Loss
@@ -118,21 +153,21 @@ def test_chunked_loss_and_gradient_equal_the_plain_ones(rows, temperature):
     plain = student.detach().clone().requires_grad_()
     p = F.softmax(head(teacher) / temperature, -1)
     q = F.softmax(head(plain) / temperature, -1)
-    expected = temperature**2 * (p * (p / q).log()).sum(-1).mean()
+    expected = temperature**2 * (p * (p / q).log()).sum()
     (3 * expected).backward()
-    kl, agreement = kl_loss(student, Targets(teacher, head, temperature, rows))
+    kl, agreeing = kl_sum(student, Targets(teacher, head, temperature, rows))
     (3 * kl).backward()
     torch.testing.assert_close(kl, expected)
     torch.testing.assert_close(student.grad, plain.grad)
-    assert agreement == (head(student).argmax(-1) == head(teacher).argmax(-1)).float().mean()
+    assert agreeing == (head(student).argmax(-1) == head(teacher).argmax(-1)).sum()
 
 
 def test_loss_is_zero_for_the_teacher_itself_and_finite_for_extreme_logits():
     head, states = head_of(11, 5), torch.randn(4, 5)
-    kl, agreement = kl_loss(states, Targets(states, head, 2.0))
-    assert kl == pytest.approx(0.0, abs=1e-6)
-    assert agreement == 1
-    kl, _ = kl_loss(states * 1e4, Targets(-states * 1e4, head, 2.0))
+    kl, agreeing = kl_sum(states, Targets(states, head, 2.0))
+    assert kl == pytest.approx(0.0, abs=1e-5)
+    assert agreeing == 4
+    kl, _ = kl_sum(states * 1e4, Targets(-states * 1e4, head, 2.0))
     assert math.isfinite(kl)
     assert kl > 100
 
@@ -140,13 +175,13 @@ def test_loss_is_zero_for_the_teacher_itself_and_finite_for_extreme_logits():
 def test_full_logits_never_exist_at_once():
     seen, head = [], head_of(11, 5)
     head.register_forward_hook(lambda _, args, output: seen.append(len(output)))
-    kl_loss(torch.randn(10, 5), Targets(torch.randn(10, 5), head, 2.0, rows=4))
+    kl_sum(torch.randn(10, 5), Targets(torch.randn(10, 5), head, 2.0, rows=4))
     assert max(seen) == 4
 
 
 def test_no_loss_position_gives_zero_with_a_gradient():
     student = torch.randn(0, 5, requires_grad=True)
-    kl, _ = kl_loss(student, Targets(torch.randn(0, 5), head_of(11, 5), 2.0))
+    kl, _ = kl_sum(student, Targets(torch.randn(0, 5), head_of(11, 5), 2.0))
     kl.backward()
     assert kl == 0
 
@@ -163,8 +198,7 @@ def test_losses_equal_a_full_run_of_the_exported_student(tiny_base, tmp_path, te
     convert(tiny_base, tmp_path / "student", student.cut, group)
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
     data = make_batch(3)
-    chosen = select(data.input_ids, data.answers, PAD, loss_on, every_position=True)
-    got = student.losses(teacher.look(data.input_ids, chosen, {student.cut, 7}, 2.0))
+    got = student.sums(look(teacher, data, student))
     outputs = [m(data.input_ids, output_hidden_states=True) for m in (whole, teacher.model)]
     real = data.input_ids != PAD
     target = (data.answers if loss_on == "answers" else real)[:, 1:]
@@ -172,13 +206,11 @@ def test_losses_equal_a_full_run_of_the_exported_student(tiny_base, tmp_path, te
     kl = 4 * F.kl_div(logs[0], logs[1], log_target=True, reduction="batchmean")
     hidden = F.mse_loss(*(output.hidden_states[-2][real] for output in outputs))
     assert kl > 0.005
-    torch.testing.assert_close(got.kl, kl, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(got.hidden, hidden, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(got.loss, kl + 0.5 * hidden, rtol=1e-4, atol=1e-5)
-    few = select(data.input_ids, data.answers, PAD, loss_on, every_position=False)
-    student.hidden_weight = 0.0
-    again = student.losses(teacher.look(data.input_ids, few, {student.cut, 7}, 2.0))
-    torch.testing.assert_close(again.loss, kl, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.kl / int(target.sum()), kl, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.squares / (int(real.sum()) * 64), hidden, rtol=1e-4, atol=1e-6)
+    student.settings |= {"hidden_loss": 0.0}  # runs the loss positions alone
+    again = student.sums(look(teacher, data, student))
+    torch.testing.assert_close(again.kl, got.kl, rtol=1e-4, atol=1e-5)
 
 
 def test_only_swiftkv_tensors_are_trained_and_frozen_memory_is_shared(teacher):
@@ -192,23 +224,55 @@ def test_only_swiftkv_tensors_are_trained_and_frozen_memory_is_shared(teacher):
 
 
 def test_gradients_reach_every_trained_tensor(teacher):
-    data = make_batch(0)
-    chosen = select(data.input_ids, data.answers, PAD, "answers", False)
     for variant in VARIANTS:
         student = Student(SwiftKVVariant(**variant), teacher, SETTINGS)
-        student.losses(teacher.look(data.input_ids, chosen, {student.cut}, 2.0)).loss.backward()
+        student.sums(look(teacher, make_batch(0), student)).kl.backward()
         assert all(p.grad.abs().max() > 0 for p in student.trained.values())
+
+
+@pytest.mark.parametrize("train", ["qkv", "layers"])
+def test_recomputed_activations_give_the_same_gradients(teacher, train):
+    gradients = []
+    for recompute in (False, True):
+        settings = SETTINGS | {"hidden_loss": 0.5, "train": train}
+        student = Student(SwiftKVVariant("half", 0.5, 2), teacher, settings, recompute)
+        sums = student.sums(look(teacher, make_batch(0), student))
+        (sums.kl + sums.squares).backward()
+        gradients.append({name: p.grad for name, p in student.trained.items()})
+    assert len(gradients[0]) == (9 if train == "qkv" else 70)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_full_fine_tuning_trains_a_copy_of_every_layer(teacher):
+    student = Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS | {"train": "layers"})
+    base = {p.data_ptr() for p in teacher.model.parameters()}
+    assert {name for name, p in student.model.named_parameters() if not p.requires_grad} == {"embed_tokens.weight"}
+    assert not base & {p.data_ptr() for p in student.trained.values()}
+    student.sums(look(teacher, make_batch(0), student)).kl.backward()
+    assert all(p.grad.abs().max() > 0 for p in student.trained.values())
+
+
+@pytest.mark.parametrize(("init", "expected"), [("group-mean", (4, 5)), ("first-layer", (4,)), ("cut-layer", (4,))])
+def test_initial_k_and_v_are_the_chosen_ones(teacher, init, expected):
+    student = Student(SwiftKVVariant("half", 0.5, 2), teacher, SETTINGS | {"init": init})
+    layers = teacher.model.model.layers
+    for leader, members in ((4, expected), (6, {"group-mean": (6, 7), "first-layer": (6,), "cut-layer": (4,)}[init])):
+        mean = torch.stack([layers[m].self_attn.k_proj.weight for m in members]).mean(0)
+        torch.testing.assert_close(student.model.layers[leader].self_attn.k_proj_swiftkv.weight, mean)
 
 
 # The loop
 
 
 def test_rate_warms_up_and_falls_to_zero():
-    rates = [loop.rate_at(step, SETTINGS | {"steps": 100}) for step in range(101)]
+    rates = [rate_at(step, SETTINGS | {"steps": 100}) for step in range(101)]
     assert rates[:10] == pytest.approx([0.003 * (i + 1) / 10 for i in range(10)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.0015)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    line = [rate_at(step, SETTINGS | {"steps": 100, "schedule": "linear"}) for step in (9, 10, 55, 100)]
+    assert line == pytest.approx([0.003, 0.003, 0.0015, 0.0])
 
 
 def held_out_kl(base, directory) -> float:
@@ -234,6 +298,7 @@ def test_a_run_brings_every_student_closer_and_leaves_frozen_weights(tiny_base, 
         assert [row["step"] for row in mine] == list(range(1, 25))
         assert mine[-1]["kl"] < mine[0]["kl"]
     expected = {"step", "variant", "loss", "kl", "hidden", "learning_rate", "tokens", "seconds", "agreement"}
+    expected |= {"gradient_norm"}
     assert set(rows[0]) == expected
     assert rows[-1]["tokens"] == sum(make_batch(i).tokens for i in range(24))
     assert (tmp_path / "out" / "distill.jsonl.provenance.json").is_file()
@@ -261,7 +326,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tiny_base, tmp_path, monke
         distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2", stream=stop_at(11))
     assert not (tmp_path / "out").exists()
     resumed = distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
-    assert ("resumed at step 11 of 24" in capsys.readouterr().out) == (every == 0)
+    assert ("half resumed at step 11 of 24" in capsys.readouterr().out) == (every == 0)
     assert [row | {"seconds": 0} for row in resumed] == [row | {"seconds": 0} for row in plain]
     for variant in VARIANTS:
         one, two = (load_file(tmp_path / n / variant["name"] / "model.safetensors") for n in ("plain", "out"))
@@ -273,7 +338,7 @@ def test_a_changed_config_does_not_reuse_old_state(tiny_base, tmp_path, capsys):
     distil(make_config(steps=3, learning_rate=0.001), tiny_base, tmp_path / "out", tmp_path / "work")
     assert "resumed" not in capsys.readouterr().out
     distil(make_config(steps=3, learning_rate=0.001), tiny_base, tmp_path / "out", tmp_path / "work")
-    assert "resumed at step 3 of 3" in capsys.readouterr().out
+    assert "half resumed at step 3 of 3" in capsys.readouterr().out
 
 
 def test_students_do_not_influence_each_other(tiny_base, tmp_path):
@@ -283,43 +348,93 @@ def test_students_do_not_influence_each_other(tiny_base, tmp_path):
     assert mine == [row | {"seconds": 0} for row in alone]
 
 
-def test_nan_names_variant_and_step_and_keeps_the_checkpoint(tiny_base, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0)
-    whole = Student.losses
+def poison(monkeypatch, step: int, value: float):
+    """Let the loss of student "half" be `value` from a step on."""
+    whole = Student.sums
+    seen = {"half": -1}
 
     def poisoned(self, passed):
-        losses = whole(self, passed)
-        if self.name == "half" and self.optimizer.state and next(iter(self.optimizer.state.values()))["step"] == 5:
-            losses.loss.data.fill_(float("nan"))
-        return losses
+        sums = whole(self, passed)
+        seen[self.name] = seen.get(self.name, -1) + 1
+        return dataclasses.replace(sums, kl=sums.kl * value) if self.name == "half" and seen["half"] >= step else sums
 
-    monkeypatch.setattr(Student, "losses", poisoned)
-    with pytest.raises(UserError, match=r"variant half: loss is nan at step 5"):
-        distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work")
-    assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(Student, "losses", whole)
-    resumed = distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work")
-    plain = distil(make_config(), tiny_base, tmp_path / "plain", tmp_path / "work2")
-    assert [row["kl"] for row in resumed] == [row["kl"] for row in plain]
+    monkeypatch.setattr(Student, "sums", poisoned)
 
 
-def test_infinite_gradient_is_caught_before_the_update(teacher):
-    student = Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS)
-    data = make_batch(0)
-    chosen = select(data.input_ids, data.answers, PAD, "answers", False)
-    before = {name: p.detach().clone() for name, p in student.trained.items()}
-    next(iter(student.trained.values())).register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(UserError, match="variant half: gradient norm is"):
-        student.step(teacher.look(data.input_ids, chosen, {4}, 2.0), 0.1, 7)
-    assert all(torch.equal(p, before[name]) for name, p in student.trained.items())
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), r"variant half: loss is nan at step 5"),
+        (float("inf"), r"variant half: loss is inf at step 5"),
+        (1e4, r"variant half: loss diverges: \d.* over the last 20 steps to step 19"),
+    ],
+)
+def test_a_failing_student_is_dropped_and_the_others_go_on(tiny_base, tmp_path, monkeypatch, capsys, value, message):
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0)
+    plain = distil(make_config(), tiny_base, tmp_path / "plain", tmp_path / "work1")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+        poison(patch, 5, value)
+        distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
+    assert "half: loss" in capsys.readouterr().out
+    assert re.search(message.split(": ", 1)[1], files.read_json(tmp_path / "out" / "dropped.json")["half"])
+    assert not (tmp_path / "out" / "half").exists()
+    rows = files.read_jsonl(tmp_path / "out" / "distill.jsonl")
+    others = [row["kl"] for row in plain if row["variant"] != "half"]
+    assert [row["kl"] for row in rows if row["variant"] != "half"] == others
+    if not math.isfinite(value):  # its last checkpoint was sound: the next run goes on from there, for it alone
+        resumed = distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
+        assert "half resumed at step 5 of 24" in capsys.readouterr().out
+        assert [row["kl"] for row in resumed] == [row["kl"] for row in plain]
+        assert not (tmp_path / "out" / "dropped.json").exists()
+
+
+def test_infinite_gradient_is_caught_before_the_update(teacher, tmp_path):
+    trainee = Trainee(Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS), "key", tmp_path)
+    trained = trainee.student.trained
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    next(iter(trained.values())).register_hook(lambda gradient: gradient * float("inf"))
+    trainee.accumulate(look(teacher, make_batch(0), trainee.student), 1, 1)
+    assert trainee.update(1, 1) is None
+    assert trainee.dropped in ("gradient norm is nan at step 0", "gradient norm is inf at step 0")
+    assert all(torch.equal(p, before[name]) for name, p in trained.items())
 
 
 def test_a_damaged_checkpoint_says_so(tiny_base, tmp_path):
     distil(make_config(steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
-    path = tmp_path / "work" / "state.safetensors"
+    (path,) = (tmp_path / "work" / "half" / "step-2").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="damaged checkpoint"):
+    with pytest.raises(UserError, match=r"half/step-2: damaged checkpoint .*delete"):
         distil(make_config(steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
+
+
+def test_micro_batches_add_up_to_the_batch(tiny_base, tmp_path):
+    whole = distil(make_config(hidden_loss=0.3), tiny_base, tmp_path / "a", tmp_path / "wa")
+    small = distil(
+        make_config(hidden_loss=0.3), tiny_base, tmp_path / "b", tmp_path / "wb", options=Options(96, recompute=True)
+    )
+    for one, two in zip(whole, small, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-3, abs=1e-6)
+
+
+def test_settings_of_one_variant_change_it_alone(tiny_base, tmp_path):
+    plain = distil(make_config(steps=6), tiny_base, tmp_path / "a", tmp_path / "wa")
+    late, half, across = VARIANTS
+    changed = [late, half | {"distill": {"temperature": 1.0, "steps": 3, "loss_on": "all"}}, across]
+    rows = distil(make_config(changed, steps=6), tiny_base, tmp_path / "b", tmp_path / "wb")
+    for name in ("late", "half-across4"):
+        one, two = ([row["kl"] for row in found if row["variant"] == name] for found in (plain, rows))
+        assert one == two
+    mine = [row for row in rows if row["variant"] == "half"]
+    assert [row["step"] for row in mine] == [1, 2, 3]
+    assert mine[-1]["learning_rate"] == rate_at(2, SETTINGS | {"steps": 3})
+
+
+def test_a_variant_added_later_trains_alone(tiny_base, tmp_path, capsys):
+    distil(make_config(VARIANTS[:2], steps=4), tiny_base, tmp_path / "a", tmp_path / "work")
+    rows = distil(make_config(steps=4), tiny_base, tmp_path / "b", tmp_path / "work")
+    assert "half resumed at step 4 of 4" in capsys.readouterr().out
+    plain = distil(make_config(steps=4), tiny_base, tmp_path / "c", tmp_path / "other")
+    assert [row["kl"] for row in rows] == [row["kl"] for row in plain]
 
 
 def test_no_steps_gives_the_undistilled_student(tiny_base, tmp_path):

@@ -164,9 +164,9 @@ def test_late_layers_on_needed_positions_only_equal_the_full_run(cut):
     full = model(tokens, output_hidden_states=True)
     rope = model.rotary_emb(full.last_hidden_state, torch.arange(9)[None])
     chosen = torch.tensor([2, 5, 8])
-    late, shared = model.layers[cut:], SharedKV(model.norm_swiftkv)
+    late, shared = model.layers[cut:], SharedKV(model.norm_swiftkv, rope)
     x_l = full.hidden_states[cut]
-    shared.write_all(late, x_l, rope)
+    shared.cut(x_l)
     hidden = x_l[:, chosen]
     mask = torch.zeros(1, 1, 3, 9).masked_fill(torch.arange(9) > chosen[:, None], torch.finfo().min)
     for layer in late:

@@ -4,18 +4,21 @@ from dataclasses import dataclass
 
 import torch
 
+from swiftkv.workloads.stream import Batch
+
 
 @dataclass(frozen=True)
 class Selection:
     """Positions of a [B, T] batch at which students run the late layers, padded to Q per row.
 
     `positions` [B, Q] int64 (0 where padded), `run` [B, Q] bool: not padding, `loss` [B, Q] bool: the next token
-    is to be predicted for the loss.
+    is to be predicted for the loss, `starts` [B, Q] int64: where the position's document begins.
     """
 
     positions: torch.Tensor
     run: torch.Tensor
     loss: torch.Tensor
+    starts: torch.Tensor
 
     @property
     def rows(self) -> torch.Tensor:
@@ -23,16 +26,23 @@ class Selection:
         return torch.arange(len(self.positions), device=self.positions.device)[:, None]
 
     def mask(self, tokens: int, dtype: torch.dtype) -> torch.Tensor:
-        """Additive causal attention mask [B, 1, Q, T]: position p sees keys 0..p (padding is on the right)."""
+        """Additive mask [B, 1, Q, T]: a position sees the keys of its document up to itself."""
         keys = torch.arange(tokens, device=self.positions.device)
-        hidden = (keys > self.positions[..., None])[:, None]
+        hidden = ((keys > self.positions[..., None]) | (keys < self.starts[..., None]))[:, None]
         return torch.zeros(hidden.shape, dtype=dtype, device=keys.device).masked_fill_(hidden, torch.finfo(dtype).min)
+
+
+def places(batch: Batch) -> torch.Tensor:
+    """Each token's place in its document [B, T]."""
+    if batch.positions is not None:
+        return batch.positions
+    return torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand(batch.input_ids.shape)
 
 
 def lengths(input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
     """Tokens per row [B] of right-padded ids [B, T]; a pad id inside the text counts as text."""
-    places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-    return ((input_ids != pad_token_id) * places).amax(1)
+    ends = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+    return ((input_ids != pad_token_id) * ends).amax(1)
 
 
 def pack(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,17 +53,23 @@ def pack(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return order.masked_fill(~real, 0), real
 
 
-def select(
-    input_ids: torch.Tensor, answers: torch.Tensor, pad_token_id: int, loss_on: str, every_position: bool
-) -> Selection:
-    """The Selection for ids and answer flags [B, T].
+def select(batch: Batch, pad_token_id: int, loss_on: str, every_position: bool) -> Selection:
+    """The Selection of a batch.
 
-    The logits at t predict token t + 1, so the loss sits one position before each answer token
+    The logits at t predict token t + 1 of the same document, so the loss sits one position before each answer token
     (`loss_on="answers"`) or before every token (`"all"`). K and V of the late layers come from x_l alone, so no
     other position needs the late layers, unless `every_position` asks for them (hidden-state loss).
     """
-    real = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths(input_ids, pad_token_id)[:, None]
-    target = (answers if loss_on == "answers" else real)[:, 1:]
-    wanted = torch.nn.functional.pad(target, (0, 1), value=False)
+    ids, place = batch.input_ids, places(batch)
+    real = torch.arange(ids.shape[1], device=ids.device) < lengths(ids, pad_token_id)[:, None]
+    target = (batch.answers if loss_on == "answers" else real) & (place > 0)
+    wanted = torch.nn.functional.pad(target[:, 1:], (0, 1), value=False)
     positions, run = pack(real if every_position else wanted)
-    return Selection(positions, run, wanted.gather(1, positions) & run)
+    return Selection(positions, run, wanted.gather(1, positions) & run, positions - place.gather(1, positions))
+
+
+def part(batch: Batch, rows: slice, device: torch.device) -> Batch:
+    """Some rows of a batch, on a device; `tokens` stays that of the whole."""
+    tensors = (batch.input_ids, batch.answers, batch.positions)
+    ids, answers, positions = (None if t is None else t[rows].to(device) for t in tensors)
+    return Batch(ids, answers, batch.tokens, positions)

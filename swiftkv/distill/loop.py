@@ -2,12 +2,11 @@
 
 Teacher and students share layers 1..l, which are frozen, so one pass of the base model serves all: it leaves x_l
 for every cut and the final hidden state, and each student runs its late half, at loss positions only. Each
-student has its own optimiser; their updates do not depend on each other.
+student has its own optimiser, step and checkpoint; their updates do not depend on each other.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,119 +14,150 @@ import torch
 from swiftkv import checkpoint, files
 from swiftkv.config import RunConfig
 from swiftkv.convert import BASE_TYPES, check_checkpoint, read_config, weight_files, write_student
-from swiftkv.distill.data import select
+from swiftkv.distill import parallel
+from swiftkv.distill.data import part, places, select
+from swiftkv.distill.flops import peak_flops, step_flops
+from swiftkv.distill.parallel import World
+from swiftkv.distill.progress import Progress, write_rows
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
+from swiftkv.distill.trainee import Trainee
+from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
-from swiftkv.workloads.stream import Batch, batches
+from swiftkv.workloads.sources import Stream, stream_of
+from swiftkv.workloads.stream import Batch
 from swiftkv.workloads.tokens import load_tokenizer
 
 SAVE_EVERY_S = 30
-REPORT_EVERY_S = 10
-ROWS_PER_STUDENT = 100  # lines of distill.jsonl
-
-Stream = Callable[[int], Iterator[Batch]]
+CURVES = "distill.jsonl"
+DROPPED = "dropped.json"
 
 
-def rate_at(step: int, settings: dict) -> float:
-    """Learning rate of step 0, 1, ...: linear warm-up over the `warmup` share, then a cosine to zero."""
-    steps, warm = settings["steps"], max(1, round(settings["steps"] * settings["warmup"]))
-    if step < warm:
-        return settings["learning_rate"] * (step + 1) / warm
-    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+@dataclass(frozen=True)
+class Options:
+    """What depends on the machine and changes no result beyond rounding: tokens of a micro-batch per process (None:
+    the whole batch at once), whether late layers are run again in the backward pass to save memory, and whether
+    float32 is used even where bfloat16 is faster."""
+
+    micro_batch_tokens: int | None = None
+    recompute: bool = False
+    float32: bool = False
 
 
 class Distillation:
-    """Teacher, students and the position in the data stream; can be saved and resumed."""
+    """Teacher, students and their positions in the data stream; can be saved and resumed."""
 
-    def __init__(self, config: RunConfig, base_dir: Path, work: Path):
-        self.settings, self.work = config["distill"], work
-        weights = [files.sha256(path) for path in weight_files(base_dir)]
-        self.key = checkpoint.key_of([self.settings, config["tasks"], config["variants"], config.seed, weights])
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.teacher = Teacher(base_dir, self.device)
-        self.students = [Student(variant, self.teacher, self.settings) for variant in config.variants]
-        self.trainees = [student for student in self.students if student.trained]
-        last = self.teacher.model.config.num_hidden_layers - 1
-        self.kept_layers = {student.cut for student in self.trainees} | {last}
-        self.step, self.tokens, self.seconds, self.rows = 0, 0, 0.0, []
-
-    def save(self) -> None:
-        """Write trained tensors, optimiser moments and progress to `work`, atomically."""
-        tensors = {}
-        for student in self.trainees:
-            tensors |= {f"{student.name}:{name}": tensor for name, tensor in student.trained.items()}
-            tensors |= checkpoint.optimizer_tensors(student.optimizer, f"{student.name}:optimizer")
-        progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "rows": self.rows}
-        checkpoint.save(self.work, self.key, tensors, progress)
-
-    def resume(self) -> None:
-        """Continue from `work` if it holds a checkpoint of the same configuration and base model."""
-        found = checkpoint.load(self.work, self.key)
-        if found is None:
-            return
-        tensors, progress = found
-        for student in self.trainees:
-            with torch.no_grad():
-                for name, tensor in student.trained.items():
-                    tensor.copy_(tensors[f"{student.name}:{name}"])
-            checkpoint.load_optimizer(student.optimizer, tensors, f"{student.name}:optimizer")
-        for name, value in progress.items():
-            setattr(self, name, value)
-        print(f"distill: resumed at step {self.step} of {self.settings['steps']}", flush=True)
-
-    def train_step(self, data: Batch, pad_token_id: int) -> list[dict]:
-        """One update of every student; returns one row for each."""
-        began, rate = time.monotonic(), rate_at(self.step, self.settings)
-        ids, answers = data.input_ids.to(self.device), data.answers.to(self.device)
-        every_position = self.settings["hidden_loss"] > 0
-        selection = select(ids, answers, pad_token_id, self.settings["loss_on"], every_position)
-        passed = self.teacher.look(ids, selection, self.kept_layers, self.settings["temperature"])
-        results = [student.step(passed, rate, self.step) for student in self.trainees]
-        self.step, self.tokens = self.step + 1, self.tokens + data.tokens
-        self.seconds += time.monotonic() - began
-        common = {"learning_rate": rate, "tokens": self.tokens, "seconds": round(self.seconds, 3)}
-        return [
-            {"step": self.step, "variant": student.name}
-            | {name: getattr(losses, name).item() for name in ("loss", "kl", "hidden", "agreement")}
-            | common
-            for student, losses in zip(self.trainees, results, strict=True)
+    def __init__(self, config: RunConfig, base_dir: Path, work: Path, world: World | None = None, options=None):
+        self.settings, self.world = config["distill"], world or parallel.join()
+        self.options = options or Options()
+        self.teacher = Teacher(base_dir, self.world, self.options.float32)
+        self.students = [
+            Student(variant, self.teacher, self.settings, self.options.recompute) for variant in config.variants
+        ]
+        if self.world.size > 1:
+            check_sharding(config, self.world.size)
+            parallel.shard(self.teacher, self.students)
+        data = [self.settings, config["tasks"], config.seed, *map(files.sha256, data_files(config, base_dir))]
+        self.trainees = [
+            Trainee(s, checkpoint.key_of([data, s.settings, s.cut, s.group]), work) for s in self.students if s.trained
         ]
 
-    def report(self, rows: list[dict], began_step: int, began_tokens: int, began: float) -> None:
-        """Print loss per student, speed and time left."""
-        elapsed = time.monotonic() - began
-        left = elapsed / (self.step - began_step) * (self.settings["steps"] - self.step)
-        kl = ", ".join(f"{row['variant']} {row['kl']:.4f}" for row in rows)
-        speed = (self.tokens - began_tokens) / elapsed
-        steps = f"step {self.step}/{self.settings['steps']}"
-        print(f"distill: {steps}, KL {kl}; {speed:.0f} tok/s, {left:.0f} s left", flush=True)
+    def active(self) -> list[Trainee]:
+        """The students that are trained next: those furthest behind."""
+        left = [trainee for trainee in self.trainees if trainee.active]
+        first = min((trainee.step for trainee in left), default=0)
+        return [trainee for trainee in left if trainee.step == first]
+
+    def resume(self) -> None:
+        """Continue from the checkpoints that belong to this configuration and base model."""
+        for trainee in self.trainees:
+            trainee.resume()
+            if trainee.step and self.world.first:
+                steps = trainee.settings["steps"]
+                print(f"distill: {trainee.name} resumed at step {trainee.step} of {steps}", flush=True)
+
+    def save(self) -> None:
+        """Write a checkpoint of every student."""
+        for trainee in self.trainees:
+            trainee.save()
+
+    def micro_batches(self, data: Batch) -> list[Batch]:
+        """This process's rows, in parts that fit."""
+        rows, length = data.input_ids.shape
+        size = max(1, (self.options.micro_batch_tokens or rows * length) // length)
+        mine = range(rows)[self.world.rank :: self.world.size]
+        return [
+            part(data, torch.tensor(mine[first : first + size]), self.world.device)
+            for first in range(0, len(mine), size)
+        ]
+
+    def denominators(self, data: Batch, trainee: Trainee, pad_token_id: int) -> tuple[int, int]:
+        """Loss positions of the whole batch, and its positions that are run times the hidden size."""
+        settings = trainee.settings
+        selection = select(data, pad_token_id, settings["loss_on"], settings["hidden_loss"] > 0)
+        hidden = self.teacher.model.config.hidden_size
+        return max(1, int(selection.loss.sum())), max(1, int(selection.run.sum()) * hidden)
+
+    def train_step(self, data: Batch, pad_token_id: int) -> list[dict]:
+        """One update of the students that are furthest behind; returns one row for each that is not dropped."""
+        began, turn = time.monotonic(), self.active()
+        layers = set().union(*(trainee.student.kept_layers for trainee in turn))
+        counts = {trainee.name: self.denominators(data, trainee, pad_token_id) for trainee in turn}
+        for micro in self.micro_batches(data):
+            passed = self.teacher.look(micro, pad_token_id, layers)
+            for trainee in turn:
+                trainee.accumulate(passed, *counts[trainee.name])
+        rows = [(trainee, trainee.update(*counts[trainee.name])) for trainee in turn]
+        seconds = time.monotonic() - began
+        return [trainee.advance(row, data.tokens, seconds) for trainee, row in rows if row is not None]
+
+    def flops(self, data: Batch, pad_token_id: int, turn: list[Trainee]) -> int:
+        """FLOPs of one step of these students, without what recomputing adds (for the MFU)."""
+        config = self.teacher.model.config
+        positions = [self.denominators(data, trainee, pad_token_id) for trainee in turn]
+        students = [(trainee.student.cut, trainee.student.group) for trainee in turn]
+        loss, run = max(loss for loss, _ in positions), max(values // config.hidden_size for _, values in positions)
+        context = data.tokens // max(1, int((places(data) == 0).sum()))
+        return step_flops(config.to_dict(), students, data.tokens, loss, max(1, context), run_tokens=run)
 
     def train(self, stream: Stream, pad_token_id: int) -> None:
         """Train to the configured step, with a checkpoint every SAVE_EVERY_S seconds and one at the end."""
-        steps, every = self.settings["steps"], max(1, self.settings["steps"] // ROWS_PER_STUDENT)
-        start = self.step, self.tokens, time.monotonic()
-        saved = reported = time.monotonic()
-        source = stream(self.step)
-        while self.trainees and self.step < steps:
-            rows = self.train_step(next(source), pad_token_id)
-            last = self.step == steps
-            if self.step % every == 0 or self.step == 1 or last:
-                self.rows += rows
-            if last or time.monotonic() - reported > REPORT_EVERY_S:
-                self.report(rows, *start)
-                reported = time.monotonic()
-            if last or time.monotonic() - saved > SAVE_EVERY_S:
+        steps = max((trainee.settings["steps"] for trainee in self.trainees), default=0)
+        peak, _ = peak_flops(self.world.device)
+        saved, at, source = time.monotonic(), -1, iter(())
+        progress = None
+        while turn := self.active():
+            if turn[0].step != at:
+                at = turn[0].step
+                source = stream(at)
+            progress = progress or Progress(steps, at, peak * self.world.size, self.world.first)
+            data = next(source)
+            rows, at = self.train_step(data, pad_token_id), at + 1
+            progress.count(at, data.tokens, self.flops(data, pad_token_id, turn))
+            progress.show(rows, [f"{t.name}: {t.dropped}" for t in turn if t.dropped], not self.active())
+            if self.world.agree(time.monotonic() - saved > SAVE_EVERY_S):
                 self.save()
                 saved = time.monotonic()
+        self.save()
 
 
-def stream_of(config: RunConfig, tokenizer, split: str = "train") -> Stream:
-    """The stream of the configuration, to be entered at any batch."""
+def check_sharding(config: RunConfig, processes: int) -> None:
+    """Raise UserError for what several processes cannot do."""
     settings = config["distill"]
-    length = settings["sequence_length"]
-    rows = max(1, settings["batch_tokens"] // length)
-    return lambda start: batches(config["tasks"], tokenizer, rows, length, config.seed, start, split)
+    rows = max(1, settings["batch_tokens"] // settings["sequence_length"])
+    if rows % processes:
+        raise UserError(
+            f"distill: {processes} processes cannot share {rows} rows evenly; distill.batch_tokens / "
+            "distill.sequence_length must be a multiple of the processes"
+        )
+    for variant in config.variants:
+        if processes > 1 and (settings | variant.distill)["train"] == "layers":
+            raise UserError(f"distill: variant {variant.name}: train: layers runs on one process, not on {processes}")
+
+
+def data_files(config: RunConfig, base_dir: Path) -> list[Path]:
+    """The files a run depends on: weights of the base, and local training data."""
+    return [*weight_files(base_dir), *map(Path, config["distill"]["data"].get("files", []))]
 
 
 def pad_id(tokenizer) -> int:
@@ -135,23 +165,61 @@ def pad_id(tokenizer) -> int:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def run(config: RunConfig, base_dir: Path, out_dir: Path, work: Path, stream: Stream | None = None) -> None:
+def export(distillation: Distillation, config: RunConfig, base_dir: Path, out_dir: Path) -> None:
+    """Write every student that is not dropped, the curves, and the record of those that are."""
+    world, dropped = distillation.world, {t.name: t.dropped for t in distillation.trainees if t.dropped}
+    for student in distillation.students:
+        trained = {name: parallel.whole(tensor) for name, tensor in student.trained.items()}
+        if world.first and student.name not in dropped:
+            write_student(base_dir, out_dir / student.name, student.cut, student.group, trained)
+    if world.first:
+        rows = [row for trainee in distillation.trainees for row in trainee.rows]
+        write_rows(out_dir / CURVES, rows, [variant.name for variant in config.variants])
+        (out_dir / DROPPED).unlink(missing_ok=True)
+        if dropped:
+            files.write_json(out_dir / DROPPED, dropped)
+
+
+def start(config: RunConfig, base_dir: Path, out_dir: Path, work: Path, options: Options, processes: int = 1) -> None:
+    """`run`, on `processes` processes of this machine (or on those that torchrun has already started)."""
+    read_config(base_dir, BASE_TYPES)
+    check_checkpoint(base_dir)
+    check_sharding(config, processes)
+    parallel.launch(processes)
+    try:
+        run(config, base_dir, out_dir, work, options)
+    finally:
+        parallel.leave()
+
+
+def run(
+    config: RunConfig,
+    base_dir: Path,
+    out_dir: Path,
+    work: Path,
+    options: Options | None = None,
+    stream: Stream | None = None,
+) -> None:
     """Distil all variants of `config` from `base_dir`: `out_dir/<variant>/` and `out_dir/distill.jsonl`.
 
-    Resumes from `work`. `stream(start)` replaces the task stream: batches from number `start` on. With 0 steps
-    the students are the undistilled ones. Raises UserError naming variant and step if a loss is not finite.
+    Resumes from `work`. `stream(start)` replaces the configured data: batches from number `start` on. With 0 steps
+    the students are the undistilled ones. A student whose loss is not finite or diverges is dropped and the others go
+    on; once they are written, a UserError names it (its last checkpoint stays, and the next run continues from there).
     """
     base_dir, out_dir = Path(base_dir), Path(out_dir)
     read_config(base_dir, BASE_TYPES)
     check_checkpoint(base_dir)
     tokenizer = load_tokenizer(base_dir)
-    with Provenance("distill", config, inputs=weight_files(base_dir)) as provenance:
+    with Provenance("distill", config, inputs=data_files(config, base_dir)) as provenance:
         torch.manual_seed(config.seed)
-        distillation = Distillation(config, base_dir, Path(work))
+        distillation = Distillation(config, base_dir, Path(work), options=options)
         distillation.resume()
         distillation.train(stream or stream_of(config, tokenizer), pad_id(tokenizer))
-        for student in distillation.students:
-            trained = {name: tensor.detach().cpu() for name, tensor in student.trained.items()}
-            write_student(base_dir, out_dir / student.name, student.cut, student.group, trained)
-        files.write_jsonl(out_dir / "distill.jsonl", distillation.rows)
-        provenance.save(out_dir / "distill.jsonl")
+        export(distillation, config, base_dir, out_dir)
+        if distillation.world.first:
+            provenance.save(out_dir / CURVES)
+    if lost := [f"variant {trainee.name}: {trainee.dropped}" for trainee in distillation.trainees if trainee.dropped]:
+        raise UserError(
+            f"distill: {'; '.join(lost)}; the other students are written, the last checkpoint of this one is kept "
+            "(a lower distill.learning_rate, for this variant alone if you like, may help)"
+        )

@@ -3,33 +3,33 @@
 from dataclasses import dataclass
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from swiftkv.config import SwiftKVVariant
 from swiftkv.convert import frozen_tensors, initial_tensors
-from swiftkv.distill.loss import kl_loss
-from swiftkv.distill.teacher import Teacher, TeacherPass
-from swiftkv.errors import UserError
+from swiftkv.distill.data import Selection
+from swiftkv.distill.loss import kl_sum
+from swiftkv.distill.teacher import Teacher, TeacherPass, View
 from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.decoder import SharedKV
 
-CLIP = 1.0  # largest norm of a student's gradient
-
 
 @dataclass(frozen=True)
-class Losses:
-    """One student's loss on a batch: what is minimised, its parts, and top-1 agreement with the teacher."""
+class Sums:
+    """One student's loss on a batch, as sums: T^2 KL over the loss positions and how many of them have the teacher's
+    top token, and squared error of the last layer's input over every position that was run and every channel."""
 
-    loss: torch.Tensor
     kl: torch.Tensor
-    hidden: torch.Tensor
-    agreement: torch.Tensor
+    agreeing: torch.Tensor
+    squares: torch.Tensor
 
 
-def build_student(base: PreTrainedModel, cut: int, group: int) -> PreTrainedModel:
-    """An undistilled student whose frozen weights are the tensors of `base`; only SwiftKV tensors are its own.
+def build_student(base: PreTrainedModel, cut: int, group: int, init: str, train: str) -> PreTrainedModel:
+    """An undistilled student whose frozen weights are the tensors of `base`; only what is trained is its own.
 
-    Its own are float32 and trainable: q, k and v_proj_swiftkv and norm_swiftkv.
+    Its own are float32 and trainable: q, k and v_proj_swiftkv and norm_swiftkv, and with `train="layers"` every
+    other weight of the decoder layers and the final norm.
     """
     tensors, layers = dict(base.named_parameters()), base.config.num_hidden_layers
     shape = {k: v for k, v in base.config.to_dict().items() if k not in ("model_type", "architectures")}
@@ -38,8 +38,12 @@ def build_student(base: PreTrainedModel, cut: int, group: int) -> PreTrainedMode
     config._attn_implementation = base.config._attn_implementation
     with torch.device("meta"):
         student = family(config)
-    own = {name: tensor.float() for name, tensor in initial_tensors(tensors, layers, cut, group).items()}
-    student.load_state_dict(frozen_tensors(tensors, layers, cut, group) | own, strict=False, assign=True)
+    frozen = frozen_tensors(tensors, layers, cut, group)
+    own = initial_tensors(tensors, layers, cut, group, init)
+    if train == "layers":
+        own |= {n: t.detach().clone() for n, t in frozen.items() if n.startswith(("model.layers.", "model.norm."))}
+    own = {name: tensor.float() for name, tensor in own.items()}
+    student.load_state_dict(frozen | own, strict=False, assign=True)
     student.tie_weights()
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name in own and cut < layers)
@@ -47,67 +51,75 @@ def build_student(base: PreTrainedModel, cut: int, group: int) -> PreTrainedMode
 
 
 class Student:
-    """One variant in training: its late half, its loss and its optimiser."""
+    """One variant: its late half on what the teacher leaves, and its loss. `settings` are those of the configuration's
+    `distill` section, with the variant's own in their place."""
 
-    def __init__(self, variant: SwiftKVVariant, teacher: Teacher, settings: dict):
-        base = teacher.model
-        self.name, self.teacher, self.hidden_weight = variant.name, teacher, settings["hidden_loss"]
-        self.cut = variant.num_key_value_layers(base.config.num_hidden_layers)
-        self.group = variant.key_value_group_size
-        self.model = build_student(base, self.cut, self.group).model
-        self.last = len(self.model.layers) - 1
-        self.trained = {f"model.{n}": p for n, p in self.model.named_parameters() if p.requires_grad}
-        # At l = L the student is the base model: nothing to train.
-        self.optimizer = self.trained and torch.optim.AdamW(
-            self.trained.values(), lr=settings["learning_rate"], betas=(0.9, 0.999), weight_decay=0.0
-        )
+    def __init__(self, variant: SwiftKVVariant, teacher: Teacher, settings: dict, recompute: bool = False):
+        self.settings, self.recompute = settings | variant.distill, recompute
+        self.name, self.teacher = variant.name, teacher
+        self.cut = variant.num_key_value_layers(teacher.last + 1)
+        self.group, self.own_trunk = variant.key_value_group_size, self.settings["train"] == "layers"
+        init, train = self.settings["init"], self.settings["train"]
+        self.model = build_student(teacher.model, self.cut, self.group, init, train).model
+        self.early, self.late = list(self.model.layers[: self.cut]), list(self.model.layers[self.cut :])
+        if not self.own_trunk:  # the teacher runs these
+            self.early = []
+            self.model.layers = torch.nn.ModuleList([torch.nn.Identity() for _ in range(self.cut)] + self.late)
 
-    def late_half(self, passed: TeacherPass) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run layers l+1..L at the selected positions only. Returns the last layer's input and output [B, Q, D]."""
-        selection, x_l, late = passed.selection, passed.inputs[self.cut], self.model.layers[self.cut :]
-        shared = SharedKV(self.model.norm_swiftkv)
-        shared.write_all(late, x_l, passed.rope)
-        hidden = before = x_l[selection.rows, selection.positions]
-        for layer in late:
+    @property
+    def trained(self) -> dict[str, torch.Tensor]:
+        """Trained tensors by published name; none at l = L, where the student is the base model."""
+        return {f"model.{n}": p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    @property
+    def kept_layers(self) -> set[int]:
+        """Layers whose inputs this student needs of the teacher."""
+        return {0 if self.own_trunk else self.cut, self.teacher.last}
+
+    def view(self, passed: TeacherPass) -> View:
+        """The positions at which this student runs."""
+        return passed.view(self.settings["loss_on"], self.settings["hidden_loss"] > 0, self.settings["temperature"])
+
+    def run(self, layer, hidden: torch.Tensor, **kwargs) -> torch.Tensor:
+        """One layer, with its activations kept for the backward pass or made again there."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, hidden, use_reentrant=False, **kwargs)
+        return layer(hidden, **kwargs)
+
+    def trunk(self, passed: TeacherPass) -> torch.Tensor:
+        """x_l [B, T, D]: the teacher's, unless this student trains its own early layers."""
+        if not self.own_trunk:
+            return passed.inputs[self.cut]
+        hidden, mask = passed.inputs[0], passed.causal_mask()
+        for layer in self.early:
+            hidden = self.run(layer, hidden, attention_mask=mask, position_embeddings=passed.rope)
+        return hidden
+
+    def late_half(self, passed: TeacherPass, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run layers l+1..L at the view's positions only. Returns the last layer's input and output [B, Q, D]."""
+        x_l, shared = self.trunk(passed), SharedKV(self.model.norm_swiftkv, passed.rope)
+        shared.cut(x_l)
+        hidden = before = x_l[view.selection.rows, view.selection.positions]
+        for layer in self.late:
             before = hidden
-            hidden = layer(
-                hidden, attention_mask=passed.mask, position_embeddings=passed.rope_selected, shared_kv=shared
-            )
+            hidden = self.run(layer, hidden, attention_mask=view.mask, position_embeddings=view.rope, shared_kv=shared)
         return before, hidden
 
-    def hidden_error(self, passed: TeacherPass, before: torch.Tensor) -> torch.Tensor:
-        """Mean squared error between the inputs of the last layer, over every position that was run."""
-        selection = passed.selection
-        target = passed.inputs[self.last][selection.rows, selection.positions]
-        return torch.nn.functional.mse_loss(before[selection.run].float(), target[selection.run].float())
+    def final(self, passed: TeacherPass, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+        """The last layer's input [B, Q, D], and the normalised output at the loss positions [N, D]."""
+        before, hidden = self.late_half(passed, view)
+        return before, self.model.norm(hidden[view.selection.loss])
 
-    def losses(self, passed: TeacherPass) -> Losses:
+    def squared_error(self, passed: TeacherPass, selection: Selection, before: torch.Tensor) -> torch.Tensor:
+        """Squared error between the inputs of the last layer, summed over every position that was run."""
+        target = passed.inputs[self.teacher.last][selection.rows, selection.positions]
+        return (before[selection.run].float() - target[selection.run].float()).square().sum()
+
+    def sums(self, passed: TeacherPass) -> Sums:
         """The loss of this student on one batch, with gradient."""
-        before, hidden = self.late_half(passed)
-        final = self.teacher.model.model.norm(hidden[passed.selection.loss])
-        kl, agreement = kl_loss(final, passed.targets)
-        error = self.hidden_error(passed, before) if self.hidden_weight else torch.zeros(())
-        total = kl + self.hidden_weight * error if self.hidden_weight else kl
-        return Losses(total, kl.detach(), error.detach(), agreement)
-
-    def step(self, passed: TeacherPass, rate: float, number: int) -> Losses:
-        """One update at learning rate `rate`. Raises UserError naming student and step if the loss is not finite."""
-        with self.teacher.autocast():
-            losses = self.losses(passed)
-        if not torch.isfinite(losses.loss):
-            raise self.failure("loss", losses.loss, number)
-        losses.loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), CLIP)
-        if not torch.isfinite(norm):
-            raise self.failure("gradient norm", norm, number)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return losses
-
-    def failure(self, what: str, value: torch.Tensor, number: int) -> UserError:
-        return UserError(
-            f"distill: variant {self.name}: {what} is {value.item()} at step {number}; "
-            "the last checkpoint is kept (a lower distill.learning_rate may help)"
-        )
+        view = self.view(passed)
+        before, final = self.final(passed, view)
+        kl, agreeing = kl_sum(final, view.targets)
+        wanted = self.settings["hidden_loss"] > 0
+        error = self.squared_error(passed, view.selection, before) if wanted else torch.zeros_like(kl)
+        return Sums(kl, agreeing, error)

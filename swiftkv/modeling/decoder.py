@@ -18,27 +18,21 @@ DEAD_TENSORS = r"layers\.\d+\.self_attn\.([qkv]_proj\.(weight|bias)|k_norm\.weig
 
 class SharedKV:
     """What the late layers of one forward pass share: z [B, T, D], and per cache index a (K, V) pair, each
-    [B, key-value heads, tokens so far, head size], K with RoPE."""
+    [B, key-value heads, tokens so far, head size], K with RoPE.
 
-    def __init__(self, norm: nn.Module):
-        self.norm = norm
+    With `rope`, (cos, sin) of all T positions, the caller calls `cut` and may then run the late layers on any subset
+    of the positions, as in prefill with early exit; the layers themselves are given the cos and sin of the subset.
+    """
+
+    def __init__(self, norm: nn.Module, rope: tuple[torch.Tensor, torch.Tensor] | None = None):
+        self.norm, self.rope = norm, rope
         self.z: torch.Tensor | None = None
         self.pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.complete = False
 
     def cut(self, hidden_states: torch.Tensor) -> None:
-        """Take x_l, the input of the first late layer."""
+        """Take x_l [B, T, D], the input of the first late layer."""
         # The cast matters in distillation alone, where the norm is float32 and the stream may be bfloat16.
         self.z = self.norm(hidden_states).to(hidden_states.dtype)
-
-    def write_all(self, late_layers, hidden_states: torch.Tensor, position_embeddings) -> None:
-        """Make every group's K and V from x_l [B, T, D] at once; the late layers may then run on any subset of
-        the T positions, as in prefill with early exit."""
-        self.cut(hidden_states)
-        for layer in late_layers:
-            if layer.self_attn.leads_group:
-                layer.self_attn.write_kv(self, position_embeddings, None)
-        self.complete = True
 
 
 class SwiftKVAttention:
@@ -89,8 +83,8 @@ class SwiftKVAttention:
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden_states [B, T, D], normalised -> attention output [B, T, D] and weights if eager."""
-        if self.leads_group and not shared_kv.complete:
-            self.write_kv(shared_kv, position_embeddings, past_key_values)
+        if self.leads_group:
+            self.write_kv(shared_kv, shared_kv.rope or position_embeddings, past_key_values)
         query = self.rope(self.heads(self.q_proj_swiftkv(hidden_states), "q_norm"), position_embeddings)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, self.eager)
         dropout = self.attention_dropout if self.training else 0.0
@@ -112,7 +106,7 @@ class SwiftKVDecoderLayer:
         self.self_attn = self.attention_class(config, layer_idx)
 
     def forward(self, hidden_states: torch.Tensor, *args, shared_kv: SharedKV, **kwargs) -> torch.Tensor:
-        if self.first_late and not shared_kv.complete:
+        if self.first_late and shared_kv.rope is None:
             shared_kv.cut(hidden_states)
         return super().forward(hidden_states, *args, shared_kv=shared_kv, **kwargs)
 

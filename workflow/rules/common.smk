@@ -9,7 +9,11 @@ from swiftkv.errors import UserError
 
 # Validated, and also written to RUN.path, which every command reads.
 try:
-    RUN = freeze(config)
+    RUN = freeze(
+        config,
+        workflow.config_settings.configfiles,
+        workflow.config_settings.overwrite_config,
+    )
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
 VARIANTS = [variant.name for variant in RUN.variants]

@@ -1,13 +1,12 @@
 """Text-to-SQL: several tables, one question; judged by running the statement in SQLite."""
 
-import sqlite3
 from random import Random
 
+from swiftkv.workloads import sqlite_sandbox
 from swiftkv.workloads.names import draw
 from swiftkv.workloads.tasks.base import Context, Item, Question, Task, exact
 
 ROWS = 6
-STEP_LIMIT = 50  # progress callbacks, one per 1,000 virtual machine steps, before a statement is given up
 
 
 def make(rng: Random, split: str, settings: dict) -> Context:
@@ -30,35 +29,26 @@ def ask(rng: Random, table: str, columns: list[str], schema: list[dict]) -> Ques
     return Question(text, answer, {"schema": schema, "column": column, "value": value, "table": table})
 
 
-def database(meta: dict) -> sqlite3.Connection:
-    """The item's tables in memory, filled so that the right statement returns rows and most others do not."""
-    connection = sqlite3.connect(":memory:")
+def database(meta: dict) -> str:
+    """The item's tables as a script, filled so that the right statement returns rows and most others do not."""
+    script = []
     for number, entry in enumerate(meta["schema"]):
         columns = entry["columns"]
-        connection.execute(f"CREATE TABLE {entry['table']} ({', '.join(f'{c} INTEGER' for c in columns)})")
         rows = [[1000 * number + 10 * row + i for i in range(len(columns))] for row in range(ROWS)]
         if entry["table"] == meta["table"]:
             rows[1][columns.index(meta["column"])] = rows[4][columns.index(meta["column"])] = meta["value"]
-        connection.executemany(f"INSERT INTO {entry['table']} VALUES ({', '.join('?' * len(columns))})", rows)
-    return connection
-
-
-READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
+        script.append(f"CREATE TABLE {entry['table']} ({', '.join(f'{c} INTEGER' for c in columns)});")
+        script += [f"INSERT INTO {entry['table']} VALUES ({', '.join(map(str, row))});" for row in rows]
+    return "".join(script)
 
 
 def run(statement: str, meta: dict) -> list | None:
     """Rows of one read-only SELECT, sorted; None if it is anything else, fails, or runs too long."""
-    connection = database(meta)
-    ticks = iter(range(STEP_LIMIT))
-    connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in READS else sqlite3.SQLITE_DENY)
-    connection.set_progress_handler(lambda: next(ticks, None) is None, 1000)
+    (rows,) = sqlite_sandbox.run(database(meta), [statement])
     try:
-        cursor = connection.execute(statement)
-        return None if cursor.description is None else sorted(cursor.fetchmany(1000))
-    except (sqlite3.Error, sqlite3.Warning, ValueError, TypeError):
+        return None if rows is None else sorted(rows)
+    except TypeError:  # a column of numbers and texts has no order
         return None
-    finally:
-        connection.close()
 
 
 def score(item: Item, text: str) -> dict[str, float]:

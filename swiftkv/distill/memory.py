@@ -1,0 +1,142 @@
+"""Parameters and memory of a distillation, from the model's shape: nothing is loaded.
+
+Memory is what one process (one GPU) holds at the largest moment, the backward pass of the largest student, with
+bfloat16 activations and fused attention (PyTorch's SDPA under an explicit mask, for which Transformers repeats K and
+V for every query head). On a CPU, eager attention also keeps its probabilities, which are not counted. A shape is
+that of `costmodel`; biases and tied embeddings are counted where it names them.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from swiftkv.config import SwiftKVVariant
+from swiftkv.costmodel import head_dim, layer_flops
+from swiftkv.distill.loss import CHUNK_ELEMENTS
+from swiftkv.errors import UserError
+
+HALF, FULL = 2, 4  # bytes of bfloat16 and float32
+TRAINED_BYTES = 16  # float32 parameter, its gradient and AdamW's two moments
+LOGIT_BYTES = 24  # per logit of a chunk at the loss's largest moment (benchmarks/loss_memory.py)
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """A student in numbers: `parameters` are trained, for `steps` steps; shares of a batch's positions that carry its
+    loss and that run its late layers."""
+
+    name: str
+    cut: int
+    group: int
+    late: int
+    parameters: int
+    steps: int
+    loss_share: float
+    run_share: float
+
+
+def student_plan(shape: Mapping, variant: SwiftKVVariant, distill: dict, answer_share: float) -> StudentPlan:
+    """A variant's numbers. Raises UserError if the cut does not fit or other weights than q, k, v are trained."""
+    settings, layers = distill | variant.distill, shape["num_hidden_layers"]
+    if settings["train"] != "qkv":
+        raise UserError(f"plan: variant {variant.name}: train is {settings['train']!r}; only 'qkv' can be estimated")
+    cut, group = variant.num_key_value_layers(layers), variant.key_value_group_size
+    share = answer_share if settings["loss_on"] == "answers" else 1.0
+    run = 1.0 if settings["hidden_loss"] else share
+    number = trained_parameters(shape, cut, group)
+    return StudentPlan(variant.name, cut, group, layers - cut, number, settings["steps"], share, run)
+
+
+def widths(shape: Mapping) -> tuple[int, int]:
+    """Outputs of the q projection and of the k projection."""
+    return shape["num_attention_heads"] * head_dim(shape), shape["num_key_value_heads"] * head_dim(shape)
+
+
+def biases(shape: Mapping, width: int) -> int:
+    """Biases of q, k, v projections with `width` outputs: Qwen2 has them, others where `attention_bias` says so."""
+    return width if shape.get("attention_bias", shape.get("model_type") == "qwen2") else 0
+
+
+def layer_parameters(shape: Mapping) -> int:
+    """Parameters of a decoder layer of the base, but for per-head norms (Qwen3)."""
+    layer, (query, key) = layer_flops(shape), widths(shape)
+    matrices = (layer["kv"] + layer["qo"] + layer["mlp"]) // 2
+    return matrices + biases(shape, query + 2 * key) + 2 * shape["hidden_size"]
+
+
+def replicated_parameters(shape: Mapping) -> int:
+    """Embeddings, head and last norm, which every process holds whole."""
+    tables = 1 if shape.get("tie_word_embeddings") else 2
+    return shape["hidden_size"] * (tables * shape["vocab_size"] + 1)
+
+
+def base_parameters(shape: Mapping) -> int:
+    """Parameters of the base model."""
+    return shape["num_hidden_layers"] * layer_parameters(shape) + replicated_parameters(shape)
+
+
+def trained_parameters(shape: Mapping, cut: int, group: int) -> int:
+    """q of every late layer, k and v of every group, and norm_swiftkv; 0 at cut = L, where nothing is trained."""
+    late, (query, key), hidden = shape["num_hidden_layers"] - cut, widths(shape), shape["hidden_size"]
+    q, kv = query * hidden + biases(shape, query), 2 * (key * hidden + biases(shape, key))
+    return late * q + late // group * kv + hidden if late else 0
+
+
+def query_bytes(shape: Mapping) -> int:
+    """Kept for the backward pass of a late layer per position that runs it: both norms' inputs in float32, the input
+    of q, q, attention's output and log-sum, three MLP activations. Frozen products keep no input."""
+    (query, _), norms = widths(shape), 2 * FULL * shape["hidden_size"]
+    states = shape["hidden_size"] + 2 * query + 3 * shape["intermediate_size"]
+    return norms + HALF * states + FULL * shape["num_attention_heads"]
+
+
+def late_bytes(shape: Mapping, student: StudentPlan, tokens: int, checkpoint: bool) -> int:
+    """A student's late half, of `tokens`: per layer what its backward pass needs, or its input alone and one layer
+    whole if checkpointed; K and V of every group; the input of their projections, before and after the norm's weight.
+    """
+    run, (query, key), hidden = math.ceil(tokens * student.run_share), widths(shape), shape["hidden_size"]
+    repeated = 2 * HALF * query * tokens if query > key else 0
+    layer = run * query_bytes(shape) + repeated
+    layers = student.late * run * HALF * hidden + layer if checkpoint else student.late * layer
+    return layers + tokens * 2 * HALF * (key * student.late // student.group + hidden)
+
+
+def loss_bytes(shape: Mapping, student: StudentPlan, tokens: int) -> int:
+    """A chunk of logits, and final states at the loss positions: gathered, in float32, normed, and their gradient."""
+    states = math.ceil(tokens * student.loss_share) * shape["hidden_size"] * (3 * HALF + FULL)
+    return LOGIT_BYTES * max(CHUNK_ELEMENTS, shape["vocab_size"]) + states
+
+
+def kept_bytes(shape: Mapping, students: list[StudentPlan], tokens: int, context: int) -> int:
+    """The teacher's x_l of every cut, last layer's input and final states, and the students' attention masks."""
+    states = len({student.cut for student in students} | {shape["num_hidden_layers"] - 1}) + 1
+    queries = sum({math.ceil(tokens * student.run_share) for student in students})
+    return HALF * (states * tokens * shape["hidden_size"] + queries * context)
+
+
+def gathered_bytes(shape: Mapping, students: list[StudentPlan], processes: int) -> int:
+    """Autocast's copies of the largest student's trained weights; with FSDP also two layers, one of them fetched
+    ahead, and a layer's trained weights and gradients in float32."""
+    casts = HALF * max(student.parameters for student in students)
+    if processes == 1:
+        return casts
+    query, key = widths(shape)
+    return casts + 2 * HALF * layer_parameters(shape) + 2 * FULL * (query + 2 * key) * shape["hidden_size"]
+
+
+def memory(
+    shape: Mapping, students: list[StudentPlan], processes: int, tokens: int, context: int, checkpoint: bool
+) -> dict[str, int]:
+    """Bytes of one process by part, for a micro-batch of `tokens` in rows of `context`; late halves of the
+    `students` (all of which train) run one after the other."""
+    layers = math.ceil(shape["num_hidden_layers"] * layer_parameters(shape) / processes)
+    trained = math.ceil(sum(student.parameters for student in students) / processes)
+    return {
+        "base model": HALF * (layers + replicated_parameters(shape)),
+        "students, gradients, AdamW": TRAINED_BYTES * trained,
+        "weights gathered or cast": gathered_bytes(shape, students, processes),
+        "kept of the teacher's pass": kept_bytes(shape, students, tokens, context),
+        "late half, for its backward": max(late_bytes(shape, s, tokens, checkpoint) for s in students),
+        "one layer at work": HALF * (3 * shape["intermediate_size"] + 4 * shape["hidden_size"]) * tokens,
+        "loss, one chunk": max(loss_bytes(shape, s, tokens) for s in students),
+    }

@@ -1,0 +1,214 @@
+"""Memory and time of a distillation before anything is loaded (`swiftkv distill --plan`), beside the time of the
+published recipe's computation on the same tokens."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from swiftkv.config import RunConfig
+from swiftkv.convert import BASE_TYPES, read_config
+from swiftkv.distill.flops import forward_flops, head_flops, peak_flops, student_flops
+from swiftkv.distill.memory import StudentPlan, base_parameters, memory, student_plan
+from swiftkv.errors import UserError
+
+GIB = 2**30
+KEPT_FREE = 0.1  # of a GPU's memory: driver, communication buffers, fragmentation
+UTILISATION = 0.4  # of a GPU's peak; the published 24 H100-hours of Llama-3.1-8B are 0.41 by the same count
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run on `processes` GPUs needs. Tokens and FLOPs of a step are those of all processes together;
+    `asked_tokens` is the micro-batch of a process that was asked for, if any."""
+
+    shape: Mapping
+    students: list[StudentPlan]
+    context: int
+    step_tokens: int
+    processes: int
+    gpu_memory_gib: float
+    tflops: float
+    checkpoint: bool
+    utilisation: float
+    asked_tokens: int | None
+
+    def memory(self, rows: int) -> dict[str, int]:
+        """Bytes per process by part, for a micro-batch of `rows`."""
+        return memory(self.shape, self.students, self.processes, rows * self.context, self.context, self.checkpoint)
+
+    @property
+    def budget(self) -> float:
+        """Bytes of a GPU that may be used."""
+        return (1 - KEPT_FREE) * self.gpu_memory_gib * GIB
+
+    @property
+    def most_rows(self) -> int:
+        """A process's rows of a step."""
+        return max(1, self.step_tokens // (self.context * self.processes))
+
+    @property
+    def rows(self) -> int:
+        """Rows of a micro-batch: as asked for, else all of a process's at once, as the run does it."""
+        asked = self.most_rows if self.asked_tokens is None else self.asked_tokens // self.context
+        return min(max(1, asked), self.most_rows)
+
+    def largest_rows(self) -> int:
+        """Rows of the largest micro-batch that fits; 0 if none does."""
+        sizes = range(self.most_rows, 0, -1)
+        return next((rows for rows in sizes if sum(self.memory(rows).values()) <= self.budget), 0)
+
+    @property
+    def steps(self) -> int:
+        return max(student.steps for student in self.students)
+
+    @property
+    def teacher_flops(self) -> int:
+        """The teacher's part of a step."""
+        at_loss = math.ceil(self.step_tokens * max(student.loss_share for student in self.students))
+        layers = self.shape["num_hidden_layers"]
+        return forward_flops(self.shape, layers, self.step_tokens, self.context) + head_flops(self.shape, at_loss)
+
+    def late_flops(self, student: StudentPlan) -> int:
+        """A student's part of a step, checkpointing included."""
+        at_loss, run = (math.ceil(self.step_tokens * share) for share in (student.loss_share, student.run_share))
+        sizes = (self.step_tokens, at_loss, self.context, self.checkpoint, run)
+        return student_flops(self.shape, student.cut, student.group, *sizes)
+
+    def published_flops(self, student: StudentPlan) -> int:
+        """The same step as the released code computes it (ArcticTraining, projects/swiftkv): whole teacher and whole
+        student, logits and gradient at every position, activations checkpointed, one student per run."""
+        tokens, layers = self.step_tokens, self.shape["num_hidden_layers"]
+        forward = forward_flops(self.shape, layers + student.cut, tokens, self.context) + head_flops(self.shape, tokens)
+        late = student_flops(self.shape, student.cut, student.group, tokens, tokens, self.context, recompute=True)
+        return forward + late
+
+    @property
+    def run_flops(self) -> int:
+        """The whole run."""
+        late = sum(student.steps * self.late_flops(student) for student in self.students)
+        return self.steps * self.teacher_flops + late
+
+    @property
+    def published_run_flops(self) -> int:
+        """One run of the published computation per student."""
+        return sum(student.steps * self.published_flops(student) for student in self.students)
+
+    def hours(self, flops: int) -> float:
+        """Hours of that many FLOPs at the assumed utilisation."""
+        return flops / (3600 * self.utilisation * self.tflops * 1e12 * self.processes)
+
+
+def plan(
+    config: RunConfig,
+    shape: Mapping,
+    processes: int,
+    gpu_memory_gib: float,
+    tflops: float,
+    micro_batch_tokens: int | None,
+    checkpoint_activations: bool,
+    answer_share: float = 1.0,
+    utilisation: float = UTILISATION,
+) -> Plan:
+    """The plan of `config` for a base of `shape` on GPUs with a peak of `tflops` TFLOP/s each.
+
+    `micro_batch_tokens` is a process's, None for all of its part of a step. `answer_share` is the share of positions
+    that are answers, which no configuration says; 1 is the safe bound. Raises UserError for a cut that does not fit
+    the shape, weights other than q, k, v to be trained, or nothing to be trained.
+    """
+    distill = config["distill"]
+    students = [student_plan(shape, variant, distill, answer_share) for variant in config.variants]
+    students = [student for student in students if student.parameters and student.steps]
+    if not students:
+        raise UserError("plan: nothing is trained (distill.steps is 0, or every variant skips no layer)")
+    sizes = (distill["sequence_length"], distill["batch_tokens"], processes, gpu_memory_gib, tflops)
+    return Plan(shape, students, *sizes, checkpoint_activations, utilisation, micro_batch_tokens)
+
+
+def shape_of(config: RunConfig, base_dir: Path | None) -> tuple[Mapping, str]:
+    """The base model's shape and where it is from: its config.json, or `throughput.model` if it is not there."""
+    if base_dir is not None and Path(base_dir).is_dir():
+        return read_config(Path(base_dir), BASE_TYPES), f"{base_dir}/config.json"
+    return config["throughput"]["model"], "throughput.model of the configuration (no base model there yet)"
+
+
+def memory_here(device: torch.device) -> float:
+    """GiB of the first GPU, or of this machine if it has none."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / GIB
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+
+
+def student_table(planned: Plan) -> str:
+    """A line per student."""
+    whole = base_parameters(planned.shape)
+    rows = [(s.name, s.cut, s.group, f"{s.parameters:,}", f"{s.parameters / whole:.1%}") for s in planned.students]
+    return pd.DataFrame(rows, columns=["student", "cut", "group", "trained", "of base"]).to_string(index=False)
+
+
+def memory_table(planned: Plan) -> list[str]:
+    """A line per part of a process's memory, their sum, whether it fits, and the largest micro-batches that do."""
+    parts, context, rows = planned.memory(planned.rows), planned.context, planned.rows
+    total, batches = sum(parts.values()), math.ceil(planned.most_rows / rows)
+    kept, again = (replace(planned, checkpoint=choice).largest_rows() * context for choice in (False, True))
+    return [
+        f"memory per process (of {planned.processes}), {batches} micro-batches a step of {rows} x {context:,} tokens, "
+        f"late activations {'made again' if planned.checkpoint else 'kept'}:",
+        *(f"  {part:<28}{size / GIB:>10.3g} GiB" for part, size in (parts | {"total": total}).items()),
+        f"  {'fits' if total <= planned.budget else 'does not fit'} in {planned.gpu_memory_gib:.4g} GiB with "
+        f"{KEPT_FREE:.0%} kept free; at most {kept:,} tokens at once do, {again:,} with --recompute",
+    ]
+
+
+def time_table(planned: Plan) -> list[str]:
+    """Tokens, FLOPs and hours of the run."""
+    tokens, run, published = planned.step_tokens, planned.run_flops, planned.published_run_flops
+    step = planned.teacher_flops + sum(map(planned.late_flops, planned.students))
+    return [
+        f"run: {planned.steps:,} steps of {tokens:,} tokens = {planned.steps * tokens / 1e6:,.0f} M tokens; "
+        f"{step:.3g} FLOPs a step, {run:.3g} in all",
+        f"time: {planned.hours(run):.3g} h; the published computation (whole models, one student a run): "
+        f"{planned.hours(published):.3g} h",
+    ]
+
+
+def report(planned: Plan, source: str, speed: str) -> str:
+    """The plan in words."""
+    shares = ", ".join(f"{share:.0%}" for share in sorted({s.loss_share for s in planned.students}))
+    return "\n".join(
+        [
+            f"plan: base of {base_parameters(planned.shape):,} parameters, from {source}",
+            student_table(planned),
+            *memory_table(planned),
+            *time_table(planned),
+            f"assumed: {planned.utilisation:.0%} of {planned.tflops:.4g} TFLOP/s a process ({speed}); "
+            f"loss at {shares} of the positions",
+        ]
+    )
+
+
+def show(
+    config: RunConfig,
+    base_dir: Path | None,
+    processes: int = 1,
+    gpu_memory_gib: float | None = None,
+    tflops: float | None = None,
+    micro_batch_tokens: int | None = None,
+    checkpoint_activations: bool = False,
+    answer_share: float = 1.0,
+) -> Plan:
+    """Print the plan and return it. What is not given is this machine's: GiB and peak TFLOP/s of its first GPU, or
+    its own where there is none. Raises UserError as `plan` does."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shape, source = shape_of(config, base_dir)
+    peak, speed = (tflops * 1e12, "given") if tflops else peak_flops(device)
+    room = gpu_memory_gib or memory_here(device)
+    planned = plan(
+        config, shape, processes, room, peak / 1e12, micro_batch_tokens, checkpoint_activations, answer_share
+    )
+    print(report(planned, source, speed), flush=True)
+    return planned

@@ -1,0 +1,68 @@
+"""How a distillation goes: a progress bar on a terminal, a line every few seconds in a log, and rows as JSON Lines."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from swiftkv import files
+
+REPORT_EVERY_S = 10
+
+
+class Progress:
+    """Shows loss per student, tokens per second and MFU; only the first process shows anything.
+
+    MFU is the share of `peak` FLOP/s (of all processes) that the FLOPs counted for the steps so far amount to.
+    """
+
+    def __init__(self, steps: int, step: int, peak: float, shown: bool, stream=sys.stdout):
+        self.steps, self.first, self.peak, self.shown = steps, step, peak, shown
+        self.began = self.reported = time.monotonic()
+        self.tokens, self.flops, self.step = 0, 0.0, step
+        bar = shown and stream.isatty()
+        self.bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True, file=stream) if bar else None
+
+    def count(self, step: int, tokens: int, flops: float) -> None:
+        """Add a step that has ended."""
+        self.step, self.tokens, self.flops = step, self.tokens + tokens, self.flops + flops
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start, never 0."""
+        return max(time.monotonic() - self.began, 1e-9)
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation so far."""
+        return self.flops / self.elapsed / self.peak
+
+    def show(self, rows: list[dict], dropped: list[str], last: bool) -> None:
+        """Report the rows of a step, if it is time."""
+        for message in dropped if self.shown else ():
+            self.write(f"distill: {message}; dropped, the others go on")
+        if self.bar is not None:
+            self.bar.n = self.step
+            self.bar.set_postfix_str(self.text(rows), refresh=last)
+            self.bar.update(0)
+        elif self.shown and (last or time.monotonic() - self.reported > REPORT_EVERY_S):
+            left = self.elapsed / max(1, self.step - self.first) * (self.steps - self.step)
+            self.write(f"distill: step {self.step}/{self.steps}, {self.text(rows)}, {left:.0f} s left")
+            self.reported = time.monotonic()
+
+    def text(self, rows: list[dict]) -> str:
+        """Loss per student, speed and utilisation."""
+        kl = ", ".join(f"{row['variant']} {row['kl']:.4f}" for row in rows)
+        return f"KL {kl}; {self.tokens / self.elapsed:.0f} tok/s, MFU {self.mfu:.1%}"
+
+    def write(self, line: str) -> None:
+        """Print a line beside the bar."""
+        if self.bar is not None:
+            self.bar.write(line)
+        else:
+            print(line, flush=True)
+
+
+def write_rows(path, rows: list[dict], variants: list[str]) -> None:
+    """All students' rows, by step, as JSON Lines."""
+    files.write_jsonl(path, sorted(rows, key=lambda row: (row["step"], variants.index(row["variant"]))))

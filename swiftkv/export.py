@@ -1,0 +1,144 @@
+"""Hand a student over (`swiftkv export`): a folder that the Hugging Face hub, vLLM and Transformers take as it is.
+
+config.json, *.safetensors      published tensor names; the very files that were scored, unless the dtype changes
+tokenizer, generation config, licence files of the base
+README.md                       the model card, made from result files
+config.json.provenance.json     of the export, with that of the student
+"""
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import torch
+from transformers import AutoModelForCausalLM
+
+from swiftkv import files, model_card
+from swiftkv.config import RunConfig
+from swiftkv.convert import INDEX, check_checkpoint, copy_companions, load_tensors, save_model, weight_files
+from swiftkv.errors import UserError
+from swiftkv.evidence import Evidence, read_record
+from swiftkv.licence import licence_files
+from swiftkv.provenance import Provenance
+from swiftkv.workloads.tokens import load_tokenizer
+
+DTYPES = ("float32", "bfloat16")
+PROBE = "SELECT name FROM users WHERE id = 7; def add(a, b): return a + b"
+
+
+def check_options(out: Path, push: str | None, dtype: str | None) -> None:
+    """Raise UserError for a dtype or repository name that is not allowed, or an --out that is something else."""
+    if dtype not in (None, *DTYPES):
+        raise UserError(f"--dtype {dtype}: allowed are {' and '.join(DTYPES)}")
+    if push is not None:
+        try:
+            huggingface_hub.utils.validate_repo_id(push)
+        except ValueError as error:
+            raise UserError(f"--push {push}: {error}") from None
+        if "/" not in push:
+            raise UserError(f"--push {push}: the name must be ORG/NAME")
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not empty and read_record(out / "config.json").get("stage") != "export":
+        raise UserError(f"--out {out}: exists and is not an earlier export; name another directory")
+
+
+def write_model(evidence: Evidence, directory: Path, dtype: str) -> None:
+    """Config and weights: the student's own files, or cast to `dtype`; tokenizer, generation config and licences."""
+    source = evidence.directory
+    if dtype == evidence.dtype:
+        for path in [source / "config.json", source / INDEX, *weight_files(source)]:
+            if path.is_file():
+                shutil.copyfile(path, directory / path.name)
+    else:
+        raw = {key: value for key, value in evidence.shape.items() if key != "torch_dtype"}
+        tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_tensors(source).items()}
+        save_model(directory, raw | {"dtype": dtype}, tensors)
+    copy_companions(source, directory)
+    for path in licence_files(evidence):
+        shutil.copyfile(path, directory / path.name)
+
+
+def logits(directory: Path, ids: torch.Tensor, dtype: torch.dtype | str) -> torch.Tensor:
+    """Logits [1, S, vocabulary] of a model directory for token ids [1, S]."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True).eval()
+    with torch.no_grad():
+        return model(ids).logits
+
+
+def check_logits(source: Path, exported: Path, dtype: str) -> None:
+    """The gate: loaded as a reader would, the export gives the source's logits. Raises UserError if it does not."""
+    ids = load_tokenizer(exported)(PROBE, return_tensors="pt")["input_ids"]
+    wanted, found = logits(source, ids, getattr(torch, dtype)), logits(exported, ids, "auto")
+    if found.dtype != wanted.dtype or not torch.equal(found, wanted):
+        raise UserError(
+            f"{source}: the exported model gives other logits in {dtype} (largest difference "
+            f"{(found.float() - wanted.float()).abs().max().item():.3g}); nothing was written"
+        )
+
+
+def public(record: dict) -> dict:
+    """A provenance record without the command and directories of a machine."""
+    named = {"/".join(Path(path).parts[-2:]): digest for path, digest in record.get("data_sha256", {}).items()}
+    return {key: value for key, value in record.items() if key != "command"} | {"data_sha256": named}
+
+
+def write_folder(evidence: Evidence, out: Path, name: str, repository: str, dtype: str) -> Provenance:
+    """Write the folder atomically, through the gate. Returns its provenance."""
+    used = [evidence.results.path(frame) for frame in ("accuracy", "throughput", "latency", "kv_capacity")]
+    with (
+        Provenance("export", evidence.config, inputs=used, model_sha256=evidence.weights) as provenance,
+        files.atomic_dir(out.resolve()) as directory,
+    ):
+        provenance.record = public(provenance.record) | {"student": public(evidence.record)}
+        card = model_card.card(evidence, name, repository, dtype)
+        write_model(evidence, directory, dtype)
+        check_checkpoint(directory)
+        check_logits(evidence.directory, directory, dtype)
+        card.save(directory / "README.md")
+        provenance.save(directory / "config.json")
+    return provenance
+
+
+def push_folder(folder: Path, repository: str, private: bool, message: str) -> None:
+    """Upload the folder with the user's own token, which is never printed. Raises UserError if that cannot be done."""
+    kept = f"the folder {folder} is complete"
+    if (token := huggingface_hub.get_token()) is None:
+        raise UserError(f"--push {repository}: no token; run `hf auth login` or set HF_TOKEN ({kept})")
+    hub = huggingface_hub.HfApi()
+    try:
+        hub.create_repo(repository, private=private, exist_ok=True)
+        exposed = private and not hub.repo_info(repository).private  # an existing repository stays what it is
+        if not exposed:
+            hub.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message=message, delete_patterns=["*.safetensors*"]
+            )
+    except Exception as error:  # of any client below it, whose traceback might show the request's headers
+        reason = " ".join(str(error).split()).replace(token, "<token>")
+        raise UserError(f"--push {repository}: {type(error).__name__}: {reason} ({kept})") from None
+    if exposed:
+        raise UserError(f"--push {repository}: exists and is public; say --public to upload there ({kept})")
+
+
+def run(
+    config: RunConfig,
+    variant: str,
+    out: Path,
+    model: Path | None = None,
+    push: str | None = None,
+    private: bool = True,
+    dtype: str | None = None,
+) -> None:
+    """Write the student of `variant` (from `model`, or where the pipeline keeps it) to `out`, and upload it if asked.
+
+    Raises UserError for a damaged student, results of another model, logits that differ, or a failed upload.
+    """
+    check_options(out, push, dtype)
+    evidence = Evidence(config, config.variant(variant), model or config.model_dir(variant))
+    check_checkpoint(evidence.directory)
+    evidence.check_variant()
+    name = push.split("/")[1] if push else out.resolve().name
+    provenance = write_folder(evidence, out, name, push or f"path/to/{name}", dtype or evidence.dtype)
+    print(f"export: {out}: written; same logits as {evidence.directory}", flush=True)
+    if push:
+        push_folder(out, push, private, f"swiftkv export of {variant}, git {provenance.record['git']['sha']}")
+        print(f"export: uploaded to {push}", flush=True)

@@ -1,0 +1,71 @@
+"""What the real sets share: a published example, and the prompt that a given model gets of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swiftkv.errors import UserError
+from swiftkv.workloads.tasks.base import Item
+
+# Prefix, suffix, middle: Qwen2.5-Coder and Qwen3; StarCoder and Granite; DeepSeek-Coder.
+FIM_TOKENS = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example of a published set.
+
+    A model goes on from `instruction` + `lead`; under a chat template the instruction is the user's turn and the
+    lead begins the model's own. `hole` is code before and after a gap, for models that fill in the middle.
+    """
+
+    id: str
+    instruction: str
+    lead: str
+    answer: str
+    meta: dict
+    hole: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class RealTask:
+    """A published set: `examples(settings)` reads it, `score(item, text)` judges an answer as a Task's does.
+
+    `metrics` names what `score` returns, `stop` the texts that end an answer.
+    """
+
+    name: str
+    examples: Callable[[dict], list[Example]]
+    score: Callable[[Item, str], dict[str, float]]
+    metrics: tuple[str, ...]
+    stop: tuple[str, ...]
+    max_new_tokens: int
+
+
+def fim_prompt(hole: tuple[str, str], tokenizer) -> str | None:
+    """Prefix, suffix and the mark of the middle, if the tokenizer has these marks as tokens."""
+    known = tokenizer.get_vocab()
+    for before, after, middle in FIM_TOKENS:
+        if {before, after, middle} <= known.keys():
+            return f"{before}{hole[0]}{after}{hole[1]}{middle}"
+    return None
+
+
+def chat_prompt(example: Example, tokenizer) -> str:
+    """The chat template's text, up to the lead. Raises UserError if the tokenizer has no template."""
+    if tokenizer.chat_template is None:
+        raise UserError("accuracy.chat_template: true, but the model's tokenizer has no chat template; set it to false")
+    turn = [{"role": "user", "content": example.instruction.strip()}]
+    return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) + example.lead
+
+
+def prompt_of(example: Example, tokenizer, chat: bool, fim: bool) -> str:
+    """What the model reads, special tokens written out: accuracy adds none. Raises UserError as `chat_prompt`."""
+    if chat:
+        return chat_prompt(example, tokenizer)
+    starts = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    filled = fim_prompt(example.hole, tokenizer) if fim and example.hole else None
+    return (tokenizer.bos_token if starts else "") + (filled or example.instruction + example.lead)
