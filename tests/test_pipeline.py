@@ -45,7 +45,7 @@ def kill_when(pattern: str, count: int) -> dict:
 def finished():
     """The results of a run that was killed in distillation, throughput and accuracy, and the work done by then."""
     shutil.rmtree(RESULTS, ignore_errors=True)
-    kill_when("work/distill/state.safetensors", 1)
+    kill_when("work/distill/*/progress.json", 1)
     done = kill_when("work/throughput/*/ratio-10to1/000-0/*.json", ARMS)
     done |= kill_when("work/accuracy/**/code-*.json", 1)
     last = snakemake()

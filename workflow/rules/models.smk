@@ -64,3 +64,36 @@ rule distill:
     shell:
         "swiftkv distill --config {params.config} --base {input} --out {params.out} --work {params.work}"
         " 2>&1 | tee {log}"
+
+
+# A target of its own: snakemake --cores all --configfile config/ablations.yaml -- ablations
+rule ablations:
+    input:
+        "<results>/models/base",
+    output:
+        collect(
+            "<results>/ablations/{file}",
+            file="ablations.csv summary.csv summary.md".split(),
+        ),
+    log:
+        "<results>/logs/ablations.log",
+    benchmark:
+        "<results>/benchmarks/ablations.tsv"
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        config=RUN.path,
+        out=out_dir,
+        work=f"results/{RUN.scale}/work/ablations",
+        settings=section(
+            "variants",
+            "distill",
+            "tasks",
+            *(["ablations"] if "ablations" in RUN.raw else []),
+        ),
+    shell:
+        "swiftkv ablate --config {params.config} --base {input} --out {params.out} --work {params.work}"
+        " 2>&1 | tee {log}"
