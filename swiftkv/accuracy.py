@@ -1,4 +1,4 @@
-"""Accuracy: lm-eval on the four tasks, greedy generation through vLLM, every arm under the same settings.
+"""Accuracy: lm-eval on the tasks, greedy generation through vLLM, every arm under the same settings.
 
 Scores depend on the backend and the batch settings (lm-evaluation-harness issues 3150, 2851, 2583), so all
 arms use one backend and one set of settings, which are written beside the scores and checked by `summarise`.
@@ -17,7 +17,7 @@ from swiftkv.accuracy_summary import summarise
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
-from swiftkv.workloads import tasks
+from swiftkv.workloads import real, sqlite_sandbox, tasks
 from swiftkv.workloads.tasks import Item
 from swiftkv.workloads.tokens import count_tokens, load_tokenizer
 
@@ -30,15 +30,32 @@ SMALL_BYTES = 64 << 20  # weights below this are scored on one thread: less than
 MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
 
 
-def test_items(config: RunConfig) -> dict[str, list[Item]]:
-    """The held-out items of every task. Raises UserError if a task has none."""
+def test_items(config: RunConfig, tokenizer=None) -> dict[str, list[Item]]:
+    """The held-out items of every task. Raises UserError if a task has none.
+
+    The tokenizer decides how the prompts of real tasks are written; without real tasks there is no need of it.
+    """
     count = config["accuracy"]["items_per_task"]
     found = {}
     for task, settings in config["tasks"].items():
         found[task] = tasks.items(task, "test", count, config.seed, settings)
         if not found[task]:
             raise UserError(f"task {task!r}: no test rows")
+    for task, settings in real_tasks(config).items():
+        chat = config["accuracy"].get("chat_template", False)
+        found[task] = real.items(task, settings, config.seed, tokenizer, chat)
     return found
+
+
+def real_tasks(config: RunConfig) -> dict[str, dict]:
+    """Settings of the tasks on real data that the configuration asks for."""
+    return config["accuracy"].get("real", {})
+
+
+def limits(config: RunConfig) -> dict[str, int]:
+    """The most tokens that are generated per item of each task."""
+    found = dict.fromkeys(config["tasks"], config["accuracy"]["max_new_tokens"])
+    return found | {task: real.max_new_tokens(task, settings) for task, settings in real_tasks(config).items()}
 
 
 def model_hashes(model_dir: Path) -> dict[str, str]:
@@ -52,19 +69,19 @@ def model_hashes(model_dir: Path) -> dict[str, str]:
 def settings_of(config: RunConfig, model_dir: Path, items: dict[str, list[Item]], tokenizer) -> dict:
     """Generation settings, equal for all arms. Raises UserError if a prompt does not fit into the model."""
     model = files.read_json(model_dir / "config.json")
-    new = config["accuracy"]["max_new_tokens"]
+    new = limits(config)
     longest = {task: max(count_tokens(tokenizer, [item.prompt for item in its])) for task, its in items.items()}
-    task = max(longest, key=longest.get)
+    task = max(longest, key=lambda task: longest[task] + new[task])
     limit = model.get("max_position_embeddings")
-    if limit and longest[task] + new > limit:
+    if limit and longest[task] + new[task] > limit:
         raise UserError(
-            f"task {task!r}: a prompt of {longest[task]} tokens and accuracy.max_new_tokens {new} exceed "
+            f"task {task!r}: a prompt of {longest[task]} tokens and max_new_tokens {new[task]} exceed "
             f"max_position_embeddings {limit} of {model_dir}"
         )
     return {
         "dtype": model.get("dtype") or model.get("torch_dtype") or "float32",
-        "max_model_len": longest[task] + new,
-        "max_gen_toks": new,
+        "max_model_len": longest[task] + new[task],
+        "max_gen_toks": config["accuracy"]["max_new_tokens"],
         "batch_size": BATCH_SIZE,
         "max_num_seqs": BATCH_SIZE,
         "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
@@ -79,7 +96,8 @@ def settings_of(config: RunConfig, model_dir: Path, items: dict[str, list[Item]]
 
 def key_of(*values) -> str:
     """A hash of what decides a task's result: items, model, settings, scoring code and harness."""
-    code = [files.sha256(path) for path in sorted(Path(tasks.__file__).parent.glob("*.py"))]
+    sources = [path for package in (tasks, real) for path in sorted(Path(package.__file__).parent.glob("*.py"))]
+    code = [files.sha256(path) for path in (*sources, sqlite_sandbox.__file__)]
     versions = [importlib.metadata.version(name) for name in ("lm-eval", "transformers", "torch")]
     text = json.dumps([code, versions, lm_eval_tasks.VERSION, *values], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -142,12 +160,14 @@ def rows_of(arm: str, items: list[Item], samples: list[dict], tokenizer) -> list
     ):
         counts = {"prompt_tokens": prompt, "answer_tokens": answer, "generated_tokens": generated}
         outcome = {"prediction": text, "target": item.answer, "score": sample["score"]}
-        exact = {"exact_match": sample["exact_match"]}
-        rows.append({"arm": arm, "task": item.task, "id": item.id, **counts, **outcome, **exact})
+        details = {name: sample[name] for name in lm_eval_tasks.metrics_of(item.task) if name != "score"}
+        rows.append({"arm": arm, "task": item.task, "id": item.id, **counts, **outcome, **details})
     return rows
 
 
-def finish_tasks(arm: str, model_dir: Path, items: dict, settings: dict, tokenizer, parts: dict[str, Path]) -> None:
+def finish_tasks(
+    arm: str, model_dir: Path, items: dict, settings: dict, new: dict[str, int], tokenizer, parts: dict[str, Path]
+) -> None:
     """Evaluate the tasks whose part is missing, one part at a time; no engine starts if none is."""
     todo = [task for task, part in parts.items() if not part.is_file()]
     print(f"accuracy {arm}: {len(parts) - len(todo)} of {len(parts)} tasks done before", flush=True)
@@ -156,7 +176,7 @@ def finish_tasks(arm: str, model_dir: Path, items: dict, settings: dict, tokeniz
     with backend(model_dir, settings) as lm:
         for task in todo:
             folder = parts[task].parent / "lm_eval"
-            samples, record = lm_eval_tasks.evaluate(lm, task, items[task], settings["max_gen_toks"], folder)
+            samples, record = lm_eval_tasks.evaluate(lm, task, items[task], new[task], folder)
             rows = rows_of(arm, items[task], samples, tokenizer)
             files.write_json(parts[task], {"record": record, "rows": rows})
             mean = sum(row["score"] for row in rows) / len(rows)
@@ -169,16 +189,17 @@ def score_arm(config: RunConfig, arm: str, model_dir: Path, out_dir: Path, work:
     Raises UserError for a missing model, a task without test rows, prompts too long, missing predictions.
     """
     tokenizer = load_tokenizer(model_dir)
-    items, hashes = test_items(config), model_hashes(model_dir)
+    items, hashes, new = test_items(config, tokenizer), model_hashes(model_dir), limits(config)
     settings = settings_of(config, model_dir, items, tokenizer)
+    asked = {key: config["accuracy"][key] for key in ("real", "chat_template") if key in config["accuracy"]}
     parts = {}
     for task, its in items.items():
-        key = key_of(arm, hashes, settings, [dataclasses.asdict(item) for item in its])
+        key = key_of(arm, hashes, settings, new[task], [dataclasses.asdict(item) for item in its])
         parts[task] = work / arm / f"{task}-{key}.json"
     with Provenance("accuracy", config, arm=arm, model_sha256=hashes, settings=settings) as provenance:
-        finish_tasks(arm, model_dir, items, settings, tokenizer, parts)
+        finish_tasks(arm, model_dir, items, settings, new, tokenizer, parts)
         done = {task: files.read_json(part) for task, part in parts.items()}
         records = {task: part["record"] for task, part in done.items()}
-        files.write_json(out_dir / "lm_eval.json", {"arm": arm, "settings": settings, "tasks": records})
+        files.write_json(out_dir / "lm_eval.json", {"arm": arm, "settings": settings | asked, "tasks": records})
         provenance.save(out_dir / "samples.jsonl")
         files.write_jsonl(out_dir / "samples.jsonl", [row for part in done.values() for row in part["rows"]])

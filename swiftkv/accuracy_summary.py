@@ -1,7 +1,7 @@
-"""Every arm against the base: differences with paired bootstrap intervals, retention, generation length.
+"""Every arm against the base: differences with paired bootstrap intervals, tests, retention, generation length.
 
 Arms answer the same items, so they are compared item by item; the harness's own unpaired standard errors
-would be too wide.
+would be too wide. `retained` is a non-inferiority verdict: that no loss was found shows nothing by itself.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,20 @@ from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
-from swiftkv.stats import paired_difference_ci
+from swiftkv.stats import (
+    holm,
+    mcnemar,
+    minimum_detectable_difference,
+    minimum_detectable_loss,
+    paired_difference_ci,
+    unseen,
+)
 
 MEAN = "mean"
 RESAMPLES = 10_000
+MARGIN = 0.02  # score points that a retained score may lie below the base's, unless the configuration says otherwise
+MIN_LENGTH_RATIO = 0.9  # answers shorter than this share of the base's fail, whatever their score
+TESTS = ("p_value", "p_holm", "detectable_difference", "retained")  # columns that the base itself has no use for
 
 
 def read_arm(arm: str, folder: Path):
@@ -64,7 +74,7 @@ def mean_difference_ci(differences: list, seed: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def task_rows(arm: str, base, other, seed: int) -> list[dict]:
+def task_rows(arm: str, base, other, seed: int, margin: float) -> list[dict]:
     """Rows of summary.csv for one arm: each task, then the mean over tasks (tasks weigh the same)."""
     other = other.loc[base.index]
     rows, differences = [], []
@@ -72,14 +82,48 @@ def task_rows(arm: str, base, other, seed: int) -> list[dict]:
         mine = other.loc[reference.index]
         differences.append((mine["score"] - reference["score"]).to_numpy())
         _, *interval = paired_difference_ci(mine["score"], reference["score"], seed, RESAMPLES)
-        rows.append(row_of(arm, task, mine, reference, interval))
-    rows.append(mean_row(arm, rows, other, base, mean_difference_ci(differences, seed)))
-    return rows
+        tests = {"p_value": p_value(mine["score"], reference["score"]), "p_holm": None}
+        tests |= judge(differences[-1], len(mine), interval, margin)
+        rows.append(row_of(arm, task, mine, reference, interval) | tests)
+    for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = corrected
+    interval = mean_difference_ci(differences, seed)
+    fewest = len(differences) * min(map(len, differences))  # an equal number of items per task, no more than there are
+    tests = dict.fromkeys(TESTS) | judge(equally_weighted(differences), fewest, interval, margin)
+    rows.append(mean_row(arm, rows, other, base, interval) | tests)
+    return [row | dict.fromkeys(TESTS) for row in rows] if arm == BASE_ARM else rows
+
+
+def equally_weighted(differences: list) -> np.ndarray:
+    """All items' differences, scaled so that their mean is the mean over tasks of [items] differences."""
+    share = sum(map(len, differences)) / len(differences)
+    return np.concatenate([task * share / len(task) for task in differences])
+
+
+def p_value(mine, reference) -> float:
+    """McNemar's exact p-value; NaN where a task gives partial credit."""
+    right_or_wrong = np.isin([mine, reference], (0, 1)).all()
+    return mcnemar(mine, reference)["p_value"] if right_or_wrong else float("nan")
+
+
+def judge(differences, items: int, interval: Sequence[float], margin: float) -> dict:
+    """What `items` can show: the difference (in score points) that they find with a power of 80%, and whether the score
+    is less than `margin` below the base's (yes, lost, not shown).
+
+    Where scores hardly differ, their spread says little about a model that does lose: the difference is at least the
+    one that needs no spread. Where none differs, the bootstrap has no width, and the interval is the binomial one.
+    """
+    by_spread = minimum_detectable_difference(differences) if len(differences) > 1 else float("nan")
+    found = float(np.maximum(by_spread, minimum_detectable_loss(items)))
+    low, high = interval if np.any(differences) else (-unseen(items), unseen(items))
+    retained = "yes" if low > -margin else "lost" if high < -margin else "not shown"
+    return {"detectable_difference": found, "retained": retained}
 
 
 def row_of(arm: str, task: str, mine, reference, interval: Sequence[float]) -> dict:
     """One task of one arm against the base; `length_ratio` is generated tokens over the base's."""
     score, base_score = mine["score"].mean(), reference["score"].mean()
+    length_ratio = ratio(mine["generated_tokens"].sum(), reference["generated_tokens"].sum())
     return {
         "arm": arm,
         "task": task,
@@ -90,8 +134,9 @@ def row_of(arm: str, task: str, mine, reference, interval: Sequence[float]) -> d
         "ci_low": interval[0],
         "ci_high": interval[1],
         "retention": ratio(score, base_score),
-        "length_ratio": ratio(mine["generated_tokens"].sum(), reference["generated_tokens"].sum()),
+        "length_ratio": length_ratio,
         "exact_match": mine["exact_match"].mean(),
+        "length_ok": bool(length_ratio >= MIN_LENGTH_RATIO),
     }
 
 
@@ -104,7 +149,8 @@ def mean_row(arm: str, rows: list[dict], mine, reference, interval: Sequence[flo
 
 
 def summarise(config: RunConfig, arm_dirs: dict[str, Path], out: Path) -> None:
-    """Write accuracy/summary.csv from the arms' samples: differences to the base, 95% paired bootstrap CIs.
+    """Write accuracy/summary.csv from the arms' samples: differences to the base, 95% paired bootstrap CIs, McNemar's
+    p-value with Holm's correction over an arm's tasks, detectable difference, non-inferiority and length verdicts.
 
     Raises UserError if the base is not among the arms, or arms differ in items or settings.
     """
@@ -116,6 +162,7 @@ def summarise(config: RunConfig, arm_dirs: dict[str, Path], out: Path) -> None:
         frames = {arm: read_arm(arm, folder) for arm, folder in arm_dirs.items()}
         for arm, frame in frames.items():
             check_same(frames[BASE_ARM], frame, arm)
-        rows = [row for arm, frame in frames.items() for row in task_rows(arm, frames[BASE_ARM], frame, config.seed)]
+        base, margin = frames[BASE_ARM], config["accuracy"].get("margin", MARGIN)
+        rows = [row for arm, frame in frames.items() for row in task_rows(arm, base, frame, config.seed, margin)]
         provenance.save(out)
-        files.write_text(out, pd.DataFrame(rows).round(6).to_csv(index=False))
+        files.write_text(out, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))

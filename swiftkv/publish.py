@@ -20,7 +20,8 @@ from swiftkv.results import COUNTS, Results
 
 KEPT = (
     "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "
-    "accuracy/*/* models/distill.jsonl* models/base/config.json tables/* figures/*.png figures/*.json benchmarks/*.tsv"
+    "accuracy/*/* diagnosis/* models/distill.jsonl* models/base/config.json tables/* figures/*.png figures/*.json "
+    "benchmarks/*.tsv"
 ).split()
 STAGES = {  # benchmark files of a stage -> what it leaves behind
     "base": "models/base",
@@ -28,6 +29,7 @@ STAGES = {  # benchmark files of a stage -> what it leaves behind
     "verify": "verify",
     "throughput": "throughput",
     "accuracy": "accuracy",
+    "diagnose": "diagnosis",
 }
 MIB = 1 << 20
 

@@ -40,6 +40,7 @@ FRAMES: dict[str, tuple[str, str]] = {
         "throughput/measurements.jsonl",
         "point arm repeat input_len output_len num_requests elapsed_s total_tokens_per_s ttft_p50_s failed",
     ),
+    "requests": ("throughput/requests.jsonl.gz", "point arm repeat request ttft_s tpot_s output_tokens"),
     "throughput": (
         "throughput/summary.csv",
         "point arm input_len output_len num_requests repeats total_tokens_per_s_median speedup "
@@ -60,8 +61,19 @@ FRAMES: dict[str, tuple[str, str]] = {
     ),
     "accuracy": (
         "accuracy/summary.csv",
-        "arm task items score base_score difference ci_low ci_high retention length_ratio exact_match",
+        "arm task items score base_score difference ci_low ci_high retention length_ratio exact_match "
+        "length_ok p_value p_holm detectable_difference retained",
     ),
+    "diagnosis_positions": ("diagnosis/positions.csv", "arm task position tokens kl agreement right"),
+    "diagnosis_lengths": (
+        "diagnosis/lengths.csv",
+        "arm prompt_from prompt_to items prompt_tokens exact base_exact kl agreement ci_low ci_high",
+    ),
+    "diagnosis_difficulty": (
+        "diagnosis/difficulty.csv",
+        "arm task records items prompt_tokens exact base_exact kl agreement ci_low ci_high",
+    ),
+    "diagnosis_lost": ("diagnosis/lost.jsonl", "arm task records id prompt_tokens position said answer prompt"),
     "distill": ("models/distill.jsonl", "step variant loss kl learning_rate tokens seconds agreement"),
     "claims": (
         "claims.csv",
@@ -69,7 +81,7 @@ FRAMES: dict[str, tuple[str, str]] = {
     ),
 }
 COUNTS = "models/parameters.csv"  # in published evidence alone
-MAY_BE_EMPTY = {"distill"}  # a run with no distillation step has no curve
+MAY_BE_EMPTY = {"distill", "diagnosis_lost"}  # no distillation step, no curve; a student may lose nothing
 SAMPLES = "arm task id prompt_tokens answer_tokens generated_tokens prediction target score exact_match"
 
 

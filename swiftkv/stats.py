@@ -127,3 +127,32 @@ def minimum_detectable_difference(differences, power: float = 0.8, alpha: float 
         raise UserError("minimum_detectable_difference: needs at least two paired differences")
     effect = TTestPower().solve_power(effect_size=None, nobs=differences.size, alpha=alpha, power=power)
     return float(np.squeeze(effect) * differences.std(ddof=1))
+
+
+def minimum_detectable_loss(items: int, power: float = 0.8, alpha: float = 1 - LEVEL) -> float:
+    """Smallest share of `items` lost, none won, that the exact McNemar test finds with probability `power`.
+
+    It needs k losses, the least with 2^(1-k) <= alpha, and P(Binomial(items, p) >= k) is the Beta(k, items - k + 1)
+    distribution at p. Needs no measured spread, so it also holds where no item differs. NaN for fewer than k items.
+    """
+    losses = int(np.ceil(1 - np.log2(alpha)))
+    return float(stats.beta.ppf(power, losses, items - losses + 1))
+
+
+def unseen(items: int) -> float:
+    """Upper limit, at the level of the intervals, of the share of items that differ where none of `items` does.
+
+    Clopper and Pearson's, about 3.7 / items: a bootstrap of equal scores is a point, whatever their number.
+    """
+    return float(1 - ((1 - LEVEL) / 2) ** (1 / items))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's step-down correction of p-values for their number; NaN stays and does not count."""
+    from statsmodels.stats.multitest import multipletests
+
+    corrected = np.array(p_values, dtype=float)
+    known = np.isfinite(corrected)
+    if known.any():
+        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    return corrected

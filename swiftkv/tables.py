@@ -64,6 +64,11 @@ def throughput(results: Results) -> Table:
     return Table("Total throughput per workload, and speed-up over the base model", frame, text)
 
 
+def tasks_where(frame: pd.DataFrame, chosen: pd.Series) -> pd.Series:
+    """The chosen rows' tasks per arm, `sql, rag`; no entry for an arm without any."""
+    return frame[chosen & (frame.task != "mean")].groupby("arm").task.agg(", ".join)
+
+
 def accuracy(results: Results) -> Table:
     frame = results.accuracy
     frame["recovered"] = 100 * frame.retention
@@ -74,7 +79,10 @@ def accuracy(results: Results) -> Table:
     text = scores.map(lambda score: f"{100 * score:.1f}")
     text["difference of the mean [95% CI]"] = with_ci(mean, "difference", "ci_low", "ci_high", digits=1, factor=100)
     text["% of base"] = formatted(mean.recovered, "{:.1f}")
+    text["retained"] = mean.retained
+    text["tasks that lose (Holm, 5%)"] = tasks_where(frame, (frame.p_holm < 0.05) & (frame.difference < 0))
     text["answer length"] = formatted(mean.length_ratio, "{:.2f}")
+    text["too short in"] = tasks_where(frame, ~frame.length_ok.astype(bool))
     caption = "Scores in percent per task; difference of the mean to the base in points"
     return Table(caption, frame.drop(columns="recovered"), text.rename_axis(None, axis=1).reset_index(names="model"))
 

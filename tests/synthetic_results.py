@@ -112,6 +112,13 @@ def throughput(config) -> tuple[list[dict], list[dict], list[dict], list[dict]]:
     return summary, measurements, capacity, compute
 
 
+def requests_of(row: dict) -> list[dict]:
+    """The requests of one measurement, all alike."""
+    one = {key: row[key] for key in ("point", "arm", "repeat")} | {"ttft_s": row["ttft_p50_s"]}
+    one |= {"tpot_s": 0.02 if row["output_len"] > 1 else None, "output_tokens": row["output_len"]}
+    return [one | {"request": number} for number in range(row["num_requests"])]
+
+
 def arms(config) -> list[tuple[str, float, int]]:
     """(arm, skip, group) of the base and every variant."""
     return [("base", 0.0, 1), *((v.name, v.skip, v.key_value_group_size) for v in config.variants)]
@@ -182,7 +189,34 @@ def accuracy_row(arm: str, task: str, items: int, score: float, base: float) -> 
         "difference": score - base,
     }
     row |= {"ci_low": score - base + low, "ci_high": score - base + high, "retention": score / base}
-    return row | {"length_ratio": 1.0, "exact_match": score}
+    tests = {"p_value": 0.5, "p_holm": 1.0, "detectable_difference": 0.04, "retained": "not shown"}
+    return row | {"length_ratio": 1.0, "exact_match": score, **tests, "length_ok": True}
+
+
+def diagnosis(config) -> dict[str, list[dict]]:
+    """Rows per file: KL falls along the answer, exact answers get rarer with records, each student lost one item."""
+    found = {"positions.csv": [], "lengths.csv": [], "difficulty.csv": [], "lost.jsonl": []}
+    for arm, skip, _ in arms(config):
+        far = {"kl": 0.1 * skip, "agreement": 1 - 0.05 * skip, "ci_low": -0.1 * skip, "ci_high": 0.0}
+        for task in TASKS:
+            for position in range(1, 9):
+                one = {"arm": arm, "task": task, "position": position, "tokens": 50, "right": 1 - 0.04 * skip}
+                found["positions.csv"].append(one | {"kl": 0.1 * skip / position, "agreement": far["agreement"]})
+        for start in (32, 64, 128):
+            exact = {"exact": 1 - skip * start / 256, "base_exact": 1.0, "prompt_tokens": 1.4 * start}
+            bins = {"arm": arm, "prompt_from": start, "prompt_to": 2 * start, "items": 60}
+            found["lengths.csv"].append(bins | exact | far)
+        for task in [*TASKS, "needle"]:
+            for records in (4, 8, 16):
+                exact = {"exact": 1 - skip * records / 20, "base_exact": 1.0, "prompt_tokens": 15.0 * records}
+                found["difficulty.csv"].append(
+                    {"arm": arm, "task": task, "records": records, "items": 30} | exact | far
+                )
+        if skip:
+            texts = {"position": 2, "said": " b", "answer": " a .", "prompt": "# docs"}
+            item = {"arm": arm, "task": "rag", "records": 4, "id": "rag-test-0-1", "prompt_tokens": 60}
+            found["lost.jsonl"].append(item | texts)
+    return found
 
 
 def distill(config) -> list[dict]:
@@ -247,7 +281,10 @@ def build(root: Path, config) -> Path:
     """A complete synthetic results/<scale> under `root`; returns the scale's directory."""
     scale = root / config.scale
     summary, measurements, capacity, compute = throughput(config)
-    for name, rows in {"summary.csv": summary, "measurements.jsonl": measurements}.items():
+    requests = [request for row in measurements for request in requests_of(row)]
+    for name, rows in {
+        "summary.csv": summary, "measurements.jsonl": measurements, "requests.jsonl.gz": requests,
+    }.items():  # fmt: skip
         save(scale / "throughput" / name, rows)
     for name, rows in {"kv_capacity.csv": capacity, "compute.csv": compute}.items():
         save(scale / "throughput" / name, rows)
@@ -259,6 +296,8 @@ def build(root: Path, config) -> Path:
     save(scale / "accuracy" / "summary.csv", scores)
     for arm, rows in samples.items():
         save(scale / "accuracy" / arm / "samples.jsonl", rows)
+    for name, rows in diagnosis(config).items():
+        save(scale / "diagnosis" / name, rows)
     save(scale / "models" / "distill.jsonl", distill(config))
     save(scale / "similarity" / "similarity.csv", similarity())
     save(scale / "verify" / "gates.json", gates(config))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftkv import accuracy, accuracy_summary, files, lm_eval_tasks
+from swiftkv import accuracy, accuracy_summary, files, lm_eval_tasks, stats
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
 from swiftkv.workloads import tasks
@@ -219,8 +219,8 @@ def test_summary_figures(tmp_path):
     base = write_arm(tmp_path, "base", {"sql": [1, 1, 1, 1], "rag": [1, 0.5]})
     arm = write_arm(tmp_path, "skip50", {"sql": [1, 1, 1, 0], "rag": [0.5, 0.5]}, tokens=12)
     found = summary(tmp_path, base=base, skip50=arm)
-    columns = "items score base_score difference ci_low ci_high retention length_ratio exact_match"
-    assert list(found.columns) == columns.split()
+    columns = "items score base_score difference ci_low ci_high retention length_ratio exact_match length_ok "
+    assert list(found.columns) == (columns + "p_value p_holm detectable_difference retained").split()
     sql, mean = found.loc[("skip50", "sql")], found.loc[("skip50", "mean")]
     assert (sql["items"], sql["score"], sql["difference"], sql["retention"]) == (4, 0.75, -0.25, 0.75)
     assert (mean["items"], mean["score"], mean["base_score"]) == (6, 0.625, 0.875)
@@ -232,6 +232,32 @@ def test_summary_figures(tmp_path):
     itself = found.loc["base"]
     assert (itself[["difference", "ci_low", "ci_high"]] == 0).all().all()
     assert (itself["retention"] == 1).all()
+    assert itself[list(accuracy_summary.TESTS)].isna().all().all() and itself["length_ok"].all()
+
+
+def test_summary_tests(tmp_path):
+    """sql: 8 items lost, 1 won, by hand; rag: partial credit; code: nothing differs, of 200 and of 20 items."""
+    right, wrong = [1] * 20, [0] * 8 + [1] * 12
+    base = write_arm(tmp_path, "base", {"sql": [*right[:19], 0], "rag": [1, 0.5] * 10, "code": [1] * 200})
+    arm = write_arm(tmp_path, "skip50", {"sql": wrong, "rag": [0.5, 0.5] * 10, "code": [1] * 200}, tokens=8)
+    found = summary(tmp_path, base=base, skip50=arm).loc["skip50"]
+    assert found.p_value["sql"] == pytest.approx(20 / 512) and found.p_holm["sql"] == pytest.approx(40 / 512)
+    assert found.p_value["code"] == 1 and np.isnan(found.p_value["rag"]) and np.isnan(found.p_holm["mean"])
+    assert found.retained.to_dict() == {"sql": "lost", "rag": "lost", "code": "yes", "mean": "lost"}
+    assert found.detectable_difference["code"] == pytest.approx(stats.minimum_detectable_loss(200), rel=1e-5)
+    assert found.detectable_difference["rag"] > 0.2
+    assert not found.length_ok.any(), "8 tokens for 10"
+    few = {arm: write_arm(tmp_path / "few", arm, {"code": right}) for arm in ("base", "skip50")}
+    found = summary(tmp_path / "few", **few).loc["skip50"]
+    assert found.retained["code"] == "not shown", "20 items without a difference leave room for a loss of 16 points"
+    assert found.length_ok.all()
+
+
+def test_few_differences_are_not_shown_to_be_within_the_margin():
+    differences = np.array([-1.0] * 3 + [0.0] * 197)
+    assert accuracy_summary.judge(differences, 200, (-0.04, -0.005), 0.02)["retained"] == "not shown"
+    assert accuracy_summary.judge(differences, 200, (-0.04, -0.005), 0.05)["retained"] == "yes"
+    assert accuracy_summary.judge(differences, 200, (-0.04, -0.025), 0.02)["retained"] == "lost"
 
 
 def test_items_are_paired_by_id_not_by_position(tmp_path):

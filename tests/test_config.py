@@ -30,7 +30,7 @@ def test_default_config_is_valid_and_names_every_arm():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"colour": 1}, ["unknown key 'colour'", "allowed are accuracy, base"]),
+        ({"colour": 1}, ["unknown key 'colour'", "allowed are ablations, accuracy, base"]),
         ({"distill": {"stepz": 3}}, ["distill: unknown key 'stepz'", "steps"]),
         ({"distill": {"steps": -1}}, ["distill.steps: -1", "minimum 0"]),
         ({"base": {"source": "cloud"}}, ["base.source", "cloud", "embedded"]),
@@ -38,6 +38,7 @@ def test_default_config_is_valid_and_names_every_arm():
         ({"variants": [{"name": "x", "skip": 1.5}]}, ["variants.0.skip", "1.5"]),
         ({"variants": [{"name": "base", "skip": 0.5}]}, ["variants", "base"]),
         ({"accuracy": {"undistilled": ["nobody"]}}, ["accuracy.undistilled", "nobody", "skip25"]),
+        ({"accuracy": {"margin": 0}}, ["accuracy.margin: 0", "exclusiveMinimum"]),
         ({"throughput": {"repeats": 2}}, ["throughput.repeats", "2"]),
     ],
 )

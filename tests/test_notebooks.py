@@ -19,7 +19,7 @@ def root(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", ["throughput", "accuracy"])
+@pytest.mark.parametrize("name", ["throughput", "accuracy", "diagnosis"])
 def test_clean_and_parametrised(name):
     notebook = nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", as_version=4)
     assert notebook.metadata.kernelspec.name == "python3"
@@ -30,7 +30,7 @@ def test_clean_and_parametrised(name):
     assert imports == ["from swiftkv.results import find_root, load"]
 
 
-@pytest.mark.parametrize("name", ["throughput", "accuracy"])
+@pytest.mark.parametrize("name", ["throughput", "accuracy", "diagnosis"])
 def test_runs_on_results(root, tmp_path, name):
     notebooks.execute(name, "cpu", tmp_path / f"{name}.ipynb", root=root)
     done = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
@@ -47,5 +47,5 @@ def test_failing_cell_becomes_one_line(tmp_path):
 
 
 def test_unknown_notebook_is_refused(tmp_path):
-    with pytest.raises(UserError, match="there are accuracy, throughput"):
+    with pytest.raises(UserError, match="there are accuracy, diagnosis, throughput"):
         notebooks.execute("magic", "cpu", tmp_path)

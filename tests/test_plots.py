@@ -15,7 +15,7 @@ from swiftkv.plots.rewiring import Wiring, wirings
 from swiftkv.plots.style import WIDTH
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
-IDS = "lengths rewiring throughput accuracy-speedup distillation similarity latency".split()
+IDS = "lengths rewiring throughput accuracy-speedup distillation similarity latency diagnosis".split()
 
 
 @pytest.fixture(scope="module")

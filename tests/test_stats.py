@@ -22,7 +22,8 @@ def test_ratio_ci_laws(pairs, speed):
     """The interval holds the estimate, stays inside the ratios, and does not see a speed that both share."""
     top, bottom = np.array(pairs).T
     ratio, low, high = stats.ratio_ci(top, bottom, seed=1, resamples=RESAMPLES)
-    assert (top / bottom).min() <= low <= ratio <= high <= (top / bottom).max()
+    least, most = (top / bottom).min() * (1 - 1e-12), (top / bottom).max() * (1 + 1e-12)
+    assert least <= low <= ratio <= high <= most
     assert stats.ratio_ci(top * speed, bottom * speed, 1, RESAMPLES) == pytest.approx((ratio, low, high))
 
 
@@ -109,6 +110,28 @@ def test_minimum_detectable_difference():
     found = stats.minimum_detectable_difference(differences)
     assert found == pytest.approx(2.80 * differences.std(ddof=1) / 20, rel=0.01)
     assert stats.minimum_detectable_difference(differences[:100]) > found
+
+
+@pytest.mark.parametrize("items", [20, 200])
+def test_minimum_detectable_loss_is_found_with_that_power(items):
+    """Six losses are the fewest that McNemar's test calls significant; they come up with a probability of 80%."""
+    share = stats.minimum_detectable_loss(items)
+    assert stats.mcnemar([1] * 6, [0] * 6)["p_value"] < 0.05 < stats.mcnemar([1] * 5, [0] * 5)["p_value"]
+    fewer = sum(math.comb(items, k) * share**k * (1 - share) ** (items - k) for k in range(6))
+    assert 1 - fewer == pytest.approx(0.8)
+    assert math.isnan(stats.minimum_detectable_loss(5))
+
+
+@given(st.integers(1, 2000))
+def test_unseen_share_would_have_shown(items):
+    """At the limit, `items` without a difference have a probability of 2.5%."""
+    assert (1 - stats.unseen(items)) ** items == pytest.approx(0.025)
+
+
+def test_holm_multiplies_the_smallest_by_their_number_and_leaves_nan_out():
+    nan = float("nan")
+    assert stats.holm([0.01, nan, 0.02, 0.5]) == pytest.approx([0.03, nan, 0.04, 0.5], nan_ok=True)
+    assert stats.holm([nan]) == pytest.approx([nan], nan_ok=True)
 
 
 @pytest.mark.parametrize(

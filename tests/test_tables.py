@@ -52,6 +52,18 @@ def test_accuracy_has_a_column_per_task(root):
     assert header.startswith("| model | code | sql | summarise | rag | mean |")
 
 
+def test_accuracy_names_the_tasks_that_fail(tmp_path):
+    path = build(tmp_path / "results", CONFIG) / "accuracy" / "summary.csv"
+    frame = pd.read_csv(path)
+    frame.loc[(frame.arm == "skip50") & frame.task.isin(["sql", "rag"]), "p_holm"] = 0.01
+    frame.loc[(frame.arm == "skip50") & (frame.task == "sql"), "length_ok"] = False
+    frame.to_csv(path, index=False)
+    text = tables.accuracy(load("cpu", tmp_path / "results")).text.set_index("model")
+    lost, short = "tasks that lose (Holm, 5%)", "too short in"
+    assert (text.loc["skip50", lost], text.loc["skip50", short]) == ("sql, rag", "sql")
+    assert text.loc["skip25", [lost, short]].isna().all()
+
+
 def test_latex_is_escaped_and_minus_is_a_minus(root):
     for name in IDS:
         text = (root / "tables" / f"tab-{name}.tex").read_text()

@@ -48,16 +48,15 @@ class Distillation:
     """Teacher, students and their positions in the data stream; can be saved and resumed."""
 
     def __init__(self, config: RunConfig, base_dir: Path, work: Path, world: World | None = None, options=None):
-        self.settings, self.world = config["distill"], world or parallel.join()
-        self.options = options or Options()
+        self.world, self.options, self.flops = world or parallel.join(), options or Options(), 0
         self.teacher = Teacher(base_dir, self.world, self.options.float32)
         self.students = [
-            Student(variant, self.teacher, self.settings, self.options.recompute) for variant in config.variants
+            Student(variant, self.teacher, config["distill"], self.options.recompute) for variant in config.variants
         ]
         if self.world.size > 1:
             check_sharding(config, self.world.size)
             parallel.shard(self.teacher, self.students)
-        data = [self.settings, config["tasks"], config.seed, *map(files.sha256, data_files(config, base_dir))]
+        data = [config["tasks"], config.seed, *map(files.sha256, data_files(config, base_dir))]
         self.trainees = [
             Trainee(s, checkpoint.key_of([data, s.settings, s.cut, s.group]), work) for s in self.students if s.trained
         ]
@@ -91,32 +90,33 @@ class Distillation:
             for first in range(0, len(mine), size)
         ]
 
-    def denominators(self, data: Batch, trainee: Trainee, pad_token_id: int) -> tuple[int, int]:
-        """Loss positions of the whole batch, and its positions that are run times the hidden size."""
-        settings = trainee.settings
-        selection = select(data, pad_token_id, settings["loss_on"], settings["hidden_loss"] > 0)
-        hidden = self.teacher.model.config.hidden_size
-        return max(1, int(selection.loss.sum())), max(1, int(selection.run.sum()) * hidden)
+    def denominators(self, data: Batch, turn: list[Trainee], pad_token_id: int) -> dict[str, tuple[int, int]]:
+        """Per student: loss positions of the whole batch, and its positions that are run times the hidden size."""
+        hidden, found = self.teacher.model.config.hidden_size, {}
+        for key in {trainee.student.chosen for trainee in turn}:
+            selection = select(data, pad_token_id, *key)
+            found[key] = max(1, int(selection.loss.sum())), max(1, int(selection.run.sum()) * hidden)
+        return {trainee.name: found[trainee.student.chosen] for trainee in turn}
 
     def train_step(self, data: Batch, pad_token_id: int) -> list[dict]:
         """One update of the students that are furthest behind; returns one row for each that is not dropped."""
         began, turn = time.monotonic(), self.active()
         layers = set().union(*(trainee.student.kept_layers for trainee in turn))
-        counts = {trainee.name: self.denominators(data, trainee, pad_token_id) for trainee in turn}
+        counts = self.denominators(data, turn, pad_token_id)
         for micro in self.micro_batches(data):
             passed = self.teacher.look(micro, pad_token_id, layers)
             for trainee in turn:
                 trainee.accumulate(passed, *counts[trainee.name])
         rows = [(trainee, trainee.update(*counts[trainee.name])) for trainee in turn]
+        self.flops += self.step_flops(data, turn, list(counts.values()))
         seconds = time.monotonic() - began
         return [trainee.advance(row, data.tokens, seconds) for trainee, row in rows if row is not None]
 
-    def flops(self, data: Batch, pad_token_id: int, turn: list[Trainee]) -> int:
+    def step_flops(self, data: Batch, turn: list[Trainee], counts: list[tuple[int, int]]) -> int:
         """FLOPs of one step of these students, without what recomputing adds (for the MFU)."""
         config = self.teacher.model.config
-        positions = [self.denominators(data, trainee, pad_token_id) for trainee in turn]
         students = [(trainee.student.cut, trainee.student.group) for trainee in turn]
-        loss, run = max(loss for loss, _ in positions), max(values // config.hidden_size for _, values in positions)
+        loss, run = max(loss for loss, _ in counts), max(values // config.hidden_size for _, values in counts)
         context = data.tokens // max(1, int((places(data) == 0).sum()))
         return step_flops(config.to_dict(), students, data.tokens, loss, max(1, context), run_tokens=run)
 
@@ -133,7 +133,7 @@ class Distillation:
             progress = progress or Progress(steps, at, peak * self.world.size, self.world.first)
             data = next(source)
             rows, at = self.train_step(data, pad_token_id), at + 1
-            progress.count(at, data.tokens, self.flops(data, pad_token_id, turn))
+            progress.count(at, data.tokens, self.flops)
             progress.show(rows, [f"{t.name}: {t.dropped}" for t in turn if t.dropped], not self.active())
             if self.world.agree(time.monotonic() - saved > SAVE_EVERY_S):
                 self.save()

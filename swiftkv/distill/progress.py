@@ -24,8 +24,8 @@ class Progress:
         self.bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True, file=stream) if bar else None
 
     def count(self, step: int, tokens: int, flops: float) -> None:
-        """Add a step that has ended."""
-        self.step, self.tokens, self.flops = step, self.tokens + tokens, self.flops + flops
+        """A step has ended: its number, its tokens, and the FLOPs of all so far."""
+        self.step, self.tokens, self.flops = step, self.tokens + tokens, flops
 
     @property
     def elapsed(self) -> float:

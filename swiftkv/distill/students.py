@@ -76,9 +76,14 @@ class Student:
         """Layers whose inputs this student needs of the teacher."""
         return {0 if self.own_trunk else self.cut, self.teacher.last}
 
+    @property
+    def chosen(self) -> tuple[str, bool]:
+        """Which positions carry the loss, and whether all are run: `loss_on` and `every_position` of `select`."""
+        return self.settings["loss_on"], self.settings["hidden_loss"] > 0
+
     def view(self, passed: TeacherPass) -> View:
         """The positions at which this student runs."""
-        return passed.view(self.settings["loss_on"], self.settings["hidden_loss"] > 0, self.settings["temperature"])
+        return passed.view(*self.chosen, self.settings["temperature"])
 
     def run(self, layer, hidden: torch.Tensor, **kwargs) -> torch.Tensor:
         """One layer, with its activations kept for the backward pass or made again there."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.plots import learning, lengths, rewiring, speed
+from swiftkv.plots import diagnosis, learning, lengths, rewiring, speed
 from swiftkv.plots.style import Figure, save, theme
 from swiftkv.provenance import Provenance
 from swiftkv.results import FRAMES, Results, load
@@ -21,6 +21,7 @@ FIGURES: dict[str, Callable[[RunConfig, Results], Figure]] = {
     "fig-latency": speed.latency,
     "fig-distillation": learning.distillation,
     "fig-similarity": learning.similarity,
+    "fig-diagnosis": diagnosis.draw,
 }
 
 

@@ -1,7 +1,7 @@
 # From measurements to verdicts, tables, figures and executed notebooks.
-FIGURES = "lengths rewiring throughput accuracy-speedup distillation similarity latency".split()
+FIGURES = "lengths rewiring throughput accuracy-speedup distillation similarity latency diagnosis".split()
 TABLES = "throughput accuracy compute kv latency lengths claims".split()
-NOTEBOOKS = ["throughput", "accuracy"]
+NOTEBOOKS = ["throughput", "accuracy", "diagnosis"]
 EVIDENCE = [
     "<results>/models/distill.jsonl",
     "<results>/lengths/lengths.csv",
@@ -9,6 +9,7 @@ EVIDENCE = [
     "<results>/verify/gates.json",
     "<results>/throughput/summary.csv",
     "<results>/accuracy/summary.csv",
+    "<results>/diagnosis/difficulty.csv",
 ]
 
 

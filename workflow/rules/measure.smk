@@ -32,7 +32,7 @@ rule throughput:
         collect(
             "<results>/throughput/{file}",
             file=(
-                "measurements.jsonl summary.csv latency.jsonl latency.csv kv_capacity.csv compute.csv".split()
+                "measurements.jsonl requests.jsonl.gz summary.csv latency.jsonl latency.csv kv_capacity.csv compute.csv".split()
             ),
         ),
     log:
@@ -95,3 +95,76 @@ rule accuracy_summary:
         settings=section("accuracy"),
     shell:
         "swiftkv accuracy-summary --config {params.config} --arms {params.arms} --out {output} 2>&1 | tee {log}"
+
+
+rule diagnose:
+    input:
+        "<results>/verify/gates.json",
+        base="<results>/models/base",
+        models=collect("<results>/models/{variant}", variant=VARIANTS),
+    output:
+        collect(
+            "<results>/diagnosis/{file}",
+            file="positions.csv lengths.csv difficulty.csv lost.jsonl".split(),
+        ),
+    log:
+        "<results>/logs/diagnose.log",
+    benchmark:
+        "<results>/benchmarks/diagnose.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1  # beside an arm of the accuracy rule; a GPU still takes one job at a time
+    resources:
+        gpu=1,
+    params:
+        config=RUN.path,
+        models=models_dir,
+        out=out_dir,
+        settings=section("variants", "diagnosis", "tasks"),
+    shell:
+        "swiftkv diagnose --config {params.config} --base {input.base} --models {params.models} --out {params.out}"
+        " 2>&1 | tee {log}"
+
+
+# Not part of the default run: `snakemake protocol`, where the configuration has the key `protocol`.
+if "protocol" in RUN.raw:
+
+    rule protocol_arm:
+        input:
+            gates="<results>/verify/gates.json",
+            model=model_of,
+        output:
+            "<results>/protocol/{arm}/protocol.json",
+        log:
+            "<results>/logs/protocol-{arm}.log",
+        benchmark:
+            "<results>/benchmarks/protocol-{arm}.tsv"
+        conda:
+            "../../environment.yml"
+        threads: workflow.cores
+        resources:
+            gpu=1,
+        params:
+            config=RUN.path,
+            out=out_dir,
+            work=f"results/{RUN.scale}/work/protocol",
+            settings=section("protocol"),
+        shell:
+            "swiftkv protocol --config {params.config} --arm {wildcards.arm} --model {input.model}"
+            " --out {params.out} --work {params.work} 2>&1 | tee {log}"
+
+    rule protocol:
+        input:
+            collect("<results>/protocol/{arm}/protocol.json", arm=RUN.accuracy_arms),
+        output:
+            "<results>/protocol/summary.csv",
+        log:
+            "<results>/logs/protocol-summary.log",
+        conda:
+            "../../environment.yml"
+        params:
+            config=RUN.path,
+            arms=arms_dir,
+            settings=section("protocol"),
+        shell:
+            "swiftkv protocol-summary --config {params.config} --arms {params.arms} --out {output} 2>&1 | tee {log}"

@@ -8,11 +8,11 @@ Train and test differ in every name they use (see `swiftkv.workloads.names`).
 from random import Random
 
 from swiftkv.errors import UserError
-from swiftkv.workloads.tasks import code, rag, recall, sql, summarise
+from swiftkv.workloads.tasks import code, needle, rag, recall, sql, summarise
 from swiftkv.workloads.tasks.base import Context, Item, Question, Task
 
 TASKS = ["code", "sql", "summarise", "rag"]
-BY_NAME = {task.name: task for task in (code.TASK, sql.TASK, summarise.TASK, rag.TASK, recall.TASK)}
+BY_NAME = {task.name: task for task in (code.TASK, sql.TASK, summarise.TASK, rag.TASK, recall.TASK, needle.TASK)}
 
 __all__ = ["BY_NAME", "TASKS", "Context", "Item", "Question", "Task", "context", "items", "score"]
 

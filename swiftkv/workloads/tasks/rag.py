@@ -24,13 +24,20 @@ def make(rng: Random, split: str, settings: dict) -> Context:
     records = settings["records"]
     names = draw(rng, split, 2 * records)
     facts = [(rng.choice(RELATIONS), names[2 * i], names[2 * i + 1]) for i in range(records)]
-    passages = [f"the {relation} of {entity} is {value} .\n" for relation, entity, value in facts]
-    questions = [
-        Question(f"who is the {relation} of {entity} ?\nanswer :", f" {entity} is {value} .", {"value": value})
-        for relation, entity, value in facts
-    ]
+    questions = [ask(*fact) for fact in facts]
     rng.shuffle(questions)
-    return Context("# docs\n" + "".join(passages), questions)
+    return Context(state(facts), questions)
+
+
+def state(facts: list[tuple[str, str, str]]) -> str:
+    """A passage per fact (relation, entity, value)."""
+    passages = [f"the {relation} of {entity} is {value} .\n" for relation, entity, value in facts]
+    return "# docs\n" + "".join(passages)
+
+
+def ask(relation: str, entity: str, value: str) -> Question:
+    """The question for one fact."""
+    return Question(f"who is the {relation} of {entity} ?\nanswer :", f" {entity} is {value} .", {"value": value})
 
 
 def score(item: Item, text: str) -> dict[str, float]:
