@@ -98,7 +98,7 @@ def test_distillation_trains_the_students_own_tensors_alone(base, family):
 
     from swiftkv.distill.students import build_student
 
-    student = build_student(AutoModelForCausalLM.from_pretrained(base(family)), 4, 2)
+    student = build_student(AutoModelForCausalLM.from_pretrained(base(family)), 4, 2, init="group-mean", train="qkv")
     trained = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
     assert trained and all("_swiftkv" in name for name in trained)
 
