@@ -178,7 +178,7 @@ def _model_rows(variants, model: str, shape: Mapping, context: int, counting: st
     count = paper_prefill_gflops if counting == "paper" else exact_prefill_gflops
     layers, rows = shape["num_hidden_layers"], []
     base = count(shape, layers, 1, context)
-    for arm, skip, cut, group in [(BASE_ARM, 0.0, layers, 1), *_fitting(variants, layers, model)]:
+    for arm, skip, cut, group in [(BASE_ARM, 0.0, layers, 1), *fitting(variants, layers, model)]:
         for part, gflops in count(shape, cut, group, context).items():
             relative = gflops / base[part]
             rows.append(
@@ -188,7 +188,9 @@ def _model_rows(variants, model: str, shape: Mapping, context: int, counting: st
     return rows
 
 
-def _fitting(variants, layers: int, model: str) -> list[tuple[str, float, int, int]]:
+def fitting(variants, layers: int, model: str) -> list[tuple[str, float, int, int]]:
+    """Name, skip, cut and group of the variants that fit `layers` layers. Raises UserError for one that does not if
+    `model` is "benchmark"."""
     found = []
     for variant in variants:
         try:

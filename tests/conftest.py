@@ -1,5 +1,7 @@
 """Fixtures shared by all tests."""
 
+import sys
+
 import hypothesis
 import pytest
 
@@ -16,6 +18,12 @@ TINY_SHAPE = {
     "vocab_size": 300,
     "max_position_embeddings": 2048,
 }
+
+
+def pytest_collection_finish(session):
+    """Hide llvmlite's (by way of numba, `swiftkv.simulator`) foreign-function object from vLLM: on a CPU its start looks
+    into every object of every loaded module and fails on this one, which claims to have any attribute."""
+    sys.modules.pop("llvmlite.binding.ffi", None)
 
 
 def save_tiny_base(directory, tokenizer, seed: int = 0, std: float = 0.15, **changes) -> None:

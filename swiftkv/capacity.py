@@ -1,0 +1,240 @@
+"""`swiftkv plan`: GPUs and cost of serving a trace within latency limits, with and without SwiftKV. Predictions, all.
+
+The smallest fleet is found by doubling and bisection on an hour of traffic, then confirmed on the whole time.
+A fleet of more than CELL replicas is simulated as CELL of them at their share of the traffic (see `traffic`, `fleet`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from swiftkv import costmodel, files, fleet, roofline, traffic
+from swiftkv.config import BASE_ARM
+from swiftkv.convert import BASE_TYPES, read_config
+from swiftkv.errors import UserError
+from swiftkv.provenance import Provenance
+from swiftkv.roofline import Machine
+from swiftkv.simulator import Cost, step_parts
+from swiftkv.traffic import Traffic
+from swiftkv.workloads.traces import mirror_of
+
+PUBLISHED = {"Llama-3.1-8B": costmodel.LLAMA_8B, "Llama-3.1-70B": costmodel.LLAMA_70B}
+USABLE_MEMORY = 0.9  # of a GPU's, for weights and KV cache: vLLM's default
+STEP = 0.01  # of the fleet: how closely the smallest is sought
+SEARCH_HOURS = 1.0
+ALONE_S = 1e6  # between requests that never meet
+
+
+@dataclass(frozen=True)
+class Options:
+    """The question. Seconds, US dollars, and shares from 0 to 1; `gpus` of a replica share its matrices. Raises
+    UserError for a number that is not finite, or steps that cannot hold the sequences."""
+
+    scale: float = 1000.0
+    hours: float = 24.0
+    slo_ttft: float = 2.0
+    slo_tpot: float = 0.1
+    attainment: float = 0.99
+    price: float | None = None
+    gpus: int = 1
+    step_tokens: int = 2048
+    sequences: int = 256
+
+    def __post_init__(self):
+        numbers = [self.scale, self.hours, self.slo_ttft, self.slo_tpot, self.attainment, self.price or 0.0]
+        if not np.isfinite(numbers).all():
+            raise UserError(f"plan: scale, hours, limits, attainment and price must be finite, got {numbers}")
+        if self.step_tokens < self.sequences:
+            raise UserError(f"--step-tokens {self.step_tokens}: allowed is --sequences ({self.sequences}) or more")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one replica under one trace."""
+
+    cost: Cost
+    limits: fleet.Limits
+    traffic: Traffic
+    options: Options
+    seed: int = 0
+
+    def serve(self, replicas: int, hours: float) -> tuple[fleet.Requests, fleet.Served]:
+        """What the cell that stands for `replicas` does in `hours`."""
+        cell = min(replicas, fleet.CELL)
+        requests = traffic.scaled(self.traffic, hours, self.options.scale * cell / replicas, self.seed)
+        if not len(requests.arrival):
+            raise UserError(
+                f"--scale {self.options.scale:g}: no request is left for {replicas} replicas in {hours:g} h"
+            )
+        return requests, fleet.simulate(self.cost, self.limits, requests, cell)
+
+    def meets(self, replicas: int, hours: float) -> bool:
+        """Whether enough requests keep both limits."""
+        return self.attained(*self.serve(replicas, hours)) >= self.options.attainment
+
+    def attained(self, requests: fleet.Requests, served: fleet.Served) -> float:
+        """Share of requests within both limits."""
+        return fleet.attainment(requests, served, self.options.slo_ttft, self.options.slo_tpot)
+
+    def alone(self) -> float:
+        """Share of the trace's requests that keep both limits on an idle replica: no fleet does better."""
+        trace = self.traffic.requests
+        apart = trace._replace(arrival=ALONE_S * np.arange(len(trace.arrival)))
+        return self.attained(apart, fleet.simulate(self.cost, self.limits, apart, 1))
+
+    def fewest(self) -> int:
+        """Replicas that the traffic's FLOPs alone keep busy: no fleet is smaller."""
+        prompt, output = self.traffic.requests.prompt, self.traffic.requests.output
+        tokens = prompt + output - 1
+        places = (costmodel.positions(0, tokens), costmodel.positions(prompt - 1, output))
+        flops = sum(part.sum() for part in step_parts.py_func(self.cost, tokens, output, *places))
+        rate = flops * self.options.scale / self.traffic.span_s
+        return max(1, int(rate / self.cost.curve_flops.max()))
+
+
+def smallest(meets: Callable[[int], bool], low: int) -> int:
+    """The smallest count from `low` up that `meets`, to STEP; it must hold for all counts that are large enough."""
+    if meets(low):
+        return low
+    high = 2 * low
+    while not meets(high):
+        low, high = high, 2 * high
+    while high - low > max(1, int(STEP * high)):
+        middle = (low + high) // 2
+        low, high = (low, middle) if meets(middle) else (middle, high)
+    return high
+
+
+def confirmed(case: Case) -> tuple[int, fleet.Requests, fleet.Served]:
+    """The smallest fleet of an hour, enlarged until the whole time keeps the limits too, and what it does in it."""
+    replicas = smallest(lambda count: case.meets(count, min(SEARCH_HOURS, case.options.hours)), case.fewest())
+    while True:
+        requests, served = case.serve(replicas, case.options.hours)
+        if case.attained(requests, served) >= case.options.attainment:
+            return replicas, requests, served
+        replicas += max(1, int(STEP * replicas))
+
+
+def limits(shape: Mapping, cut: int, group: int, machine: Machine, options: Options) -> fleet.Limits:
+    """Of one replica. Raises UserError if its weights leave no room for a KV cache."""
+    room = USABLE_MEMORY * machine.memory - roofline.weight_bytes(shape, cut, group)
+    tokens = int(room / costmodel.kv_bytes_per_token(shape, cut, group))
+    if tokens < 1:
+        needed = roofline.weight_bytes(shape, cut, group) / 1e9
+        raise UserError(
+            f"plan: weights of {needed:.0f} GB do not fit {USABLE_MEMORY:.0%} of {machine.memory / 1e9:.0f} GB "
+            f"({machine.name}); give a larger --gpu or more --gpus-per-replica"
+        )
+    return fleet.Limits(options.step_tokens, options.sequences, tokens)
+
+
+def row(shape: Mapping, arm: str, cut: int, group: int, machine: Machine, load: Traffic, options: Options) -> dict:
+    """One row of plan.csv."""
+    replica = machine.times(options.gpus)
+    held = limits(shape, cut, group, replica, options)
+    case = Case(roofline.cost(shape, cut, group, replica), held, load, options)
+    head = {"kind": roofline.PREDICTED, "arm": arm, "cut": cut, "group": group, "kv_tokens": held.kv_tokens}
+    alone = case.alone()
+    if alone < options.attainment:
+        return head | {"attainment": alone, "note": "out of reach: on an idle replica no more keep the limits"}
+    return head | _found(case, *confirmed(case)) | {"note": ""}
+
+
+def _found(case: Case, replicas: int, requests: fleet.Requests, served: fleet.Served) -> dict:
+    """GPUs, cost and latencies of the fleet that was found."""
+    options, gpus = case.options, replicas * case.options.gpus
+    tokens = float(requests.prompt.sum() + requests.output.sum())
+    per_gpu_s = tokens / (3600 * options.hours * len(served.busy) * options.gpus)
+    times = {"ttft": fleet.ttft(requests, served), "tpot": fleet.tpot(requests, served)}
+    return {
+        "gpus": gpus,
+        "tokens_per_s_per_gpu": per_gpu_s,
+        "usd_per_million_tokens": None if options.price is None else options.price / 3600 / per_gpu_s * 1e6,
+        "attainment": case.attained(requests, served),
+        **{
+            f"{name}_p{q}_s": float(np.percentile(values, q, method="inverted_cdf"))
+            for name, values in times.items()
+            for q in (50, 99)
+        },
+        "refused": float(np.mean(np.isinf(served.end))),
+        "simulated_requests": len(requests.arrival),
+    }
+
+
+def model_shape(model: str) -> Mapping:
+    """A published shape by name, or that of a base model's directory. Raises UserError for neither."""
+    if model in PUBLISHED:
+        return PUBLISHED[model]
+    if not Path(model).is_dir():
+        raise UserError(f"--model {model!r}: no such directory; published shapes are {', '.join(PUBLISHED)}")
+    return read_config(Path(model), BASE_TYPES)
+
+
+def assumptions(model: str, machine: Machine, load: Traffic, options: Options, left_out: list[str]) -> list[str]:
+    """Everything the numbers rest on, a line each."""
+    requests, rate = load.requests, len(load.requests.arrival) / load.span_s
+    return [
+        "Every number is a prediction of a roofline model and a simulation; no fleet was measured.",
+        f"Model: {model}, {roofline.DTYPE_BYTES} bytes a weight and a KV number; their quality is not judged.",
+        f"Replica: {options.gpus} x {machine.name} ({machine.kind} rates), each with {machine.flops[-1] / 1e12:.4g} "
+        f"TFLOP/s, {machine.bandwidth / 1e12:.4g} TB/s, {machine.memory / 1e9:.4g} GB; communication not counted.",
+        f"A step costs {1e3 * machine.overhead_s:.3g} ms beyond its roofline and holds {options.step_tokens} tokens, "
+        f"{options.sequences} sequences at most.",
+        f"KV cache: {USABLE_MEMORY:.0%} of memory less weights, no prefix caching. Room for prompt and output is "
+        "reserved on admission, so nothing is preempted; a request that can never fit is refused, a miss.",
+        f"Traffic: {load.name} from {load.source}: {load.span_s:.0f} s, {rate:.3g} requests/s, on average "
+        f"{requests.prompt.mean():.0f} prompt and {requests.output.mean():.0f} output tokens.",
+        f"The trace is repeated to {options.hours:g} h, so without a daily rhythm, and scaled {options.scale:g} times "
+        f"by Poisson copies within {traffic.JITTER_S:.0f} s of the original.",
+        f"A request goes to the replica with the fewest unfinished ones; {fleet.CELL} replicas at their share of the "
+        "traffic stand for a larger fleet. Nothing fails, no GPU is spare.",
+        f"Limits: {options.attainment:.1%} of requests with TTFT at most {options.slo_ttft:g} s and mean TPOT at most "
+        f"{options.slo_tpot:g} s; the fleet is sought on the first {min(SEARCH_HOURS, options.hours):g} h to "
+        f"{STEP:.0%} and confirmed on the whole time.",
+        "Cost: GPU hours alone, per million prompt and output tokens. Energy: not measured.",
+        *(f"Left out: {name}, which does not fit the model's layers." for name in left_out),
+    ]
+
+
+def run(
+    config, model: str, machine: Machine, trace: str, options: Options, out: Path, mirror: Path | None = None
+) -> pd.DataFrame:
+    """Plan for the base and every variant of `config` that fits; write plan.csv and plan.md with provenance to `out`
+    and print the latter. Raises UserError as its parts do."""
+    shape, load = model_shape(model), traffic.read(trace, mirror_of(mirror), config.seed)
+    layers = shape["num_hidden_layers"]
+    variants = costmodel.fitting(config.variants, layers, model)
+    left_out = sorted({variant.name for variant in config.variants} - {name for name, *_ in variants})
+    lines = assumptions(model, machine, load, options, left_out)
+    arms = [(BASE_ARM, layers, 1), *((name, cut, group) for name, _, cut, group in variants)]
+    with Provenance("plan", config, kind=roofline.PREDICTED, assumptions=lines) as provenance:
+        rows = []
+        for arm in arms:
+            rows.append(row(shape, *arm, machine, load, options))
+            print(f"plan: {arm[0]}: {rows[-1].get('gpus', 'no number of')} GPUs (predicted)", flush=True)
+        table = pd.DataFrame(rows)
+        if "gpus" in table:
+            table.insert(table.columns.get_loc("gpus") + 1, "gpus_to_base", table["gpus"] / table["gpus"].iloc[0])
+        provenance.save(out / "plan.csv")
+        files.write_text(out / "plan.csv", table.to_csv(index=False))
+        files.write_text(out / "plan.md", report(table, lines))
+    print(report(table, lines), end="")
+    return table
+
+
+def report(table: pd.DataFrame, lines: list[str]) -> str:
+    """plan.md: the table and what it rests on."""
+    shown = table.drop(columns=["cut", "group", "simulated_requests"], errors="ignore").dropna(axis=1, how="all")
+    rows = [[_cell(value) for value in line] for line in shown.astype(object).itertuples(index=False)]
+    grid = [list(shown.columns), ["---"] * shown.shape[1], *rows]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in grid)
+    return f"# Predicted fleet\n\n{body}\n\nAssumptions:\n\n" + "".join(f"- {line}\n" for line in lines)
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.4g}" if value < 1000 else f"{value:.0f}"
+    return str(value)

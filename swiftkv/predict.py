@@ -1,0 +1,193 @@
+"""Predicted times and speed-ups of a workload, and how far they are from what was measured.
+
+A workload is what the throughput stage sends: equal requests, all at once. `fit` learns a machine from the base arm's
+measured times alone; the variants' speed-ups are then predictions that the fit has not seen.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
+
+from swiftkv import fleet, roofline
+from swiftkv.arms import DTYPE_BYTES, arms
+from swiftkv.config import BASE_ARM
+from swiftkv.costmodel import workload_flops
+from swiftkv.errors import UserError
+from swiftkv.roofline import Machine
+
+START_BANDWIDTH, START_OVERHEAD_S = 10e9, 1e-3
+UNLIMITED = 2**40
+COLUMNS = {
+    "summary.csv": set("point arm input_len output_len num_requests total_tokens_per_s_median speedup".split()),
+    "latency.csv": set("arm ttft_median_s tpot_median_s ttft_ratio tpot_ratio".split()),
+}
+RATIOS = {"speedup": "speedup", "ttft_ratio": "ttft_s", "tpot_ratio": "tpot_s"}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`num_requests` prompts of `input_len` tokens that arrive together, `output_len` generated each, on an engine
+    whose steps hold `step_tokens`."""
+
+    input_len: int
+    output_len: int
+    num_requests: int = 1
+    step_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds: of the whole workload, and the median request's to its first token and per further token."""
+
+    elapsed_s: float
+    ttft_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A measured time of the base: `quantity` is a field of Prediction."""
+
+    workload: Workload
+    quantity: str
+    seconds: float
+
+
+def predict(shape: Mapping, cut: int, group: int, workload: Workload, machine: Machine,
+            dtype_bytes: int = roofline.DTYPE_BYTES) -> Prediction:  # fmt: skip
+    """What `workload` takes on one engine. Raises UserError for an impossible cut or lengths below 1."""
+    workload_flops(shape, cut, group, workload.input_len, workload.output_len)  # its checks
+    count = workload.num_requests
+    lengths = (np.full(count, length, dtype=np.int64) for length in (workload.input_len, workload.output_len))
+    requests = fleet.Requests(np.zeros(count), *lengths)
+    limits = fleet.Limits(workload.step_tokens, count, UNLIMITED)
+    served = fleet.simulate(roofline.cost(shape, cut, group, machine, dtype_bytes), limits, requests, 1)
+    per_token = fleet.tpot(requests, served)
+    return Prediction(float(served.end.max()), float(np.median(served.first)), float(np.median(per_token)))
+
+
+def speedup(shape: Mapping, cut: int, group: int, workload: Workload, machine: Machine,
+            dtype_bytes: int = roofline.DTYPE_BYTES) -> float:  # fmt: skip
+    """The base's time over the variant's."""
+    base = predict(shape, shape["num_hidden_layers"], 1, workload, machine, dtype_bytes)
+    return base.elapsed_s / predict(shape, cut, group, workload, machine, dtype_bytes).elapsed_s
+
+
+def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roofline.DTYPE_BYTES,
+        machine: Machine | None = None) -> Machine:  # fmt: skip
+    """The machine on which the base takes the observed times, least squares of log ratios. Fitted are its rate, its
+    bandwidth and its overhead per step; of a calibrated `machine` the overhead alone."""
+    layers = shape["num_hidden_layers"]
+
+    def errors(logs: np.ndarray, build: Callable[..., Machine]) -> list[float]:
+        built = build(*np.exp(logs))
+        made = [predict(shape, layers, 1, seen.workload, built, dtype_bytes) for seen in observations]
+        return [np.log(getattr(one, o.quantity) / o.seconds) for one, o in zip(made, observations, strict=True)]
+
+    if machine is not None:
+        build, start = (lambda overhead: replace(machine, overhead_s=overhead)), [START_OVERHEAD_S]
+    else:
+        build, start = _fitted, [_rate(shape, observations), START_BANDWIDTH, START_OVERHEAD_S]
+    found = least_squares(errors, np.log(start), args=(build,), x_scale=0.1, diff_step=1e-3)
+    return build(*np.exp(found.x))
+
+
+def _fitted(rate: float, bandwidth: float, overhead_s: float) -> Machine:
+    return Machine("fitted to the base", (1.0,), (rate,), bandwidth, bandwidth, np.inf, overhead_s, roofline.MEASURED)
+
+
+def _rate(shape: Mapping, observations: list[Observation]) -> float:
+    """FLOP/s of the longest observation."""
+    longest = max(observations, key=lambda seen: seen.seconds)
+    load = longest.workload
+    flops = workload_flops(shape, shape["num_hidden_layers"], 1, load.input_len, load.output_len)["total"]
+    return load.num_requests * flops / longest.seconds
+
+
+def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.DataFrame, Machine]:
+    """Predicted against measured ratios of every point and arm in `directory`/throughput, and the machine used.
+
+    `config` is the configuration they were measured with. Columns: point, arm, quantity, predicted, measured, ci_low,
+    ci_high, error (predicted / measured - 1). Raises UserError if results are missing or are of other arms.
+    """
+    shape, step_tokens = config["throughput"]["model"], config["throughput"]["max_num_batched_tokens"]
+    dtype_bytes = DTYPE_BYTES[shape["dtype"]]
+    summary, latency = (_read(directory / "throughput" / name) for name in ("summary.csv", "latency.csv"))
+    loads = {
+        row.point: Workload(row.input_len, row.output_len, row.num_requests, step_tokens)
+        for row in summary.itertuples()
+    }
+    alone = Workload(**{key: config["throughput"]["latency"][key] for key in ("input_len", "output_len")})
+    machine = fit(shape, _observations(summary, latency, loads, alone), dtype_bytes, machine)
+    loads |= {"latency": alone}
+    made = {
+        (arm.name, point): predict(shape, arm.cut, arm.group, load, machine, dtype_bytes)
+        for arm in arms(config)
+        for point, load in loads.items()
+    }
+    return _compare(
+        made, [*_measured(summary, ("speedup",)), *_measured(latency, ("ttft_ratio", "tpot_ratio"))]
+    ), machine
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; --check wants a directory that holds throughput/")
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise UserError(f"{path}: not a table ({error})") from None
+    if missing := sorted(COLUMNS[path.name] - set(table.columns)):
+        raise UserError(f"{path}: columns are missing: {', '.join(missing)}")
+    if BASE_ARM not in set(table["arm"]):
+        raise UserError(f"{path}: no row of the arm {BASE_ARM!r}")
+    return table
+
+
+def _observations(summary: pd.DataFrame, latency: pd.DataFrame, loads: dict, alone: Workload) -> list[Observation]:
+    """The base's times: of every point, and of the request alone."""
+    seen = []
+    for row in summary[summary["arm"] == BASE_ARM].itertuples():
+        tokens = row.num_requests * (row.input_len + row.output_len)
+        seen.append(Observation(loads[row.point], "elapsed_s", tokens / row.total_tokens_per_s_median))
+    row = next(latency[latency["arm"] == BASE_ARM].itertuples())
+    return [*seen, Observation(alone, "ttft_s", row.ttft_median_s), Observation(alone, "tpot_s", row.tpot_median_s)]
+
+
+def _measured(table: pd.DataFrame, quantities: tuple[str, ...]) -> list[dict]:
+    """Rows of every variant's measured ratios with their intervals."""
+    prefix = {"speedup": "", "tpot_ratio": "", "ttft_ratio": "ttft_"}
+    return [
+        {"point": row.get("point", "latency"), "arm": row["arm"], "quantity": quantity, "measured": row[quantity]}
+        | {bound: row.get(prefix[quantity] + bound) for bound in ("ci_low", "ci_high")}
+        for row in table.to_dict("records")
+        for quantity in quantities
+        if row["arm"] != BASE_ARM
+    ]
+
+
+def _compare(made: dict, rows: list[dict]) -> pd.DataFrame:
+    for row in rows:
+        if (row["arm"], row["point"]) not in made:
+            raise UserError(f"--check: arm {row['arm']!r} is not in the configuration; give the one it was run with")
+        arm, base = made[row["arm"], row["point"]], made[BASE_ARM, row["point"]]
+        field = RATIOS[row["quantity"]]
+        ratio = base.elapsed_s / arm.elapsed_s if field == "speedup" else getattr(arm, field) / getattr(base, field)
+        row |= {"predicted": ratio, "error": ratio / row["measured"] - 1, "kind": roofline.PREDICTED}
+    columns = ["point", "arm", "quantity", "predicted", "measured", "ci_low", "ci_high", "error", "kind"]
+    return pd.DataFrame(rows)[columns]
+
+
+def check_report(table: pd.DataFrame, machine: Machine) -> str:
+    """The table, the fitted machine, and the median and worst absolute error of each quantity and of all."""
+    shown = table.drop(columns="kind").to_string(index=False, float_format=lambda value: f"{value:.3f}")
+    lines = [shown, f"machine: {machine.name}, {machine.flops[-1]:.3g} FLOP/s, {machine.bandwidth:.3g} bytes/s, "
+             f"{1e3 * machine.overhead_s:.3g} ms a step"]  # fmt: skip
+    for name, rows in [*table.groupby("quantity", sort=False), ("all", table)]:
+        off = rows["error"].abs()
+        lines.append(f"{name}: {len(rows)} ratios, error {off.median():.1%} in the median, {off.max():.1%} at worst")
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""Seconds of an engine step: the roofline of each part of the model on a machine, plus a fixed cost per step.
+
+Every part takes max(FLOPs / rate, bytes / bandwidth): weights of the layers all tokens run, weights of the layers that
+only tokens with logits run, the vocabulary, and attention in either. FLOPs and bytes are `costmodel`'s; what one part
+takes never hides behind another. Roofline: S. Williams et al., CACM 52(4), 2009, https://doi.org/10.1145/1498765.1498785
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from swiftkv import files
+from swiftkv.costmodel import kv_bytes_per_token, kv_caches, layer_flops
+from swiftkv.errors import UserError
+from swiftkv.simulator import Cost, step_seconds
+
+# Bytes/s of memory and bytes of it, by the names of `distill.flops.PEAKS`. Source: the same data sheets.
+GPU_MEMORY = {
+    "A100": (2.039e12, 80e9),  # SXM, 80 GB
+    "H100 80GB HBM3": (3.35e12, 80e9),  # SXM
+    "H100 PCIe": (2.0e12, 80e9),
+    "H200": (4.8e12, 141e9),
+    "B200": (8.0e12, 180e9),  # one of eight in a DGX B200
+    "L40S": (0.864e12, 48e9),
+    "L4": (0.3e12, 24e9),
+    "A10": (0.6e12, 24e9),
+}
+EFFICIENCY = 0.4  # of a data sheet's FLOP/s; assumed, see docs/costmodel.md
+BANDWIDTH_EFFICIENCY = 0.8  # of a data sheet's bytes/s; assumed
+OVERHEAD_S = 0.002  # of a GPU step: scheduling, launches, sampling; assumed
+DTYPE_BYTES = 2
+MEASURED, PREDICTED = "measured", "predicted"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one device can do. `flops` is FLOP/s of matrix products at each count of `tokens`, ascending, linear in
+    between and constant outside; bandwidths in bytes/s; `memory` in bytes; `overhead_s` per step. `kind` says whether
+    the figures are measured. Raises UserError for a rate that is not above 0."""
+
+    name: str
+    tokens: tuple[float, ...]
+    flops: tuple[float, ...]
+    bandwidth: float
+    write_bandwidth: float
+    memory: float
+    overhead_s: float
+    kind: str = PREDICTED
+
+    def __post_init__(self):
+        rates = (*self.tokens, *self.flops, self.bandwidth, self.write_bandwidth, self.memory)
+        if not (self.flops and all(rate > 0 for rate in rates)) or not 0 <= self.overhead_s < float(
+            "inf"
+        ):  # refuses NaN
+            raise UserError(f"machine {self.name}: rates and memory must be above 0, the overhead at least 0")
+
+    def times(self, count: int) -> "Machine":
+        """`count` devices that share one model's matrices, communication not counted."""
+        name = f"{count} x {self.name}" if count > 1 else self.name
+        flops = tuple(count * rate for rate in self.flops)
+        sizes = (count * self.bandwidth, count * self.write_bandwidth, count * self.memory)
+        return Machine(name, self.tokens, flops, *sizes, self.overhead_s, self.kind)
+
+
+def gpu(name: str, efficiency: float = EFFICIENCY, bandwidth_efficiency: float = BANDWIDTH_EFFICIENCY,
+        overhead_s: float = OVERHEAD_S) -> Machine:  # fmt: skip
+    """A GPU of the data-sheet table; `name` may be the start of one. Raises UserError for one that is not there."""
+    from swiftkv.distill.flops import PEAKS
+
+    found = next((key for key in PEAKS if name and key.casefold().startswith(name.casefold())), None)
+    if found is None:
+        raise UserError(f"--gpu {name!r}: not in the table; allowed are {', '.join(PEAKS)}, or a file of calibrate")
+    bandwidth, memory = GPU_MEMORY[found]
+    bandwidth *= bandwidth_efficiency
+    return Machine(found, (1.0,), (efficiency * PEAKS[found],), bandwidth, bandwidth, memory, overhead_s)
+
+
+def calibrated(path: str | Path, overhead_s: float = OVERHEAD_S) -> Machine:
+    """The machine that `swiftkv calibrate` measured. Raises UserError if the file is missing or is not one of its."""
+    found = files.read_json(path)
+    try:
+        rates = [(float(row["tokens"]), float(row["flops"])) for row in found["model_flops"]]
+        numbers = [float(found[key]) for key in ("read_bandwidth", "kv_write_bandwidth", "memory_bytes")]
+        tokens, flops = zip(*sorted(rates), strict=True)
+        name = str(found["device"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a file of `swiftkv calibrate` ({error!r})") from None
+    return Machine(name, tokens, flops, *numbers, overhead_s, MEASURED)
+
+
+def machine(name: str, efficiency: float, bandwidth_efficiency: float, overhead_s: float) -> Machine:
+    """A calibrated machine if `name` is a file or ends in .json, else a GPU of the table. Raises UserError as those."""
+    if name.endswith(".json") or Path(name).is_file():
+        return calibrated(name, overhead_s)
+    return gpu(name, efficiency, bandwidth_efficiency, overhead_s)
+
+
+def cost(shape: Mapping, cut: int, group: int, machine: Machine, dtype_bytes: int = DTYPE_BYTES) -> Cost:
+    """The parts of a model. Raises UserError for a bad shape or an impossible cut."""
+    caches, layers = kv_caches(shape, cut, group), shape["num_hidden_layers"]
+    layer, late = layer_flops(shape), layers - cut
+    flops = (
+        layer["kv"] * caches + (layer["qo"] + layer["mlp"]) * cut,
+        (layer["qo"] + layer["mlp"]) * late,
+        2 * shape["hidden_size"] * shape["vocab_size"],
+    )
+    parts = [value for part in flops for value in (float(part), part / 2 * dtype_bytes)]
+    kv = kv_bytes_per_token(shape, cut, group, dtype_bytes)
+    curve = (np.array(machine.tokens, dtype=float), np.array(machine.flops, dtype=float))
+    speed = (machine.bandwidth, machine.write_bandwidth, machine.overhead_s)
+    return Cost(*parts, float(layer["attention"]), kv / caches, float(kv), float(cut), float(late), *curve, *speed)
+
+
+def weight_bytes(shape: Mapping, cut: int, group: int, dtype_bytes: int = DTYPE_BYTES) -> float:
+    """Bytes of the model's matrices in memory, the input embedding included."""
+    layer, caches = layer_flops(shape), kv_caches(shape, cut, group)
+    body = (layer["qo"] + layer["mlp"]) // 2 * shape["num_hidden_layers"] + layer["kv"] // 2 * caches
+    tables = 1 if shape.get("tie_word_embeddings") else 2
+    return dtype_bytes * (body + tables * shape["hidden_size"] * shape["vocab_size"])
+
+
+def prefill_seconds(c: Cost, prompt: int) -> float:
+    """Seconds of one prompt in one step, its last token's logits included."""
+    return step_seconds(c, prompt, 1, prompt * (prompt + 1) // 2, prompt, prompt, prompt)
+
+
+def decode_seconds(c: Cost, batch: int, context: int) -> float:
+    """Seconds of a step in which `batch` sequences generate a token that attends to `context` positions each."""
+    return step_seconds(c, batch, batch, *[batch * context] * 4)

@@ -1,0 +1,115 @@
+"""A stream of requests made from a public trace: its hour repeated to a day, scaled, and thinned to a part of a fleet.
+
+Scaled traffic is a superposition of independent copies: each request of the trace appears a Poisson number of times,
+each copy up to JITTER_S before or after the original. Rates then follow the trace from minute to minute, and any part
+of the fleet sees the same process at its share of the rate, which is what makes its engines exchangeable.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from swiftkv.errors import UserError
+from swiftkv.fleet import Requests
+from swiftkv.workloads import traces
+
+JITTER_S = 30.0
+TIME_FIELDS = {"azure2023_code": "TIMESTAMP", "azure2023_conv": "TIMESTAMP", "mooncake_conversation": "timestamp"}
+# Seconds from the first to the last request of the published files, for where only their quantiles are to be had.
+SPANS_S = {"azure2023_code": 3435.948, "azure2023_conv": 3501.722, "mooncake_conversation": 3536.999}
+OWN = ("arrival_s", "prompt_tokens", "output_tokens")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests of a trace, `span_s` seconds of them, and in words where they are from."""
+
+    name: str
+    source: str
+    requests: Requests
+    span_s: float
+
+
+def read(name: str, mirror: Path | None = None, seed: int = 0) -> Traffic:
+    """A known trace (from `mirror`, else from the committed quantiles) or a CSV file with the columns arrival_s,
+    prompt_tokens, output_tokens. Raises UserError for an unknown name, a missing file or a malformed row."""
+    known = traces.known_traces()
+    if name in known and mirror is not None:
+        return _published(known[name], mirror)
+    if name in known:
+        return _from_quantiles(known[name], seed)
+    if not name.endswith(".csv"):
+        raise UserError(f"--trace {name!r}: not known; allowed are {', '.join(known)}, or a .csv file")
+    if not Path(name).is_file():
+        raise UserError(f"{name}: no such file")
+    trace = traces.Trace(name, name, OWN[1], OWN[2], "", "", "", "")
+    return _parsed(trace, Path(name).read_bytes(), OWN[0], name, "the file given")
+
+
+def _published(trace: traces.Trace, mirror: Path) -> Traffic:
+    path = mirror / "traces" / trace.file
+    if not path.is_file():
+        raise UserError(f"{path}: no such trace in the mirror")
+    data = path.read_bytes()
+    traces.verify(trace, data, str(path))
+    return _parsed(trace, data, TIME_FIELDS[trace.workload], str(path), f"{trace.origin} (arrival times and lengths)")
+
+
+def _parsed(trace: traces.Trace, data: bytes, time_field: str, where: str, source: str) -> Traffic:
+    prompts, outputs = traces.parse(trace, data, where)
+    rows = traces.records(data.decode("utf-8-sig"), where)
+    times = np.array([_seconds(row.get(time_field), f"{where}:{number}: {time_field}") for number, row in rows])
+    span = float(np.ptp(times))
+    if span <= 0:
+        raise UserError(f"{where}: all requests arrive at once; the rate cannot be told")
+    return Traffic(trace.workload, source, _ordered(times - times.min(), prompts, outputs), span)
+
+
+def _seconds(text, where: str) -> float:
+    """Azure's date and time, Mooncake's integer milliseconds, or seconds of a CSV of one's own."""
+    try:
+        if isinstance(text, int):
+            return text / 1e3
+        value = (
+            float(text) if "-" not in text[1:] else datetime.fromisoformat(text[:26]).replace(tzinfo=UTC).timestamp()
+        )
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise UserError(f"{where} is {text!r}; allowed are seconds or a date and time")
+    return value
+
+
+def _from_quantiles(trace: traces.Trace, seed: int) -> Traffic:
+    """Prompt and output lengths drawn independently from the committed quantiles, arrivals uniform over the span."""
+    lengths, rng = traces.from_committed(trace), np.random.default_rng(seed)
+    count = int(lengths.row["requests"])
+
+    def draw(quantity: str) -> np.ndarray:
+        grid = [(row["q"], row["tokens"]) for row in lengths.quantiles if row["quantity"] == quantity]
+        return np.interp(rng.random(count), *zip(*grid, strict=True)).round().astype(np.int64)
+
+    span = SPANS_S[trace.workload]
+    requests = _ordered(rng.uniform(0, span, count), draw("prompt"), draw("output"))
+    return Traffic(trace.workload, "committed quantiles: lengths drawn independently, Poisson arrivals", requests, span)
+
+
+def _ordered(times: np.ndarray, prompts: np.ndarray, outputs: np.ndarray) -> Requests:
+    """By arrival; a request without prompt or output counts as one token of it."""
+    order = np.argsort(times, kind="stable")
+    return Requests(times[order], np.maximum(prompts, 1)[order], np.maximum(outputs, 1)[order])
+
+
+def scaled(traffic: Traffic, hours: float, factor: float, seed: int = 0) -> Requests:
+    """`hours` of the trace, repeated end to end, at `factor` times its rate."""
+    rng, trace, seconds = np.random.default_rng(seed), traffic.requests, hours * 3600
+    parts = []
+    for start in np.arange(0, seconds, traffic.span_s):
+        copies = rng.poisson(factor, len(trace.arrival))
+        times = np.repeat(trace.arrival, copies)
+        times += start + rng.uniform(-JITTER_S, JITTER_S, len(times))
+        kept = (times >= 0) & (times < seconds)
+        parts.append((times[kept], np.repeat(trace.prompt, copies)[kept], np.repeat(trace.output, copies)[kept]))
+    return _ordered(*(np.concatenate(column) for column in zip(*parts, strict=True)))
