@@ -192,6 +192,36 @@ def accuracy_summary(
 
 
 @cli.command()
+def protocol(
+    arm: Annotated[str, typer.Option(help="base, a variant, or VARIANT-undistilled.")],
+    model: Annotated[Path, typer.Option(help="Directory of the arm's model.")],
+    out: Out,
+    work: Work,
+    config: Config = CONFIG,
+    tasks: Annotated[str | None, typer.Option(help="Some of the tasks, separated by commas.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First items per part of a task, for a trial.")] = None,
+    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the sets.")] = None,
+) -> None:
+    """Score one model on the paper's seven tasks, IFEval and MMLU-Pro."""
+    from swiftkv import protocol as stage
+
+    names = [name.strip() for name in tasks.split(",")] if tasks else None
+    stage.score_arm(load(config), arm, model, out, work, mirror, names, limit)
+
+
+@cli.command()
+def protocol_summary(
+    arms: Annotated[Path, typer.Option(help="Holds one directory of scores per arm.")],
+    out: Out,
+    config: Config = CONFIG,
+) -> None:
+    """Compare every arm with the base on the paper's protocol, item by item, and with the published values."""
+    from swiftkv import protocol_summary as stage
+
+    stage.summarise(load(config), arms, out)
+
+
+@cli.command()
 def diagnose(
     base: Base, models: Annotated[Path, typer.Option(help="Holds one directory per variant.")], out: Out,
     config: Config = CONFIG,
@@ -236,6 +266,32 @@ def notebook(name: str, out: Out, config: Config = CONFIG) -> None:
 
 
 @cli.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="results/SCALE or results/reference/MACHINE/RUN.")],
+    b: Annotated[Path, typer.Argument(help="Another such directory.")],
+    tolerance: Annotated[float, typer.Option(min=0, help="Relative, of times, rates and training curves.")] = 0.1,
+    out: Annotated[Path | None, typer.Option(help="Table of the differences (CSV).")] = None,
+) -> None:
+    """What differs between two results, beyond tolerance: exit code 0 if nothing does, else 1."""
+    from swiftkv import compare_results
+
+    if not compare_results.run(a, b, tolerance, out):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def verify_results(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="results/SCALE or results/reference/MACHINE/RUN.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Its configuration [DIR/config.yaml].")] = None,
+) -> None:
+    """Recompute hashes, summaries, tables and verdicts from what lies below: exit code 0 if all agrees, else 1."""
+    from swiftkv import verify_results as stage
+
+    if not stage.run(directory, config):
+        raise typer.Exit(1)
+
+
+@cli.command()
 def publish(
     machine: Annotated[str, typer.Option(help="Name of the directory below results/reference.")],
     config: Config = CONFIG,
@@ -260,6 +316,56 @@ def export(
     from swiftkv import export as stage
 
     stage.run(load(config), variant, out, model, push, private, dtype)
+
+
+@cli.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="Result (JSON).")],
+    config: Config = CONFIG,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [throughput.model's].")] = None,
+) -> None:
+    """Measure this machine's FLOP/s, memory bandwidth and KV-cache writes (about a minute)."""
+    from swiftkv import calibration
+
+    calibration.run(load(config), out, dtype)
+
+
+@cli.command()
+def plan(
+    out: Annotated[Path, typer.Option(help="Gets plan.csv and plan.md.")] = Path("results/plan"),
+    config: Config = CONFIG,
+    model: Annotated[str, typer.Option(help="Llama-3.1-8B, Llama-3.1-70B, or a model's directory.")] = "Llama-3.1-8B",
+    gpu: Annotated[
+        str | None, typer.Option(help="Name in the data-sheet table, or a file of calibrate [H100].")
+    ] = None,
+    trace: Annotated[str, typer.Option(help="Known trace, or CSV: arrival_s, prompt_tokens, output_tokens.")] = (
+        "azure2023_conv"
+    ),
+    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")] = None,
+    scale: Annotated[float, typer.Option(min=1e-6, help="Times the trace's rate.")] = 1000,
+    hours: Annotated[float, typer.Option(min=1e-3, help="Time that is simulated.")] = 24,
+    slo_ttft: Annotated[float, typer.Option(min=0, help="Seconds to the first token.")] = 2.0,
+    slo_tpot: Annotated[float, typer.Option(min=0, help="Seconds per further token.")] = 0.1,
+    attainment: Annotated[float, typer.Option(min=0.01, max=1, help="Share of requests within both limits.")] = 0.99,
+    price: Annotated[float | None, typer.Option(min=0, help="US dollars per GPU hour.")] = None,
+    gpus_per_replica: Annotated[int, typer.Option(min=1, help="GPUs that share the model's matrices.")] = 1,
+    efficiency: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the data sheet's FLOP/s.")] = 0.4,
+    bandwidth_efficiency: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its bytes/s.")] = 0.8,
+    overhead: Annotated[float, typer.Option(min=0, help="Seconds of a step beyond its roofline.")] = 0.002,
+    step_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step (max_num_batched_tokens).")] = 2048,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences at once (max_num_seqs).")] = 256,
+    check: Annotated[Path | None, typer.Option(help="Only hold predictions against DIR/throughput.")] = None,
+) -> None:
+    """Predict the GPUs and cost of serving a trace within latency limits, with and without SwiftKV."""
+    from swiftkv import capacity, predict, roofline
+
+    if check is not None:
+        machine = roofline.calibrated(gpu) if gpu else None
+        print(predict.check_report(*predict.check(load(config), check, machine)))
+        return
+    chosen = roofline.machine(gpu or "H100", efficiency, bandwidth_efficiency, overhead)
+    limits = (slo_ttft, slo_tpot, attainment, price, gpus_per_replica, step_tokens, sequences)
+    capacity.run(load(config), model, chosen, trace, capacity.Options(scale, hours, *limits), out, mirror)
 
 
 def end_in_one_line(command: Callable[[], None]) -> None:

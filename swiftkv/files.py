@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Parse a JSON Lines file (gzip if the name ends in .gz). Raises UserError naming the bad line."""
+    """Parse a JSON Lines file (gzip if the name ends in .gz). Raises UserError naming the file, and the bad line."""
     path = Path(path)
     opener: Callable = gzip.open if path.suffix == ".gz" else open
     rows = []
@@ -72,6 +73,8 @@ def read_jsonl(path: str | Path) -> list[dict]:
                     raise UserError(f"{path}:{number}: not valid JSON") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error})") from None
     return rows
 
 

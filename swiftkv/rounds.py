@@ -15,11 +15,13 @@ from pathlib import Path
 from swiftkv import files, provenance
 
 SOURCES = [*sorted((Path(__file__).parent / "vllm").glob("*.py")), Path(__file__).with_name("arms.py")]
+FORMAT = 2  # of a kept measurement; 2 holds the times of every request
 
 
 def fingerprint(config) -> str:
     """Hash of what decides a measurement: throughput section, variants, seed, versions, machine, engine sources."""
     decisive = {
+        "format": FORMAT,
         "throughput": config["throughput"],
         "variants": config["variants"],
         "seed": config.seed,

@@ -6,7 +6,7 @@ speed-up is taken within a repeat. Load and clock are those of `vllm bench throu
 plus generated tokens per second, as on the published model cards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -17,13 +17,15 @@ from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 from swiftkv.rounds import Rounds, fingerprint
 
-DRIFT = 0.10  # a repeat whose baseline is further than this from the median baseline is measured again
+DRIFT = 0.10  # where the baselines of the repeats differ by more than this, the one furthest off is measured again
 MAX_REDONE = 2  # per workload
+MIN_SECONDS = 1.0  # of a measurement, unless configured: a scheduling hiccup of 10 ms stays within 1%
+TIMES = ("ttft_s", "tpot_s")  # of every request of a measurement
+FILES = "measurements.jsonl requests.jsonl.gz latency.jsonl compute.csv kv_capacity.csv latency.csv summary.csv".split()
 
 
 def run(config, out_dir: Path, work: Path, factory: Callable = VLLMEngine) -> None:
-    """Measure throughput, KV capacity and latency; write measurements.jsonl, summary.csv, kv_capacity.csv, compute.csv,
-    latency.jsonl and latency.csv, each with its provenance, to `out_dir`.
+    """Measure throughput, KV capacity and latency; write FILES, each with its provenance, to `out_dir`.
 
     Measurements are kept in `work` and reused by a rerun with the same configuration, versions and machine (see
     `rounds`). `factory(arm, settings, directory)` starts an engine. Raises UserError for no points, failed requests
@@ -42,14 +44,30 @@ def run(config, out_dir: Path, work: Path, factory: Callable = VLLMEngine) -> No
 
 def write_results(config, out_dir: Path, record: Provenance, rows: list, latency_rows: list, capacity: list) -> None:
     """Write every result file, the summary last, then the provenance of each."""
-    files.write_jsonl(out_dir / "measurements.jsonl", rows)
+    files.write_jsonl(out_dir / "measurements.jsonl", [without(row, TIMES) for row in rows])
+    files.write_jsonl(out_dir / "requests.jsonl.gz", [request for row in rows for request in requests(row)])
     files.write_jsonl(out_dir / "latency.jsonl", latency_rows)
     costmodel.write_compute(config, out_dir / "compute.csv")
     write_csv(out_dir / "kv_capacity.csv", capacity)
     write_csv(out_dir / "latency.csv", latency.summarise(latency_rows, config.seed))
     write_csv(out_dir / "summary.csv", summarise(config, rows))
-    for name in "measurements.jsonl latency.jsonl compute.csv kv_capacity.csv latency.csv summary.csv".split():
+    for name in FILES:
         record.save(out_dir / name)
+
+
+def without(row: dict, keys: Sequence[str]) -> dict:
+    """`row` without `keys`."""
+    return {key: value for key, value in row.items() if key not in keys}
+
+
+def requests(row: dict) -> list[dict]:
+    """Rows of requests.jsonl.gz of one measurement; a request of one output token has no TPOT."""
+    of = {key: row[key] for key in ("point", "arm", "repeat")}
+    tpot = row["tpot_s"] or [None] * len(row["ttft_s"])
+    return [
+        of | {"request": number, "ttft_s": first, "tpot_s": then, "output_tokens": row["output_len"]}
+        for number, (first, then) in enumerate(zip(row["ttft_s"], tpot, strict=True))
+    ]
 
 
 def check_points(config) -> list[dict]:
@@ -88,14 +106,24 @@ def measure_round(config, point: dict, repeat: int, rounds: Rounds, fleet) -> No
 
     def measure_arm(arm: str) -> dict:
         row = to_row(point["name"], arm, repeat, load, fleet[arm].run(**load, seed=config.seed + repeat))
-        print(f"throughput {point['name']} repeat {repeat} {arm}: {row['total_tokens_per_s']:.0f} tokens/s", flush=True)
+        short = f", too short: {row['elapsed_s']:.3g} s" if too_short(config, row) else ""
+        rate = f"{row['total_tokens_per_s']:.0f} tokens/s{short}"
+        print(f"throughput {point['name']} repeat {repeat} {arm}: {rate}", flush=True)
         return row
 
     rounds.measure(point["name"], repeat, measure_arm)
 
 
+def too_short(config, row: dict) -> bool:
+    """Whether a measurement is shorter than `throughput.min_seconds`."""
+    return row["elapsed_s"] < config["throughput"].get("min_seconds", MIN_SECONDS)
+
+
 def to_row(point: str, arm: str, repeat: int, load: dict, run: Run) -> dict:
-    """A row of measurements.jsonl. Raises UserError unless every request ran and generated what was asked for."""
+    """A row of measurements.jsonl, with the TIMES of its requests as lists.
+
+    Raises UserError unless every request ran and generated what was asked for.
+    """
     where = f"throughput {point}, arm {arm}, repeat {repeat}"
     if run.failed:
         raise UserError(f"{where}: {run.failed} of {load['num_requests']} requests failed; allowed is 0")
@@ -108,13 +136,17 @@ def to_row(point: str, arm: str, repeat: int, load: dict, run: Run) -> dict:
         **{"point": point, "arm": arm, "repeat": repeat, **load},
         **{"prompt_tokens": run.prompt_tokens, "output_tokens": run.output_tokens, "elapsed_s": run.elapsed_s},
         **{"total_tokens_per_s": tokens / run.elapsed_s, "ttft_p50_s": median(run.ttft_s), "failed": run.failed},
+        **{"ttft_s": run.ttft_s, "tpot_s": run.tpot_s},
     }
 
 
 def read_point(config, point: dict, rounds: Rounds) -> list[dict]:
-    """Every counted row of a workload."""
-    repeats = range(config["throughput"]["repeats"])
-    return [row for repeat in repeats for row in rounds.read(point["name"], repeat)]
+    """Every counted row of a workload; `attempt` is 0 where the repeat was measured once."""
+    name, rows = point["name"], []
+    for repeat in range(config["throughput"]["repeats"]):
+        attempt = rounds.attempts(name, repeat) - 1
+        rows += [row | {"attempt": attempt} for row in rounds.read(name, repeat)]
+    return rows
 
 
 def baselines(config, point: dict, rounds: Rounds) -> list[float]:
@@ -122,18 +154,20 @@ def baselines(config, point: dict, rounds: Rounds) -> list[float]:
     return [row["total_tokens_per_s"] for row in read_point(config, point, rounds) if row["arm"] == BASE_ARM]
 
 
-def deviations(rates: list[float]) -> list[float]:
-    """How far each rate is from their median, as a share of it."""
-    middle = median(rates)
-    return [abs(rate / middle - 1) for rate in rates]
+def spread(rates: list[float]) -> float:
+    """How much faster the fastest is than the slowest, as a share."""
+    return max(rates) / min(rates) - 1
 
 
 def drifted(config, point: dict, rounds: Rounds) -> int | None:
-    """The repeat whose baseline is furthest off, if further than DRIFT and the workload may still redo a round."""
+    """The repeat whose baseline is furthest from their median, if they spread by more than DRIFT and the workload may
+    still redo a round."""
     repeats = range(config["throughput"]["repeats"])
     spent = sum(rounds.attempts(point["name"], repeat) - 1 for repeat in repeats)
-    off = deviations(baselines(config, point, rounds))
-    return off.index(max(off)) if max(off) > DRIFT and spent < MAX_REDONE else None
+    rates = baselines(config, point, rounds)
+    if spread(rates) <= DRIFT or spent >= MAX_REDONE:
+        return None
+    return max(repeats, key=lambda repeat: abs(rates[repeat] - median(rates)))
 
 
 def redone(config, point: dict, rounds: Rounds) -> list[dict]:
@@ -171,18 +205,21 @@ def summarise(config, rows: list[dict]) -> list[dict]:
 
 
 def summary_row(config, point: dict, arm: Arm, rows: list[dict]) -> dict:
-    """One row of summary.csv from all `rows` of the workload. `limit` is the FLOPs model's (`costmodel`)."""
+    """One row of summary.csv from all `rows` of the workload. `limit` is the FLOPs model's (`costmodel`); `repeated`
+    and `too_short` count attempts that were measured again and measurements below `throughput.min_seconds`."""
     by_arm = {name: [row for row in rows if row["arm"] == name] for name in (arm.name, BASE_ARM)}
     rates = {name: [row["total_tokens_per_s"] for row in found] for name, found in by_arm.items()}
     speedup, low, high = stats.ratio_ci(rates[arm.name], rates[BASE_ARM], config.seed)
     lengths = (point["input_len"], point["output_len"])
     limit = costmodel.workload_speedup_limit(config["throughput"]["model"], arm.cut, arm.group, *lengths)
-    drift = max(deviations(rates[BASE_ARM]))
+    drift = spread(rates[BASE_ARM])
     return {
         **{"point": point["name"], "arm": arm.name, "input_len": lengths[0], "output_len": lengths[1]},
         **{"num_requests": point["num_requests"], "repeats": len(rates[arm.name])},
         **{"total_tokens_per_s_median": median(rates[arm.name]), "speedup": speedup, "ci_low": low, "ci_high": high},
         **{"limit": limit, "share_of_limit": speedup / limit},
         **{"ttft_p50_s": median(row["ttft_p50_s"] for row in by_arm[arm.name]), "unit": "tokens/s", "weights": "dummy"},
+        "repeated": sum(row.get("attempt", 0) for row in by_arm[arm.name]),
+        "too_short": sum(too_short(config, row) for row in by_arm[arm.name]),
         "notes": f"baseline moved {drift:.0%} between repeats" if drift > DRIFT else "",
     }

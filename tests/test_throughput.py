@@ -9,13 +9,12 @@ import time
 import pandas as pd
 import pytest
 
-from swiftkv import costmodel, latency, rounds, throughput
+from swiftkv import costmodel, files, latency, rounds, throughput
 from swiftkv.arms import Arm, Run, arms, engine_settings, write_model
 from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
 
 SPEED = {"base": 100.0, "skip50": 180.0, "skip50-across4": 190.0}
-OUTPUTS = "measurements.jsonl latency.jsonl compute.csv kv_capacity.csv latency.csv summary.csv".split()
 
 
 @pytest.fixture
@@ -33,6 +32,7 @@ def make_config(**changes):
         "model": shape | {"num_key_value_heads": 2, "vocab_size": 512, "dtype": "float32"},
         "max_num_batched_tokens": 128,
         "repeats": 3,
+        "min_seconds": 0,
         "points": [
             {"name": "mixed", "input_len": 50, "output_len": 5, "num_requests": 3},
             {"name": "prompt-only", "input_len": 60, "output_len": 1, "num_requests": 2},
@@ -119,8 +119,33 @@ def test_results(config, tmp_path):
     }
     unloaded = pd.read_csv(out / "latency.csv").set_index("arm")
     assert unloaded.tpot_ratio["skip50"] == pytest.approx(100 / 180)
-    for name in OUTPUTS:
+    for name in throughput.FILES:
         assert json.loads((out / f"{name}.provenance.json").read_text())["weights"] == "dummy"
+
+
+def test_every_request_is_kept(config, tmp_path):
+    """Per-request times belong to their measurement, and are not in measurements.jsonl."""
+    out = run(config, tmp_path, Machine())
+    requests = pd.DataFrame(files.read_jsonl(out / "requests.jsonl.gz"))
+    measurements = pd.DataFrame(files.read_jsonl(out / "measurements.jsonl"))
+    assert not {"ttft_s", "tpot_s"} & set(measurements.columns)
+    keys = ["point", "arm", "repeat"]
+    of = requests.groupby(keys).agg(
+        p50=("ttft_s", "median"), tokens=("output_tokens", "sum"), number=("request", "size")
+    )
+    joined = measurements.set_index(keys).join(of)
+    assert (joined.p50 == joined.ttft_p50_s).all() and (joined.number == joined.num_requests).all()
+    assert (joined.tokens == joined.output_tokens).all()
+    assert (requests.tpot_s.isna() == (requests.point == "prompt-only")).all()
+
+
+def test_short_measurements_are_counted_and_said(config, tmp_path, capsys):
+    """Of the fake arms only skip50 and skip50-across4 take less than a second, on either workload."""
+    del config["throughput"]["min_seconds"]
+    summary = pd.read_csv(run(config, tmp_path, Machine()) / "summary.csv")
+    expected = [0 if arm == "base" else 3 for arm in summary.arm]
+    assert list(summary.too_short) == expected
+    assert capsys.readouterr().out.count("too short: ") == sum(expected)
 
 
 def test_kv_capacity_is_exact(config, tmp_path):
@@ -184,8 +209,8 @@ def test_fingerprint_depends_on_the_config(config, change):
     assert rounds.fingerprint(config) != rounds.fingerprint(RunConfig(config.raw | change, ""))
 
 
-def test_drifting_baseline_is_measured_again(config, tmp_path):
-    """One slow repeat is redone; the summary then has no note, and the provenance keeps what was dropped."""
+def test_drifting_baseline_is_measured_again(config, tmp_path, capsys):
+    """One slow repeat is redone: the summary counts it, without a note, and the provenance keeps what was dropped."""
 
     def slow(machine):
         mixed = [entry for entry in machine.log if entry[1:3] == (5, "base")]
@@ -196,14 +221,32 @@ def test_drifting_baseline_is_measured_again(config, tmp_path):
     assert len(machine.measured()) == 27 + 3
     record = json.loads((out / "summary.csv.provenance.json").read_text())["redone_rounds"]
     assert [(row["point"], row["repeat"], row["total_tokens_per_s"]["base"]) for row in record] == [("mixed", 1, 50)]
-    assert pd.read_csv(out / "summary.csv").notes.isna().all()
+    summary = pd.read_csv(out / "summary.csv").set_index("point")
+    assert summary.notes.isna().all() and (summary.repeated == (summary.index == "mixed")).all()
+    measurements = pd.read_json(out / "measurements.jsonl", lines=True)
+    again = (measurements.point == "mixed") & (measurements.repeat == 1)
+    assert (measurements.attempt == again).all()
+    assert capsys.readouterr().out.count("repeat 1 again, its baseline drifted") == 1
+
+
+def test_baselines_that_spread_count_as_drift(config, tmp_path):
+    """Neither repeat is 10% from the median, but the fastest is 15% faster than the slowest."""
+    rates = iter([1, 1.07, 0.93] * 2)
+
+    def slow(machine):
+        return next(rates) if machine.log[-1][1] == 5 else 1
+
+    machine = Machine(slow=slow)
+    out = run(make_config(points=config["throughput"]["points"][:1]), tmp_path, machine)
+    assert set(pd.read_csv(out / "summary.csv").repeated) == {1}
 
 
 def test_lasting_drift_is_bounded_and_noted(config, tmp_path):
     machine = Machine(slow=lambda machine: 1 / len(machine.log))
     out = run(config, tmp_path, machine)
     assert len(machine.measured()) == 27 + 3 * 2 * throughput.MAX_REDONE
-    assert pd.read_csv(out / "summary.csv").notes.str.contains("baseline moved").all()
+    summary = pd.read_csv(out / "summary.csv")
+    assert summary.notes.str.contains("baseline moved").all() and (summary.repeated == throughput.MAX_REDONE).all()
     again = Machine()
     run(config, tmp_path, again)
     assert again.log == []

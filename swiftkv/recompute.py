@@ -1,0 +1,133 @@
+"""How a stored result file is made anew from rows that lie beside it: by the code that made it, without measuring.
+
+RECIPES are in the order of the pipeline. What a recipe takes from the file itself (PARTLY) is a measurement, and no
+recomputation can vouch for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+
+from swiftkv import accuracy_summary, costmodel, files, latency, tables, throughput
+from swiftkv import claims as judge
+from swiftkv.arms import arms
+from swiftkv.claims import report
+from swiftkv.config import BASE_ARM, RunConfig
+from swiftkv.results import COUNTS, FRAMES, Results, published, read_rows
+
+
+@dataclass(frozen=True)
+class Run:
+    """A result directory, the configuration it is judged by (None if it kept none), and an empty one to write to."""
+
+    results: Results
+    config: RunConfig | None
+    scratch: Path
+
+    def rows(self, frame: str) -> list[dict]:
+        """The rows of a JSON Lines file, every digit as stored."""
+        return files.read_jsonl(self.results.path(frame))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a file is made anew, what it is made from (patterns), and whether that takes the configuration."""
+
+    make: Callable[[Run, Path], None]
+    needs: tuple[str, ...]
+    configured: bool = True
+
+
+def measurements(run: Run, out: Path) -> None:
+    """What follows from other cells of a row, and the median TTFT where the requests are kept."""
+    ttft: dict[tuple, list[float]] = {}
+    for request in run.rows("requests") if run.results.has("requests") else []:
+        ttft.setdefault((request["point"], request["arm"], request["repeat"]), []).append(request["ttft_s"])
+    rows = []
+    for row in run.rows("measurements"):
+        prompt, output = (row[length] * row["num_requests"] for length in ("input_len", "output_len"))
+        rate = (prompt + output) / row["elapsed_s"]
+        row |= {"prompt_tokens": prompt, "output_tokens": output, "total_tokens_per_s": rate}
+        times = ttft.get((row["point"], row["arm"], row["repeat"]))
+        rows.append(row | ({"ttft_p50_s": median(times)} if times else {}))
+    files.write_jsonl(out, rows)
+
+
+def summary(run: Run, out: Path) -> None:
+    throughput.write_csv(out, throughput.summarise(run.config, run.rows("measurements")))
+
+
+def latency_summary(run: Run, out: Path) -> None:
+    throughput.write_csv(out, latency.summarise(run.rows("latency_rounds"), run.config.seed))
+
+
+def kv_capacity(run: Run, out: Path) -> None:
+    """The ratios, from the capacities and from the formula."""
+    frame, shape = run.results.kv_capacity, run.config["throughput"]["model"]
+    frame["ratio_to_base"] = frame.capacity_tokens / frame.capacity_tokens[frame.arm == BASE_ARM].iloc[0]
+    formula = {arm.name: costmodel.kv_capacity_ratio(shape, arm.cut, arm.group) for arm in arms(run.config)}
+    files.write_text(out, frame.assign(formula_ratio=frame.arm.map(formula)).to_csv(index=False))
+
+
+def compute(run: Run, out: Path) -> None:
+    costmodel.write_compute(run.config, out)
+
+
+def parameters(run: Run, out: Path) -> None:
+    """Each arm of the configuration at most once, one base for all of them, and the shares."""
+    frame = read_rows(run.results.directory / COUNTS)
+    known = frame.arm.isin(run.config.accuracy_arms) & ~frame.arm.duplicated(keep=False)
+    frame = frame.assign(arm=frame.arm.where(known, "(no such arm)"), base=int(frame.base.median()))
+    files.write_text(out, frame.assign(share=frame.trained / frame.base).to_csv(index=False))
+
+
+def accuracy(run: Run, out: Path) -> None:
+    folders = {arm: run.results.directory / "accuracy" / arm for arm in run.config.accuracy_arms}
+    accuracy_summary.summarise(run.config, folders, out)
+
+
+def claims(run: Run, out: Path) -> None:
+    """The verdicts; a missing file is named as the pipeline names it, wherever the directory lies now."""
+    context = judge.Context(run.config, run.results, published())
+    frame = pd.DataFrame([judge.row(claim, context) for claim in judge.read_claims()], columns=judge.COLUMNS)
+    text = frame.to_csv(index=False, lineterminator="\n")
+    files.write_text(out, text.replace(str(run.results.directory), f"results/{run.results.scale}"))
+
+
+def claims_text(run: Run, out: Path) -> None:
+    frame = run.results.claims
+    words = frame.select_dtypes(exclude="number").columns
+    files.write_text(out, report.markdown(frame.fillna(dict.fromkeys(words, "")), run.results.scale))
+
+
+def table(name: str) -> Recipe:
+    """A table in any of its formats, which are written together."""
+
+    def make(run: Run, out: Path) -> None:
+        if not out.is_file():
+            tables.write_one(run.results, name, out.parent)
+
+    return Recipe(make, (FRAMES[tables.SOURCES[name]][0],), configured=False)
+
+
+MEASUREMENTS, KV_CAPACITY, CLAIMS = (FRAMES[name][0] for name in ("measurements", "kv_capacity", "claims"))
+RECIPES: dict[str, Recipe] = {
+    MEASUREMENTS: Recipe(measurements, (MEASUREMENTS,), configured=False),
+    FRAMES["throughput"][0]: Recipe(summary, (MEASUREMENTS,)),
+    FRAMES["latency"][0]: Recipe(latency_summary, (FRAMES["latency_rounds"][0],)),
+    KV_CAPACITY: Recipe(kv_capacity, (KV_CAPACITY,)),
+    FRAMES["compute"][0]: Recipe(compute, ()),
+    COUNTS: Recipe(parameters, (COUNTS,)),
+    FRAMES["accuracy"][0]: Recipe(accuracy, ("accuracy/*/samples.jsonl", "accuracy/*/lm_eval.json")),
+    CLAIMS: Recipe(claims, ()),
+    "claims.md": Recipe(claims_text, (CLAIMS,), configured=False),
+    **{f"tables/{name}.{form}": table(name) for name in tables.TABLES for form in ("csv", "md", "tex")},
+}
+PARTLY = {
+    MEASUREMENTS: "elapsed_s and, without requests.jsonl.gz, ttft_p50_s",
+    KV_CAPACITY: "kv_caches, kv_bytes_per_token, capacity_tokens",
+    COUNTS: "trained",
+}

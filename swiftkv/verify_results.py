@@ -1,0 +1,209 @@
+"""Whether a result directory agrees with itself (`swiftkv verify-results DIR`).
+
+What can be computed from rows that lie beside it (summaries, tables, verdicts) is made anew in a scratch directory and
+compared with what is stored, to the last digit; every sha256 that a provenance record gives for a file of the directory
+is taken again. What neither reaches is listed as not checkable.
+"""
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+
+from swiftkv import files
+from swiftkv.compare_results import open_results
+from swiftkv.config import ROOT, RunConfig, merge, read_layers, validate
+from swiftkv.errors import UserError
+from swiftkv.publish import KEPT
+from swiftkv.recompute import CLAIMS, PARTLY, RECIPES, Recipe, Run
+from swiftkv.results import COUNTS
+
+RECORD = ".provenance.json"
+RULES = ("config/claims.yaml", "config/published.csv")
+UNUSABLE = (UserError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)  # what altered rows lead to
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A stored value that is not what it is computed to be."""
+
+    file: str
+    row: str
+    column: str
+    stored: str
+    recomputed: str
+
+    def __str__(self) -> str:
+        where = ", ".join(part for part in (self.file, self.row, self.column) if part)
+        return f"{where}: stored {self.stored}, recomputed {self.recomputed}"
+
+
+@dataclass
+class Findings:
+    """What was found. `reached`: files recomputed or hashed; `unchecked`: what was not, and why."""
+
+    differences: list[Difference] = field(default_factory=list)
+    reached: set[str] = field(default_factory=set)
+    unchecked: dict[str, str] = field(default_factory=dict)
+
+
+def differences(file: str, stored: str, recomputed: str) -> Iterator[Difference]:
+    """Where two texts of a file differ: by cell in tables and JSON Lines, else by line."""
+    if file.endswith(".csv"):
+        yield from cells(file, *(list(csv.DictReader(io.StringIO(text))) for text in (stored, recomputed)))
+    elif file.endswith(".jsonl"):
+        yield from cells(file, *([json.loads(line) for line in text.splitlines()] for text in (stored, recomputed)))
+    else:
+        lines = zip_longest(stored.splitlines(), recomputed.splitlines(), fillvalue="(no line)")
+        yield from (Difference(file, f"line {n}", "", a, b) for n, (a, b) in enumerate(lines, 1) if a != b)
+
+
+def cells(file: str, stored: list[dict], recomputed: list[dict]) -> Iterator[Difference]:
+    """Cells of the stored columns that differ. Columns that only today's code writes do not count."""
+    if len(stored) != len(recomputed):
+        yield Difference(file, "", "rows", str(len(stored)), str(len(recomputed)))
+        return
+    for number, (a, b) in enumerate(zip(stored, recomputed, strict=True), 1):
+        row = f"row {number} ({', '.join(str(value) for value in list(b.values())[:2])})"
+        for column in a:
+            old, new = str(a[column]), str(b.get(column, "(no such column)"))
+            if old != new:
+                yield Difference(file, row, str(column), old, new)
+
+
+def recompute(run: Run, file: str, recipe: Recipe, found: Findings) -> None:
+    """Make a file anew and compare it, if it is there and so is what it is made from."""
+    stored = run.results.directory / file
+    if not stored.is_file():
+        return
+    lacking = [need for need in recipe.needs if not any(run.results.directory.glob(need))]
+    if recipe.configured and run.config is None:
+        lacking.append("config.yaml")
+    if lacking:
+        found.unchecked[file] = f"cannot be recomputed without {', '.join(lacking)}"
+        return
+    found.reached.add(file)
+    try:
+        recipe.make(run, run.scratch / file)
+        text = stored.read_text(encoding="utf-8")
+        found.differences += differences(file, text, (run.scratch / file).read_text(encoding="utf-8"))
+    except UNUSABLE as error:
+        said = " ".join(str(error).split())
+        found.differences.append(Difference(file, "", "", "(as it is)", f"(fails: {said})"))
+
+
+def hashed_files(directory: Path, record: dict) -> dict[str, str]:
+    """Files below the directory -> sha256, of a record that names them from where it was made: results/<scale>/..."""
+    inside, scale = {}, record.get("scale") or directory.name
+    for path, digest in record.get("data_sha256", {}).items():
+        if rest := f"/{path}".partition(f"/{scale}/")[2]:
+            inside[rest] = digest
+    return inside | {
+        f"models/{record['arm']}/{name}": digest for name, digest in record.get("model_sha256", {}).items()
+    }
+
+
+def check_hashes(run: Run, records: dict[str, dict], found: Findings) -> None:
+    """Take every sha256 again that a record gives for a file of the directory."""
+    for name, record in records.items():
+        for file, digest in hashed_files(run.results.directory, record).items():
+            if not (run.results.directory / file).is_file():
+                found.unchecked[file] = "not kept, though records give its sha256"
+                continue
+            found.reached.add(file)
+            actual = files.sha256(run.results.directory / file)
+            if actual != digest:
+                found.differences.append(Difference(file, "", f"sha256 in {name}", digest, actual))
+
+
+def check_config(run: Run, records: dict[str, dict], found: Findings) -> None:
+    """A kept configuration is the one that results were made with; results of another one are named."""
+    if run.config is None:
+        return
+    digest = RunConfig(read_layers(run.config.path), "").sha256
+    known = {name: record["config_sha256"] for name, record in records.items() if record.get("config_sha256")}
+    others = [name.removesuffix(RECORD) for name, there in known.items() if there != digest]
+    kept = Path(run.config.path) == run.results.directory / "config.yaml"
+    if kept and len(others) < len(known):
+        found.reached.add("config.yaml")
+    elif kept and known:
+        stored = ", ".join(sorted(set(known.values())))
+        found.differences.append(Difference("config.yaml", "", "config_sha256 in the records", stored, digest))
+    if others and (not kept or len(others) < len(known)):
+        found.unchecked["configuration of " + ", ".join(others)] = f"not {run.config.path}"
+
+
+def changed_rules(run: Run) -> list[str]:
+    """The files of the project that verdicts depend on and that are no longer those of the stored verdicts."""
+    recorded = (run.results.provenance("claims") or {}).get("data_sha256", {})
+    return [file for file in RULES if file in recorded and files.sha256(ROOT / file) != recorded[file]]
+
+
+def not_reached(run: Run, found: Findings) -> list[str]:
+    """Files of the evidence that no hash and no recomputation reaches."""
+    kept = {path for pattern in (*KEPT, COUNTS) for path in files.finished(run.results.directory, pattern)}
+    return sorted(name for path in kept if (name := relative(run, path)) not in {*found.reached, *found.unchecked})
+
+
+def relative(run: Run, path: Path) -> str:
+    return path.relative_to(run.results.directory).as_posix()
+
+
+def check(run: Run) -> Findings:
+    """Everything that can be checked, in the order of the pipeline: the first difference is nearest to its cause."""
+    found, recipes = Findings(), dict(RECIPES)
+    if changed := changed_rules(run):
+        found.unchecked[CLAIMS] = f"judged by another {' and '.join(changed)} than today's"
+        del recipes[CLAIMS]
+    for file, recipe in recipes.items():
+        recompute(run, file, recipe, found)
+    partly = found.reached & set(PARTLY)
+    found.reached -= partly
+    paths = files.finished(run.results.directory, f"**/*{RECORD}")
+    records = {relative(run, path): files.read_json(path) for path in paths}
+    check_config(run, records, found)
+    check_hashes(run, records, found)
+    found.unchecked |= {file: f"{PARTLY[file]}: measured, no sha256" for file in sorted(partly - found.reached)}
+    found.unchecked |= dict.fromkeys(not_reached(run, found), "no sha256 is recorded, nothing to recompute it from")
+    return found
+
+
+def read_config(directory: Path, given: Path | None) -> RunConfig | None:
+    """The configuration of a run; what an earlier version did not know yet is as in config/config.yaml."""
+    path = given or directory / "config.yaml"
+    if given is None and not path.is_file():
+        return None
+    raw = merge(read_layers(ROOT / "config" / "config.yaml"), read_layers(path))
+    validate(raw, str(path))
+    return RunConfig(raw, str(path))
+
+
+def grouped(unchecked: dict[str, str]) -> list[str]:
+    """One line per reason, folder and kind of file."""
+    groups: dict[tuple, list[str]] = {}
+    for file, reason in unchecked.items():
+        kind = (RECORD,) if file.endswith(RECORD) else (file.split("/")[0], Path(file).suffix)
+        groups.setdefault((reason, *kind), []).append(file)
+    more = {key: f" and {len(names) - 1} more like it" if len(names) > 1 else "" for key, names in groups.items()}
+    return [f"{names[0]}{more[key]}: {key[0]}" for key, names in groups.items()]
+
+
+def run(directory: Path, config: Path | None = None) -> bool:
+    """Check a result directory, print what was found; whether all that can be checked agrees.
+
+    Raises UserError for a directory without results or an unusable configuration.
+    """
+    results, loaded = open_results(directory), read_config(directory, config)
+    results.scale = loaded.scale if loaded else results.scale
+    with tempfile.TemporaryDirectory() as scratch:
+        found = check(Run(results, loaded, Path(scratch)))
+    for line in grouped(found.unchecked):
+        print(f"not checkable: {line}")
+    for number, difference in enumerate(found.differences):
+        print(f"{'difference' if number else 'first difference'}: {difference}")
+    print(f"{directory}: {len(found.reached)} files checked, {len(found.differences)} differences")
+    return not found.differences

@@ -1,0 +1,71 @@
+"""The paper's protocol compared: arms against the base, item by item, and with the published values."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from swiftkv import files, protocol_summary
+from swiftkv.config import RunConfig, load_config, merge
+from swiftkv.errors import UserError
+from swiftkv.paper_tasks import paper_tasks
+
+ALIKE = {name: [1, 1, 1, 0] for name, task in paper_tasks().items() if task.seven}
+
+
+def write_arm(folder: Path, arm: str, scores: dict[str, list[float]], **changes) -> None:
+    entry = {"path": "transformers", "coverage": "whole set", "cut": 0, "settings": {}, "source": {}, **changes}
+    for task, values in scores.items():
+        rows = [{"id": f"{task}-{n}", "score": value} for n, value in enumerate(values)]
+        files.write_jsonl(folder / arm / f"{task}.jsonl.gz", rows)
+    tasks = {task: {**entry, "items": len(values)} for task, values in scores.items()}
+    files.write_json(folder / arm / "protocol.json", {"tasks": tasks})
+
+
+def llama() -> RunConfig:
+    base = {"base": {"source": "hub", "path": "meta-llama/Llama-3.1-8B-Instruct", "revision": "0" * 40}}
+    return RunConfig(merge(load_config().raw, base), "test")
+
+
+def summary(config: RunConfig, folder: Path) -> pd.DataFrame:
+    protocol_summary.summarise(config, folder, folder / "summary.csv")
+    return pd.read_csv(folder / "summary.csv").set_index(["arm", "task"])
+
+
+def test_summary_beside_the_published_values(tmp_path):
+    write_arm(tmp_path, "base", ALIKE)
+    write_arm(tmp_path, "skip50", {**ALIKE, "mmlu": [1, 0, 0, 0]})
+    found = summary(llama(), tmp_path).loc["skip50"]
+    assert (found.score["mmlu"], found.difference["mmlu"]) == (0.25, -0.5)
+    assert found.difference["mean"] == pytest.approx(-0.5 / 7, abs=1e-5)
+    assert found.ci_low["mmlu"] <= -0.5 <= found.ci_high["mmlu"]
+    assert found.published["mmlu"] == 0.673 and found.published_id["mmlu"] == "hf-8b-skip50-mmlu-5shot"
+    assert found.published_difference["mean"] == pytest.approx(0.7270 - 0.7371)
+    assert found.published.notna().all()
+    assert summary(load_config(), tmp_path).published.isna().all(), "another base model"
+
+
+def test_a_part_of_a_set_is_not_set_beside_a_published_value(tmp_path):
+    for arm in ("base", "skip50"):
+        write_arm(tmp_path, arm, {"mmlu": [1, 0]}, coverage="whole set; first 2 of each part only")
+    found = summary(llama(), tmp_path)
+    assert found.published.isna().all() and "mean" not in found.loc["skip50"].index, "one of seven"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("path", "vllm-full-prefill"), ("items_sha256", "x"), ("settings", {"a": 1})]
+)
+def test_arms_are_not_compared_across_paths_items_or_settings(tmp_path, key, value):
+    write_arm(tmp_path, "base", {"mmlu": [1, 0]})
+    write_arm(tmp_path, "skip50", {"mmlu": [1, 0]}, **{key: value})
+    with pytest.raises(UserError, match=f"arm 'skip50' and the base differ in {key} of task 'mmlu'"):
+        summary(load_config(), tmp_path)
+
+
+def test_an_arm_without_its_base_or_a_task(tmp_path):
+    with pytest.raises(UserError, match="score arm 'base' first"):
+        summary(load_config(), tmp_path)
+    write_arm(tmp_path, "base", {"mmlu": [1], "mmlu_cot": [1]})
+    write_arm(tmp_path, "skip50", {"mmlu": [1]})
+    with pytest.raises(UserError, match="arm 'skip50' lacks task 'mmlu_cot'"):
+        summary(load_config(), tmp_path)
