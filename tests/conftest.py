@@ -21,8 +21,8 @@ TINY_SHAPE = {
 
 
 def pytest_collection_finish(session):
-    """Hide llvmlite's (by way of numba, `swiftkv.simulator`) foreign-function object from vLLM: on a CPU its start looks
-    into every object of every loaded module and fails on this one, which claims to have any attribute."""
+    """Hide a module of llvmlite (which numba, hence `swiftkv.simulator`, loads) from vLLM: on a CPU its start looks
+    into every object of every loaded module and fails on one there that claims to have any attribute."""
     sys.modules.pop("llvmlite.binding.ffi", None)
 
 

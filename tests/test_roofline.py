@@ -192,7 +192,7 @@ def test_gpu_table_has_every_peak():
 
 def test_the_command_states_the_defaults():
     from swiftkv.capacity import Options
-    from swiftkv.cli import plan
+    from swiftkv.commands.planning import plan
 
     given = {name: parameter.default for name, parameter in inspect.signature(plan).parameters.items()}
     assert (given["efficiency"], given["overhead"]) == (roofline.EFFICIENCY, roofline.OVERHEAD_S)

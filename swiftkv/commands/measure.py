@@ -1,0 +1,122 @@
+"""Commands that measure models: gates, speed, accuracy."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swiftkv.commands import CONFIG, Base, Config, Out, Work, cli, load
+
+
+@cli.command()
+def lengths(
+    base: Base,
+    out: Out,
+    config: Config = CONFIG,
+    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")] = None,
+) -> None:
+    """Prompt and output lengths of real traces and of the four tasks."""
+    from swiftkv.workloads import traces
+
+    traces.run(load(config), base, out, mirror)
+
+
+@cli.command()
+def verify(
+    base: Base, models: Annotated[Path, typer.Option(help="Holds one directory per variant.")], out: Out,
+    config: Config = CONFIG,
+) -> None:  # fmt: skip
+    """Gates before numbers: equivalence with Transformers, KV capacity, early exit, refusals."""
+    from swiftkv import verify as stage
+
+    loaded = load(config)
+    stage.run(loaded, base, {v.name: models / v.name for v in loaded.variants}, out)
+
+
+@cli.command()
+def throughput(out: Out, work: Work, config: Config = CONFIG) -> None:
+    """Throughput, latency and KV capacity of every arm, interleaved, on dummy weights."""
+    from swiftkv import throughput as stage
+
+    stage.run(load(config), out, work)
+
+
+@cli.command()
+def accuracy(
+    arm: Annotated[str, typer.Option(help="base, a variant, or VARIANT-undistilled.")],
+    model: Annotated[Path, typer.Option(help="Directory of the arm's model.")],
+    out: Out,
+    work: Work,
+    config: Config = CONFIG,
+) -> None:
+    """Score one model on the four tasks with lm-eval through vLLM."""
+    from swiftkv import accuracy as stage
+
+    stage.score_arm(load(config), arm, model, out, work)
+
+
+@cli.command()
+def accuracy_summary(
+    arms: Annotated[Path, typer.Option(help="Holds one directory of scores per arm.")],
+    out: Out,
+    config: Config = CONFIG,
+) -> None:
+    """Compare every arm with the base, item by item."""
+    from swiftkv import accuracy as stage
+
+    loaded = load(config)
+    stage.summarise(loaded, {arm: arms / arm for arm in loaded.accuracy_arms}, out)
+
+
+@cli.command()
+def protocol(
+    arm: Annotated[str, typer.Option(help="base, a variant, or VARIANT-undistilled.")],
+    model: Annotated[Path, typer.Option(help="Directory of the arm's model.")],
+    out: Out,
+    work: Work,
+    config: Config = CONFIG,
+    tasks: Annotated[str | None, typer.Option(help="Some of the tasks, separated by commas.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First items per part of a task, for a trial.")] = None,
+    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the sets.")] = None,
+) -> None:
+    """Score one model on the paper's seven tasks, IFEval and MMLU-Pro."""
+    from swiftkv import protocol as stage
+
+    names = [name.strip() for name in tasks.split(",")] if tasks else None
+    stage.score_arm(load(config), arm, model, out, work, mirror, names, limit)
+
+
+@cli.command()
+def protocol_summary(
+    arms: Annotated[Path, typer.Option(help="Holds one directory of scores per arm.")],
+    out: Out,
+    config: Config = CONFIG,
+) -> None:
+    """Compare every arm with the base on the paper's protocol, item by item, and with the published values."""
+    from swiftkv import protocol_summary as stage
+
+    stage.summarise(load(config), arms, out)
+
+
+@cli.command()
+def diagnose(
+    base: Base, models: Annotated[Path, typer.Option(help="Holds one directory per variant.")], out: Out,
+    config: Config = CONFIG,
+) -> None:  # fmt: skip
+    """Where students part from the base: by answer position, prompt length, difficulty, and in long contexts."""
+    from swiftkv import diagnose as stage
+
+    loaded = load(config)
+    stage.run(loaded, base, {v.name: models / v.name for v in loaded.variants}, out)
+
+
+@cli.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="Result (JSON).")],
+    config: Config = CONFIG,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [throughput.model's].")] = None,
+) -> None:
+    """Measure this machine's FLOP/s, memory bandwidth and KV-cache writes (about a minute)."""
+    from swiftkv import calibration
+
+    calibration.run(load(config), out, dtype)

@@ -1,0 +1,127 @@
+"""Commands that make models: base, students, and what helps to choose them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swiftkv.commands import CONFIG, Base, Config, Out, Work, cli, load
+
+
+@cli.command()
+def train_base(
+    out: Out = Path("results/cpu/base-trained"),
+    work: Work = Path("results/cpu/work/base"),
+    config: Config = CONFIG,
+) -> None:
+    """Train the embedded base model (half an hour on two idle cores; resumable)."""
+    from swiftkv import pretrain
+
+    pretrain.run(load(config), out, work)
+
+
+@cli.command()
+def fetch_base(out: Out, config: Config = CONFIG, work: Work = Path("results/cpu/work/base")) -> None:
+    """Put the base model of the configuration into --out: embedded, local, hub, or trained here."""
+    from swiftkv import base, pretrain
+
+    loaded = load(config)
+    if loaded["base"]["source"] == "train":
+        pretrain.run(loaded, out, work)
+    else:
+        base.resolve_base(loaded, out)
+
+
+@cli.command()
+def convert(base: Base, out: Out, variant: Annotated[str, typer.Option()], config: Config = CONFIG) -> None:
+    """Turn a base model into an undistilled SwiftKV student of the named variant."""
+    from swiftkv import convert as converter
+
+    chosen = load(config).variant(variant)
+    layers = converter.num_hidden_layers(base)
+    converter.convert(base, out, chosen.num_key_value_layers(layers), chosen.key_value_group_size)
+
+
+@cli.command()
+def distill(
+    base: Annotated[Path | None, typer.Option(help="Directory of the base model [results/SCALE/models/base].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Gets a directory per student [results/SCALE/models].")] = None,
+    work: Annotated[Path | None, typer.Option(help="Where checkpoints are kept [results/SCALE/work/distill].")] = None,
+    config: Config = CONFIG,
+    processes: Annotated[int, typer.Option(min=1, help="Processes; as many as GPUs where there are any.")] = 1,
+    micro_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens at once per process [all].")] = None,
+    recompute: Annotated[bool, typer.Option(help="Run late layers again in the backward pass: less memory.")] = False,
+    float32: Annotated[bool, typer.Option(help="Full precision even where bfloat16 is faster.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print memory and time, load nothing.")] = False,
+    gpu_memory: Annotated[float | None, typer.Option(help="With --plan: GiB of a GPU [this machine's].")] = None,
+    tflops: Annotated[float | None, typer.Option(help="With --plan: peak TFLOP/s of a GPU [this machine's].")] = None,
+    answer_share: Annotated[float, typer.Option(min=0, max=1, help="With --plan: share of answer tokens.")] = 1.0,
+) -> None:
+    """Distil every student of the configuration in one run with one teacher pass."""
+    loaded = load(config)
+    base = base or loaded.model_dir("base")
+    if plan:
+        from swiftkv.distill import plan as planner
+
+        planner.show(loaded, base, processes, gpu_memory, tflops, micro_batch_tokens, recompute, answer_share)
+        return
+    from swiftkv.distill import loop
+
+    options = loop.Options(micro_batch_tokens, recompute, float32)
+    work = work or loaded.results / "work" / "distill"
+    loop.start(loaded, base, out or loaded.results / "models", work, options, processes)
+
+
+@cli.command()
+def advise(
+    base: Base,
+    out: Annotated[Path, typer.Option(help="Table of cuts and groups (CSV).")],
+    work: Work,
+    config: Config = CONFIG,
+    budget: Annotated[float, typer.Option(min=0, max=1, help="Share of the base's answers that may change.")] = 0.02,
+    probes: Annotated[int, typer.Option(min=1, help="Held-out batches to probe on.")] = 8,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of short distillation; 0 probes as converted.")] = 40,
+) -> None:
+    """Which cut and AcrossKV group a base model can take, from cheap probes, beside what each may gain."""
+    from swiftkv.distill import advise as advisor
+
+    advisor.run(load(config), base, out, work, budget, probes, steps)
+
+
+@cli.command()
+def ablate(
+    base: Base,
+    out: Out,
+    work: Work,
+    config: Config = Path("config/ablations.yaml"),
+    float32: Annotated[bool, typer.Option(help="Full precision even where bfloat16 is faster.")] = False,
+) -> None:
+    """What the choices of the distillation recipe are worth: arms of the configuration, over seeds, as a table."""
+    from swiftkv.distill import ablate as stage
+    from swiftkv.distill.loop import Options
+
+    stage.run(load(config), base, out, work, Options(float32=float32))
+
+
+@cli.command()
+def similarity(base: Base, out: Out, config: Config = CONFIG) -> None:
+    """Measure how much each layer's input differs from the previous layer's."""
+    from swiftkv import similarity as stage
+
+    stage.run(load(config), base, out)
+
+
+@cli.command()
+def export(
+    variant: Annotated[str, typer.Option(help="Name of the student in the configuration.")],
+    out: Annotated[Path, typer.Option(help="New folder, or an earlier export to replace.")],
+    config: Config = CONFIG,
+    model: Annotated[Path | None, typer.Option(help="Its directory, if not where the pipeline keeps it.")] = None,
+    push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Upload to the Hugging Face hub too.")] = None,
+    private: Annotated[bool, typer.Option("--private/--public", help="Of a new repository.")] = True,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; as the student is, if left out.")] = None,
+) -> None:
+    """Write a student as a hub-ready folder with a model card, and upload it with your own token if asked."""
+    from swiftkv import export as stage
+
+    stage.run(load(config), variant, out, model, push, private, dtype)

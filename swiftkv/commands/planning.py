@@ -1,0 +1,46 @@
+"""Commands that predict."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swiftkv.commands import CONFIG, Config, cli, load
+
+
+@cli.command()
+def plan(
+    out: Annotated[Path, typer.Option(help="Gets plan.csv and plan.md.")] = Path("results/plan"),
+    config: Config = CONFIG,
+    model: Annotated[str, typer.Option(help="Llama-3.1-8B, Llama-3.1-70B, or a model's directory.")] = "Llama-3.1-8B",
+    gpu: Annotated[
+        str | None, typer.Option(help="Name in the data-sheet table, or a file of calibrate [H100].")
+    ] = None,
+    trace: Annotated[str, typer.Option(help="Known trace, or CSV: arrival_s, prompt_tokens, output_tokens.")] = (
+        "azure2023_conv"
+    ),
+    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")] = None,
+    scale: Annotated[float, typer.Option(min=1e-6, help="Times the trace's rate.")] = 1000,
+    hours: Annotated[float, typer.Option(min=1e-3, help="Time that is simulated.")] = 24,
+    slo_ttft: Annotated[float, typer.Option(min=0, help="Seconds to the first token.")] = 2.0,
+    slo_tpot: Annotated[float, typer.Option(min=0, help="Seconds per further token.")] = 0.1,
+    attainment: Annotated[float, typer.Option(min=0.01, max=1, help="Share of requests within both limits.")] = 0.99,
+    price: Annotated[float | None, typer.Option(min=0, help="US dollars per GPU hour.")] = None,
+    gpus_per_replica: Annotated[int, typer.Option(min=1, help="GPUs that share the model's matrices.")] = 1,
+    efficiency: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the data sheet's FLOP/s.")] = 0.4,
+    bandwidth_efficiency: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its bytes/s.")] = 0.8,
+    overhead: Annotated[float, typer.Option(min=0, help="Seconds of a step beyond its roofline.")] = 0.002,
+    step_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step (max_num_batched_tokens).")] = 2048,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences at once (max_num_seqs).")] = 256,
+    check: Annotated[Path | None, typer.Option(help="Only hold predictions against DIR/throughput.")] = None,
+) -> None:
+    """Predict the GPUs and cost of serving a trace within latency limits, with and without SwiftKV."""
+    from swiftkv import capacity, predict, roofline
+
+    if check is not None:
+        machine = roofline.calibrated(gpu) if gpu else None
+        print(predict.check_report(*predict.check(load(config), check, machine)))
+        return
+    chosen = roofline.machine(gpu or "H100", efficiency, bandwidth_efficiency, overhead)
+    limits = (slo_ttft, slo_tpot, attainment, price, gpus_per_replica, step_tokens, sequences)
+    capacity.run(load(config), model, chosen, trace, capacity.Options(scale, hours, *limits), out, mirror)

@@ -1,0 +1,77 @@
+"""Commands that make results of measurements, and check them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swiftkv.commands import CONFIG, Config, Out, cli, load
+
+
+@cli.command()
+def claims(out: Out, config: Config = CONFIG) -> None:
+    """Compute the verdict on every published claim (--out DIR gets claims.csv and claims.md)."""
+    from swiftkv import claims as stage
+
+    stage.run(load(config), out / "claims.csv", out / "claims.md")
+
+
+@cli.command()
+def figures(out: Out, config: Config = CONFIG) -> None:
+    """Draw every figure as PNG and SVG."""
+    from swiftkv import plots
+
+    plots.draw_all(load(config), out)
+
+
+@cli.command()
+def tables(out: Out, config: Config = CONFIG) -> None:
+    """Write every table as CSV, Markdown and LaTeX."""
+    from swiftkv import tables as stage
+
+    stage.write_all(load(config), out)
+
+
+@cli.command()
+def notebook(name: str, out: Out, config: Config = CONFIG) -> None:
+    """Execute a notebook on the results of the configuration's scale."""
+    from swiftkv import notebooks
+
+    notebooks.execute(name, load(config).scale, out)
+
+
+@cli.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="results/SCALE or results/reference/MACHINE/RUN.")],
+    b: Annotated[Path, typer.Argument(help="Another such directory.")],
+    tolerance: Annotated[float, typer.Option(min=0, help="Relative, of times, rates and training curves.")] = 0.1,
+    out: Annotated[Path | None, typer.Option(help="Table of the differences (CSV).")] = None,
+) -> None:
+    """What differs between two results, beyond tolerance: exit code 0 if nothing does, else 1."""
+    from swiftkv import compare_results
+
+    if not compare_results.run(a, b, tolerance, out):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def verify_results(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="results/SCALE or results/reference/MACHINE/RUN.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Its configuration [DIR/config.yaml].")] = None,
+) -> None:
+    """Recompute hashes, summaries, tables and verdicts from what lies below: exit code 0 if all agrees, else 1."""
+    from swiftkv import verify_results as stage
+
+    if not stage.run(directory, config):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def publish(
+    machine: Annotated[str, typer.Option(help="Name of the directory below results/reference.")],
+    config: Config = CONFIG,
+) -> None:
+    """Keep a finished run as committed evidence, and write the README's tables and the base's card from it."""
+    from swiftkv import publish as stage
+
+    stage.run(load(config), machine)
