@@ -9,6 +9,19 @@ from swiftkv.commands import CONFIG, Config, cli, load
 
 
 @cli.command()
+def predict(
+    results: Annotated[Path, typer.Option(help="Finished run: a directory that holds throughput/.")],
+    out: Annotated[Path, typer.Option(help="Gets speedups.csv, speedups.md, map.csv and models.csv.")],
+    config: Config = CONFIG,
+    gpu: Annotated[Path | None, typer.Option(help="A file of calibrate [fit the machine to the base].")] = None,
+) -> None:
+    """Hold predicted speed-ups against measured ones, and predict the ratios and lengths between."""
+    from swiftkv import roofline, sweep
+
+    sweep.run(load(config), results, out, roofline.calibrated(gpu) if gpu else None)
+
+
+@cli.command()
 def plan(
     out: Annotated[Path, typer.Option(help="Gets plan.csv and plan.md.")] = Path("results/plan"),
     config: Config = CONFIG,
@@ -29,7 +42,9 @@ def plan(
     gpus_per_replica: Annotated[int, typer.Option(min=1, help="GPUs that share the model's matrices.")] = 1,
     efficiency: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the data sheet's FLOP/s.")] = 0.4,
     bandwidth_efficiency: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its bytes/s.")] = 0.8,
-    overhead: Annotated[float, typer.Option(min=0, help="Seconds of a step beyond its roofline.")] = 0.002,
+    overhead: Annotated[
+        float | None, typer.Option(min=0, help="Seconds of a step beyond its roofline [0.002, or calibrate's].")
+    ] = None,
     step_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step (max_num_batched_tokens).")] = 2048,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences at once (max_num_seqs).")] = 256,
     check: Annotated[Path | None, typer.Option(help="Only hold predictions against DIR/throughput.")] = None,
