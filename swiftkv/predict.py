@@ -19,7 +19,10 @@ from swiftkv.errors import UserError
 from swiftkv.loads import DTYPE_BYTES, Arm, arms, held_at_once
 from swiftkv.roofline import Machine
 
-START_BANDWIDTH, START_OVERHEAD_S = 10e9, 1e-3
+START_BANDWIDTH, START_OVERHEAD_S = 10e9, 5e-3
+FEW, MANY = 16.0, 256.0  # tokens of a step whose matrix products are narrow and wide
+OUTLIER = 0.05  # an error of the logarithm from which a time counts less
+PULL = 0.005  # of a factor's logarithm towards 0, in units of the logarithm of a time
 UNLIMITED = 2**40
 ALONE = "latency"  # the request that latency.csv is about
 COLUMNS = {
@@ -84,29 +87,40 @@ def speedup(shape: Mapping, cut: int, group: int, workload: Workload, machine: M
 
 def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roofline.DTYPE_BYTES,
         machine: Machine | None = None) -> Machine:  # fmt: skip
-    """The machine on which the base takes the observed times, least squares of log ratios. Fitted are its rate, its
-    bandwidth and its overhead per step; of a calibrated `machine` the share of its rate that an engine reaches, the
-    rate of attention and the overhead per step."""
+    """The machine on which the base takes the observed times: least squares of log ratios, from a calibrated `machine`
+    or one of a constant rate. See `adjusted` for what is fitted; what the times cannot tell stays as it was."""
     layers = shape["num_hidden_layers"]
+    start = machine or _constant(_rate(shape, observations))
 
-    def errors(logs: np.ndarray) -> list[float]:
-        built = build(*np.exp(logs))
+    def errors(logs: np.ndarray) -> np.ndarray:
+        built = adjusted(start, *np.exp(logs))
         made = [predict(shape, layers, 1, seen.workload, built, dtype_bytes) for seen in observations]
-        return [np.log(getattr(one, o.quantity) / o.seconds) for one, o in zip(made, observations, strict=True)]
+        off = [np.log(getattr(one, o.quantity) / o.seconds) for one, o in zip(made, observations, strict=True)]
+        return np.concatenate([off, PULL * logs])
 
-    def reached(share: float, attention: float, overhead_s: float) -> Machine:
-        flops = tuple(share * rate for rate in machine.flops)
-        return replace(machine, flops=flops, attention=attention, overhead_s=overhead_s)
-
-    if machine is not None:
-        build, start = reached, [1.0, machine.flops[-1], START_OVERHEAD_S]
-    else:
-        build, start = _fitted, [_rate(shape, observations), START_BANDWIDTH, START_OVERHEAD_S]
-    return build(*np.exp(least_squares(errors, np.log(start), x_scale=0.1, diff_step=1e-3).x))
+    found = least_squares(errors, np.zeros(5), x_scale=0.1, diff_step=1e-3, loss="soft_l1", f_scale=OUTLIER).x
+    return adjusted(start, *np.exp(found))
 
 
-def _fitted(rate: float, bandwidth: float, overhead_s: float) -> Machine:
-    return Machine("fitted to the base", (1.0,), (rate,), bandwidth, bandwidth, np.inf, overhead_s, roofline.MEASURED)
+def adjusted(machine: Machine, few: float, many: float, attention: float, bandwidth: float, overhead: float) -> Machine:
+    """`machine` with five factors: on the rate of steps of up to FEW tokens and of MANY or more (between them by the
+    logarithm of the count), on the rate of attention, on memory bandwidth and on the overhead per step."""
+    tokens = np.array(machine.tokens)
+    share = np.clip(np.log(tokens / FEW) / np.log(MANY / FEW), 0, 1)
+    flops = tuple(float(rate) for rate in np.array(machine.flops) * few ** (1 - share) * many**share)
+    return replace(
+        machine,
+        flops=flops,
+        attention=attention * (machine.attention or machine.flops[-1]),
+        bandwidth=bandwidth * machine.bandwidth,
+        overhead_s=overhead * machine.overhead_s,
+    )
+
+
+def _constant(rate: float) -> Machine:
+    """Before the fit: one rate for every count of tokens."""
+    speed = (START_BANDWIDTH, np.inf, np.inf, START_OVERHEAD_S)
+    return Machine("fitted to the base", (FEW, MANY), (rate, rate), *speed, roofline.MEASURED)
 
 
 def _rate(shape: Mapping, observations: list[Observation]) -> float:

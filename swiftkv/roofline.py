@@ -1,9 +1,9 @@
-"""Seconds of an engine step: the roofline of each part of the model on a machine, plus fixed costs.
+"""Seconds of an engine step: the roofline of each part of the model on a machine, plus a fixed cost per step.
 
 Every part takes max(FLOPs / rate, bytes / bandwidth): weights of the layers all tokens run, weights of the layers that
-only tokens with logits run, the vocabulary, and attention in either. A step has a fixed cost, and so has each layer
-that runs in it; the late layers do not in a step without logits. FLOPs and bytes are `costmodel`'s; what one part takes
-never hides behind another. Roofline: S. Williams et al., CACM 52(4), 2009, https://doi.org/10.1145/1498765.1498785
+only tokens with logits run (nothing in a step without any), the vocabulary, and attention in either. The rate depends
+on the tokens a part runs for; attention has its own. FLOPs and bytes are `costmodel`'s; what one part takes never hides
+behind another. Roofline: S. Williams et al., CACM 52(4), 2009, https://doi.org/10.1145/1498765.1498785
 """
 
 from collections.abc import Mapping
@@ -39,8 +39,8 @@ MEASURED, PREDICTED = "measured", "predicted"
 class Machine:
     """What one device can do. `flops` is FLOP/s of matrix products at each count of `tokens`, ascending, linear in
     between and constant outside; `attention` is FLOP/s of attention (None: the last of `flops`); bandwidths in bytes/s;
-    `memory` in bytes; `overhead_s` per step and `layer_overhead_s` per layer in it, beyond their rooflines. `kind` says
-    whether the figures are measured. Raises UserError for a rate that is not above 0."""
+    `memory` in bytes; `overhead_s` per step. `kind` says whether the figures are measured. Raises UserError for a rate
+    that is not above 0."""
 
     name: str
     tokens: tuple[float, ...]
@@ -51,14 +51,12 @@ class Machine:
     overhead_s: float
     kind: str = PREDICTED
     attention: float | None = None
-    layer_overhead_s: float = 0.0
 
     def __post_init__(self):
         rates = (*self.tokens, *self.flops, self.bandwidth, self.write_bandwidth, self.memory, self.attention or 1.0)
-        fixed = (self.overhead_s, self.layer_overhead_s)
         # So written that NaN is refused.
-        if not (self.flops and all(rate > 0 for rate in rates) and all(0 <= cost < float("inf") for cost in fixed)):
-            raise UserError(f"machine {self.name}: rates and memory must be above 0, overheads at least 0")
+        if not (self.flops and all(rate > 0 for rate in rates) and 0 <= self.overhead_s < float("inf")):
+            raise UserError(f"machine {self.name}: rates and memory must be above 0, the overhead at least 0")
 
     def times(self, count: int) -> "Machine":
         """`count` devices that share one model's matrices, communication not counted."""
@@ -69,7 +67,7 @@ class Machine:
 
 
 def gpu(name: str, efficiency: float = EFFICIENCY, bandwidth_efficiency: float = BANDWIDTH_EFFICIENCY,
-        overhead_s: float | None = None) -> Machine:  # fmt: skip
+        overhead_s: float = OVERHEAD_S) -> Machine:  # fmt: skip
     """A GPU of the data-sheet table; `name` may be the start of one. Raises UserError for one that is not there."""
     from swiftkv.distill.flops import PEAKS
 
@@ -78,29 +76,23 @@ def gpu(name: str, efficiency: float = EFFICIENCY, bandwidth_efficiency: float =
         raise UserError(f"--gpu {name!r}: not in the table; allowed are {', '.join(PEAKS)}, or a file of calibrate")
     bandwidth, memory = GPU_MEMORY[found]
     bandwidth *= bandwidth_efficiency
-    overhead_s = OVERHEAD_S if overhead_s is None else overhead_s
     return Machine(found, (1.0,), (efficiency * PEAKS[found],), bandwidth, bandwidth, memory, overhead_s)
 
 
-def calibrated(path: str | Path, overhead_s: float | None = None) -> Machine:
-    """The machine that `swiftkv calibrate` measured; None: with the overhead of a step that it found, else OVERHEAD_S.
-
-    Raises UserError if the file is missing or is not one of its.
-    """
+def calibrated(path: str | Path, overhead_s: float = OVERHEAD_S) -> Machine:
+    """The machine that `swiftkv calibrate` measured. Raises UserError if the file is missing or is not one of its."""
     found = files.read_json(path)
     try:
         rates = [(float(row["tokens"]), float(row["flops"])) for row in found["model_flops"]]
         numbers = [float(found[key]) for key in ("read_bandwidth", "kv_write_bandwidth", "memory_bytes")]
         tokens, flops = zip(*sorted(rates), strict=True)
         name = str(found["device"])
-        fixed = [float(found.get(key, other)) for key, other in (("overhead_s", OVERHEAD_S), ("layer_overhead_s", 0.0))]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a file of `swiftkv calibrate` ({error!r})") from None
-    overhead_s = fixed[0] if overhead_s is None else overhead_s
-    return Machine(name, tokens, flops, *numbers, overhead_s, MEASURED, layer_overhead_s=fixed[1])
+    return Machine(name, tokens, flops, *numbers, overhead_s, MEASURED)
 
 
-def machine(name: str, efficiency: float, bandwidth_efficiency: float, overhead_s: float | None) -> Machine:
+def machine(name: str, efficiency: float, bandwidth_efficiency: float, overhead_s: float) -> Machine:
     """A calibrated machine if `name` is a file or ends in .json, else a GPU of the table. Raises UserError as those."""
     if name.endswith(".json") or Path(name).is_file():
         return calibrated(name, overhead_s)
@@ -119,8 +111,7 @@ def cost(shape: Mapping, cut: int, group: int, machine: Machine, dtype_bytes: in
     parts = [value for part in flops for value in (float(part), part / 2 * dtype_bytes)]
     kv = kv_bytes_per_token(shape, cut, group, dtype_bytes)
     curve = (np.array(machine.tokens, dtype=float), np.array(machine.flops, dtype=float))
-    speed = (machine.attention or machine.flops[-1], machine.bandwidth, machine.write_bandwidth)
-    speed += (machine.overhead_s, machine.layer_overhead_s)
+    speed = (machine.attention or machine.flops[-1], machine.bandwidth, machine.write_bandwidth, machine.overhead_s)
     return Cost(*parts, float(layer["attention"]), kv / caches, float(kv), float(cut), float(late), *curve, *speed)
 
 

@@ -37,7 +37,6 @@ class Cost(NamedTuple):
     bandwidth: float
     write_bandwidth: float
     overhead_s: float
-    layer_overhead_s: float
 
 
 class Limits(NamedTuple):
@@ -119,12 +118,11 @@ def step_seconds(c, tokens, late_tokens, positions, late_positions, reads, late_
     over tokens; `reads` the cached positions read, summed over sequences (a chunk of a prompt reads each once)."""
     early, late, vocab, attention, late_attention = step_parts(c, tokens, late_tokens, positions, late_positions)
     rate = rate_at(tokens, c.curve_tokens, c.curve_flops)
-    seconds = c.overhead_s + c.layer_overhead_s * c.early_layers + tokens * c.kv_write_bytes / c.write_bandwidth
+    seconds = c.overhead_s + tokens * c.kv_write_bytes / c.write_bandwidth
     seconds += max(early / rate, c.early_bytes / c.bandwidth)
     seconds += max(attention / c.attention_rate, c.kv_read_bytes * c.early_layers * reads / c.bandwidth)
     if late_tokens:
         late_rate = rate_at(late_tokens, c.curve_tokens, c.curve_flops)
-        seconds += c.layer_overhead_s * c.late_layers
         seconds += max(late / late_rate, c.late_bytes / c.bandwidth)
         seconds += max(vocab / late_rate, c.vocab_bytes / c.bandwidth)
         seconds += max(late_attention / c.attention_rate, c.kv_read_bytes * c.late_layers * late_reads / c.bandwidth)

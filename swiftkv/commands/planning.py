@@ -42,9 +42,7 @@ def plan(
     gpus_per_replica: Annotated[int, typer.Option(min=1, help="GPUs that share the model's matrices.")] = 1,
     efficiency: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the data sheet's FLOP/s.")] = 0.4,
     bandwidth_efficiency: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its bytes/s.")] = 0.8,
-    overhead: Annotated[
-        float | None, typer.Option(min=0, help="Seconds of a step beyond its roofline [0.002, or calibrate's].")
-    ] = None,
+    overhead: Annotated[float, typer.Option(min=0, help="Seconds of a step beyond its roofline.")] = 0.002,
     step_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step (max_num_batched_tokens).")] = 2048,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences at once (max_num_seqs).")] = 256,
     check: Annotated[Path | None, typer.Option(help="Only hold predictions against DIR/throughput.")] = None,
