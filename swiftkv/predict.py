@@ -19,10 +19,11 @@ from swiftkv.errors import UserError
 from swiftkv.loads import DTYPE_BYTES, Arm, arms, held_at_once
 from swiftkv.roofline import Machine
 
-START_BANDWIDTH, START_OVERHEAD_S = 10e9, 5e-3
+START_OVERHEAD_S = 5e-3
 FEW, MANY = 16.0, 256.0  # tokens of a step whose matrix products are narrow and wide
 OUTLIER = 0.05  # an error of the logarithm from which a time counts less
-PULL = 0.005  # of a factor's logarithm towards 0, in units of the logarithm of a time
+# How hard the logarithm of each of `adjusted`'s factors is pulled towards 0, in units of the logarithm of a time.
+PULL = np.array([0, 0.02, 0.02, 0.005, 0.005])
 UNLIMITED = 2**40
 ALONE = "latency"  # the request that latency.csv is about
 COLUMNS = {
@@ -87,10 +88,12 @@ def speedup(shape: Mapping, cut: int, group: int, workload: Workload, machine: M
 
 def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roofline.DTYPE_BYTES,
         machine: Machine | None = None) -> Machine:  # fmt: skip
-    """The machine on which the base takes the observed times: least squares of log ratios, from a calibrated `machine`
-    or one of a constant rate. See `adjusted` for what is fitted; what the times cannot tell stays as it was."""
+    """The machine on which the base takes the observed times, a `tpot_s` among them: least squares of log ratios, from
+    a calibrated `machine` or one of a constant rate. See `adjusted` for what is fitted; what the times cannot tell
+    stays as it was."""
     layers = shape["num_hidden_layers"]
-    start = machine or _constant(_rate(shape, observations))
+    start = machine or _constant(_rate(shape, observations), _bandwidth(shape, observations, dtype_bytes))
+    start = replace(start, overhead_s=start.overhead_s or START_OVERHEAD_S)
 
     def errors(logs: np.ndarray) -> np.ndarray:
         built = adjusted(start, *np.exp(logs))
@@ -102,24 +105,23 @@ def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roof
     return adjusted(start, *np.exp(found))
 
 
-def adjusted(machine: Machine, few: float, many: float, attention: float, bandwidth: float, overhead: float) -> Machine:
-    """`machine` with five factors: on the rate of steps of up to FEW tokens and of MANY or more (between them by the
-    logarithm of the count), on the rate of attention, on memory bandwidth and on the overhead per step."""
-    tokens = np.array(machine.tokens)
-    share = np.clip(np.log(tokens / FEW) / np.log(MANY / FEW), 0, 1)
-    flops = tuple(float(rate) for rate in np.array(machine.flops) * few ** (1 - share) * many**share)
+def adjusted(machine: Machine, rate: float, few: float, attention: float, bandwidth: float, overhead: float) -> Machine:
+    """`machine` with five factors: on every rate, on the rate of steps of up to FEW tokens (fading by the logarithm of
+    the count until MANY), on that of attention, on memory bandwidth and on the overhead per step."""
+    narrow = 1 - np.clip(np.log(np.array(machine.tokens) / FEW) / np.log(MANY / FEW), 0, 1)
+    flops = tuple(float(one) for one in rate * np.array(machine.flops) * few**narrow)
     return replace(
         machine,
         flops=flops,
-        attention=attention * (machine.attention or machine.flops[-1]),
+        attention=attention * rate * (machine.attention or machine.flops[-1]),
         bandwidth=bandwidth * machine.bandwidth,
         overhead_s=overhead * machine.overhead_s,
     )
 
 
-def _constant(rate: float) -> Machine:
+def _constant(rate: float, bandwidth: float) -> Machine:
     """Before the fit: one rate for every count of tokens."""
-    speed = (START_BANDWIDTH, np.inf, np.inf, START_OVERHEAD_S)
+    speed = (bandwidth, np.inf, np.inf, START_OVERHEAD_S)
     return Machine("fitted to the base", (FEW, MANY), (rate, rate), *speed, roofline.MEASURED)
 
 
@@ -130,6 +132,12 @@ def _rate(shape: Mapping, observations: list[Observation]) -> float:
     lengths = (load.input_len, load.output_len, load.cached_len)
     flops = workload_flops(shape, shape["num_hidden_layers"], 1, *lengths)["total"]
     return load.num_requests * flops / longest.seconds
+
+
+def _bandwidth(shape: Mapping, observations: list[Observation], dtype_bytes: int) -> float:
+    """Bytes/s at which the weights alone take the shortest observed time per token."""
+    layers, times = shape["num_hidden_layers"], [seen.seconds for seen in observations if seen.quantity == "tpot_s"]
+    return roofline.weight_bytes(shape, layers, 1, dtype_bytes) / min(times)
 
 
 def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.DataFrame, Machine]:
@@ -218,8 +226,11 @@ def _compare(made: dict, rows: list[dict]) -> pd.DataFrame:
 def check_report(table: pd.DataFrame, machine: Machine) -> str:
     """The table, the fitted machine, and the median and worst absolute error of each quantity and of all."""
     shown = table.drop(columns="kind").to_string(index=False, float_format=lambda value: f"{value:.3f}")
-    lines = [shown, f"machine: {machine.name}, {machine.flops[-1]:.3g} FLOP/s, {machine.bandwidth:.3g} bytes/s, "
-             f"{1e3 * machine.overhead_s:.3g} ms a step"]  # fmt: skip
+    rates = (
+        f"{machine.flops[-1]:.3g} FLOP/s ({machine.flops[0]:.3g} in narrow steps, {machine.attention:.3g} attention)"
+    )
+    speed = f"{machine.bandwidth:.3g} bytes/s, {1e3 * machine.overhead_s:.3g} ms a step"
+    lines = [shown, f"machine: {machine.name}, {rates}, {speed}"]
     for name, rows in [*table.groupby("quantity", sort=False), ("all", table)]:
         off = rows["error"].abs()
         lines.append(f"{name}: {len(rows)} ratios, error {off.median():.1%} in the median, {off.max():.1%} at worst")

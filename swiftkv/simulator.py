@@ -238,7 +238,7 @@ def _shortest(e, i):
     return best
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def run(c, limits, e, r, p, s):
     for i in range(len(r.arrival)):
         for g in range(len(e.load)):

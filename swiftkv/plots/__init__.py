@@ -49,4 +49,4 @@ def draw_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results
     with Provenance("figures", config, inputs=[results.path(frame) for frame in frames]) as provenance:
         for name in SWEEP if of_sweep else FIGURES:
             draw(config, name, out_dir, root)
-        provenance.save(Path(out_dir) / "figures")
+        provenance.save(Path(out_dir) / ("sweep" if of_sweep else "figures"))

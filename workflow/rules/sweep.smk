@@ -2,30 +2,10 @@
 SWEEP_FIGURES = "ratio map capacity prefix models prediction".split()
 
 
-rule calibrate:
-    output:
-        "<results>/calibration.json",
-    log:
-        "<results>/logs/calibrate.log",
-    benchmark:
-        "<results>/benchmarks/calibrate.tsv"
-    conda:
-        "../../environment.yml"
-    threads: workflow.cores
-    resources:
-        gpu=1,
-    params:
-        config=RUN.path,
-        settings=section("throughput"),
-    shell:
-        "swiftkv calibrate --config {params.config} --out {output} 2>&1 | tee {log}"
-
-
 rule predict:
     input:
         "<results>/throughput/summary.csv",
         "<results>/throughput/latency.csv",
-        calibration="<results>/calibration.json",
     output:
         collect(
             "<results>/predictions/{file}",
@@ -41,8 +21,7 @@ rule predict:
         out=out_dir,
         settings=section("variants", "throughput"),
     shell:
-        "swiftkv predict --config {params.config} --results {params.results} --gpu {input.calibration}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "swiftkv predict --config {params.config} --results {params.results} --out {params.out} 2>&1 | tee {log}"
 
 
 rule sweep_figures:
@@ -50,7 +29,7 @@ rule sweep_figures:
         "<results>/throughput/kv_capacity.csv",
         rules.predict.output,
     output:
-        collect("<results>/sweep/fig-{figure}.png", figure=SWEEP_FIGURES),
+        collect("<results>/figures/fig-{figure}.png", figure=SWEEP_FIGURES),
     log:
         "<results>/logs/sweep-figures.log",
     conda:
