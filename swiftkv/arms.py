@@ -9,34 +9,15 @@ the 0.8 GiB of an imported vLLM each time.
 import contextlib
 import gc
 import io
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swiftkv import costmodel
 from swiftkv.config import BASE_ARM
 from swiftkv.errors import UserError
+from swiftkv.loads import DEFAULT, Arm, EngineSettings, Flags, arms, engine_settings
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-BLOCK = 128  # vLLM's KV block size on CPUs, and a multiple of the one on GPUs
 WARM_UP_TOKENS = 4
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One model of a comparison: cut l (= L for the base) and AcrossKV group n."""
-
-    name: str
-    cut: int
-    group: int
-
-
-def arms(config) -> list[Arm]:
-    """The base, then every variant, cut for the benchmark model. Raises UserError for a cut that does not fit it."""
-    layers = config["throughput"]["model"]["num_hidden_layers"]
-    variants = [Arm(v.name, v.num_key_value_layers(layers), v.key_value_group_size) for v in config.variants]
-    return [Arm(BASE_ARM, layers, 1), *variants]
 
 
 @dataclass(frozen=True)
@@ -44,7 +25,7 @@ class Run:
     """What one batch of requests did. Times in seconds, one entry per request; `failed` requests did not finish.
 
     TTFT runs from a request's arrival to its first token, queueing included. TPOT = (latency - TTFT) /
-    (output_len - 1); requests of one output token have none.
+    (output_len - 1); requests of one output token have none. `cached_tokens`: prompt tokens found in the prefix cache.
     """
 
     elapsed_s: float
@@ -53,46 +34,7 @@ class Run:
     failed: int
     ttft_s: list[float]
     tpot_s: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What all arms share: the same flags and the same KV memory, so that nothing but the model differs."""
-
-    shape: dict
-    max_model_len: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    kv_memory_bytes: int
-    seed: int
-
-
-def engine_settings(config) -> EngineSettings:
-    """Settings that fit every point of `config` and the latency requests without preemption."""
-    section = config["throughput"]
-    loads = [*section["points"], section["latency"] | {"num_requests": 1}]
-    return EngineSettings(
-        shape=section["model"],
-        max_model_len=BLOCK * max(_blocks(load) for load in loads),
-        max_num_seqs=max(load["num_requests"] for load in loads),
-        max_num_batched_tokens=section["max_num_batched_tokens"],
-        kv_memory_bytes=_kv_memory(section["model"], arms(config), loads),
-        seed=config.seed,
-    )
-
-
-def _blocks(load: dict) -> int:
-    return math.ceil((load["input_len"] + load["output_len"]) / BLOCK)
-
-
-def _kv_memory(shape: dict, fleet: list[Arm], loads: list[dict]) -> int:
-    """Bytes that hold every load in the base's KV cache, rounded up so that they are a whole number of blocks in
-    every arm: only then is the engine's capacity ratio exactly L / (l + (L - l) / n)."""
-    layers, dtype_bytes = shape["num_hidden_layers"], DTYPE_BYTES[shape["dtype"]]
-    page = BLOCK * costmodel.kv_bytes_per_token(shape, layers, 1, dtype_bytes) // layers
-    unit = page * math.lcm(*(costmodel.kv_caches(shape, arm.cut, arm.group) for arm in fleet))
-    blocks = 1 + max(load["num_requests"] * _blocks(load) for load in loads)  # vLLM keeps one block for itself
-    return unit * math.ceil(blocks * layers * page / unit)
+    cached_tokens: int = 0
 
 
 def write_model(arm: Arm, settings: EngineSettings, directory: Path) -> Path:
@@ -112,8 +54,10 @@ def write_model(arm: Arm, settings: EngineSettings, directory: Path) -> Path:
     return directory
 
 
-def random_requests(vocab_size: int, input_len: int, output_len: int, num_requests: int, seed: int) -> list:
-    """Requests of vLLM's own RandomDataset, of exactly these lengths in tokens, as token ids."""
+def random_requests(vocab_size: int, input_len: int, output_len: int, num_requests: int, seed: int,
+                    prefix_len: int = 0) -> list:  # fmt: skip
+    """Requests of vLLM's own RandomDataset, of exactly these lengths in tokens, as token ids. The first `prefix_len`
+    tokens of the prompts are the same."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
     from vllm.benchmarks.datasets import RandomDataset
@@ -122,7 +66,7 @@ def random_requests(vocab_size: int, input_len: int, output_len: int, num_reques
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
     requests = RandomDataset(random_seed=seed).sample(
-        tokenizer, num_requests, input_len=input_len, output_len=output_len
+        tokenizer, num_requests, prefix_len=prefix_len, input_len=input_len - prefix_len, output_len=output_len
     )
     for request in requests:
         request.prompt = {"prompt_token_ids": tokenizer.encode(request.prompt, add_special_tokens=False)}
@@ -144,6 +88,7 @@ def read_outputs(elapsed_s: float, outputs: list) -> Run:
             for out, length in zip(done, lengths, strict=True)
             if length > 1
         ],
+        cached_tokens=sum(out.num_cached_tokens or 0 for out in done),
     )
 
 
@@ -162,7 +107,7 @@ class VLLMEngine:
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=settings.max_num_batched_tokens,
-            enable_prefix_caching=False,
+            enable_prefix_caching=settings.prefix_caching,
             seed=settings.seed,
             load_format="dummy",
             in_process=True,
@@ -170,13 +115,26 @@ class VLLMEngine:
             disable_log_stats=False,
         )
 
-    def run(self, input_len: int, output_len: int, num_requests: int, seed: int) -> Run:
-        """Send `num_requests` at once and wait for all of them; every request generates exactly `output_len`."""
+    def run(self, input_len: int, output_len: int, num_requests: int, seed: int, prefix_len: int = 0) -> Run:
+        """Send `num_requests` at once and wait for all of them; every request generates exactly `output_len`.
+
+        With prefix caching, the first `prefix_len` tokens of every prompt are in the cache, and nothing else is.
+        """
+        lengths = (input_len, output_len, num_requests, seed, prefix_len)
+        requests = random_requests(self.settings.shape["vocab_size"], *lengths)
+        if self.settings.prefix_caching:
+            self.llm.reset_prefix_cache()
+        if prefix_len:
+            prompt = {"prompt_token_ids": requests[0].prompt["prompt_token_ids"][:prefix_len]}
+            self._serve([replace(requests[0], prompt=prompt, prompt_len=prefix_len, expected_output_len=1)])
+        gc.collect()
+        return read_outputs(*self._serve(requests))
+
+    def _serve(self, requests: list) -> tuple[float, list]:
+        """Seconds and vLLM's outputs."""
         # vLLM keeps this function to itself; `vllm bench throughput` around it would start an engine per call.
         from vllm.benchmarks.throughput import _run_vllm_requests
 
-        requests = random_requests(self.settings.shape["vocab_size"], input_len, output_len, num_requests, seed)
-        gc.collect()
         flags = {
             "do_profile": False,
             "disable_detokenize": True,
@@ -184,8 +142,7 @@ class VLLMEngine:
             "enable_lora": False,
         }
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-            measured = _run_vllm_requests(self.llm, requests, n=1, **flags)
-        return read_outputs(*measured)
+            return _run_vllm_requests(self.llm, requests, n=1, **flags)
 
     def kv(self) -> dict:
         """What the engine reports: kv_caches (layers that own one), kv_bytes_per_token, capacity_tokens."""
@@ -205,14 +162,15 @@ class VLLMEngine:
 
 
 class Fleet:
-    """The live engines of all arms, started and warmed up together when the first one is asked for.
+    """The live engines of all arms for points with the flags `wanted`, started and warmed up together when the first
+    one is asked for.
 
     A rerun that finds everything measured starts none. Use as a context manager; leaving it closes the engines.
     """
 
-    def __init__(self, config, directory: Path, factory: Callable = VLLMEngine):
+    def __init__(self, config, directory: Path, factory: Callable = VLLMEngine, wanted: Flags = DEFAULT):
         self.arms = arms(config)
-        self.section, self.settings = config["throughput"], engine_settings(config)
+        self.section, self.settings = config["throughput"], engine_settings(config, wanted)
         self.directory, self.factory = directory, factory
         self.engines: dict[str, VLLMEngine] = {}
 

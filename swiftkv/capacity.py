@@ -5,6 +5,7 @@ A fleet of more than CELL replicas is simulated as CELL of them at their share o
 """
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +165,12 @@ def _found(case: Case, replicas: int, requests: fleet.Requests, served: fleet.Se
     }
 
 
+def said(row: dict) -> dict:
+    """The row, once its answer is printed."""
+    print(f"plan: {row['arm']}: {row.get('gpus', 'no number of')} GPUs (predicted)", flush=True)
+    return row
+
+
 def model_shape(model: str) -> Mapping:
     """A published shape by name, or that of a base model's directory. Raises UserError for neither."""
     if model in PUBLISHED:
@@ -211,11 +218,9 @@ def run(
     lines = assumptions(model, machine, load, options, left_out)
     arms = [(BASE_ARM, layers, 1), *((name, cut, group) for name, _, cut, group in variants)]
     with Provenance("plan", config, kind=roofline.PREDICTED, assumptions=lines) as provenance:
-        rows = []
-        for arm in arms:
-            rows.append(row(shape, *arm, machine, load, options))
-            print(f"plan: {arm[0]}: {rows[-1].get('gpus', 'no number of')} GPUs (predicted)", flush=True)
-        table = pd.DataFrame(rows)
+        # Compiled code runs outside Python's lock, so threads are enough.
+        with ThreadPoolExecutor(provenance.record["hardware"]["cores"]) as pool:
+            table = pd.DataFrame(pool.map(lambda arm: said(row(shape, *arm, machine, load, options)), arms))
         if "gpus" in table:
             table.insert(table.columns.get_loc("gpus") + 1, "gpus_to_base", table["gpus"] / table["gpus"].iloc[0])
         provenance.save(out / "plan.csv")

@@ -71,23 +71,29 @@ def positions(start: int, count: int) -> int:
     return count * start + count * (count + 1) // 2
 
 
-def workload_flops(shape: Mapping, cut: int, group: int, input_len: int, output_len: int) -> dict[str, int]:
+def workload_flops(
+    shape: Mapping, cut: int, group: int, input_len: int, output_len: int, cached: int = 0
+) -> dict[str, int]:
     """FLOPs of one request by part, and their `total`; output_len = 1 is prefill alone.
 
     The last prompt token yields the first output token, so output_len - 1 further tokens run through the model.
-    Those and the last prompt token run every layer. Raises UserError for lengths below 1 or an impossible cut.
+    Those and the last prompt token run every layer. The first `cached` prompt tokens lie in a prefix cache and do not
+    run. Raises UserError for lengths below 1, a prompt that is cached whole or an impossible cut.
     """
     caches = kv_caches(shape, cut, group)
     if input_len < 1 or output_len < 1:
         raise UserError(f"workload: input_len {input_len} and output_len {output_len} must both be at least 1")
+    if not 0 <= cached < input_len:
+        raise UserError(f"workload: {cached} cached prompt tokens; allowed are 0 to {input_len - 1}")
     layer, late = layer_flops(shape), shape["num_hidden_layers"] - cut
-    tokens = input_len + output_len - 1
+    tokens = input_len - cached + output_len - 1
+    early_seen, late_seen = positions(cached, tokens), positions(input_len - 1, output_len)
     flops = {
         "vocab": 2 * shape["hidden_size"] * shape["vocab_size"] * output_len,
         "kv": layer["kv"] * tokens * caches,
         "qo": layer["qo"] * (tokens * cut + output_len * late),
         "mlp": layer["mlp"] * (tokens * cut + output_len * late),
-        "attention": layer["attention"] * (positions(0, tokens) * cut + positions(input_len - 1, output_len) * late),
+        "attention": layer["attention"] * (early_seen * cut + late_seen * late),
     }
     return flops | {"total": sum(flops.values())}
 
@@ -123,10 +129,12 @@ def decode_bytes_per_token(
     return weights * dtype_bytes / batch + context * kv_bytes_per_token(shape, layers, 1, dtype_bytes)
 
 
-def workload_speedup_limit(shape: Mapping, cut: int, group: int, input_len: int, output_len: int) -> float:
+def workload_speedup_limit(
+    shape: Mapping, cut: int, group: int, input_len: int, output_len: int, cached: int = 0
+) -> float:
     """How many times faster a request could run at the base's FLOP rate: base FLOPs / SwiftKV FLOPs."""
-    base = workload_flops(shape, shape["num_hidden_layers"], 1, input_len, output_len)
-    return base["total"] / workload_flops(shape, cut, group, input_len, output_len)["total"]
+    base = workload_flops(shape, shape["num_hidden_layers"], 1, input_len, output_len, cached)
+    return base["total"] / workload_flops(shape, cut, group, input_len, output_len, cached)["total"]
 
 
 def prefill_speedup_limit(shape: Mapping, cut: int, group: int, context: int) -> float:

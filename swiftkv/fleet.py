@@ -11,8 +11,11 @@ from swiftkv.simulator import NOBODY, Cost, Limits, Requests, Served
 CELL = 8  # engines that stand for a larger fleet
 
 
-def simulate(cost: Cost, limits: Limits, requests: Requests, engines: int) -> Served:
-    """Serve `requests` on `engines` engines with one shared queue policy; exact for the assumptions above."""
+def simulate(cost: Cost, limits: Limits, requests: Requests, engines: int, cached: np.ndarray | None = None) -> Served:
+    """Serve `requests` on `engines` engines with one shared queue policy; exact for the assumptions above.
+
+    `cached`: prompt tokens of each request that every engine's prefix cache holds, fewer than its prompt has.
+    """
     count = len(requests.arrival)
 
     def whole(fill: int = 0) -> np.ndarray:
@@ -22,7 +25,8 @@ def simulate(cost: Cost, limits: Limits, requests: Requests, engines: int) -> Se
     due = np.full((engines, int(requests.output[fit].max(initial=1)) + 1), NOBODY, dtype=np.int64)
     lists = (whole(NOBODY), whole(NOBODY))
     state = simulator.Engines(np.zeros(engines), *lists, *(whole() for _ in range(6)), due)
-    progress = simulator.Progress(np.full(count, NOBODY, dtype=np.int64), np.zeros(count, dtype=np.int64))
+    cached = np.zeros(count, dtype=np.int64) if cached is None else cached
+    progress = simulator.Progress(np.full(count, NOBODY, dtype=np.int64), np.zeros(count, dtype=np.int64), cached)
     served = Served(np.full(count, np.inf), np.full(count, np.inf), np.zeros(engines))
     simulator.run(cost, limits, state, requests, progress, served)
     return served

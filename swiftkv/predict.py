@@ -4,7 +4,7 @@ A workload is what the throughput stage sends: equal requests, all at once. `fit
 measured times alone; the variants' speed-ups are then predictions that the fit has not seen.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,14 +13,19 @@ import pandas as pd
 from scipy.optimize import least_squares
 
 from swiftkv import fleet, roofline
-from swiftkv.arms import DTYPE_BYTES, arms
 from swiftkv.config import BASE_ARM
 from swiftkv.costmodel import workload_flops
 from swiftkv.errors import UserError
+from swiftkv.loads import DTYPE_BYTES, Arm, arms, held_at_once
 from swiftkv.roofline import Machine
 
-START_BANDWIDTH, START_OVERHEAD_S = 10e9, 1e-3
+START_OVERHEAD_S = 5e-3
+FEW, MANY = 16.0, 256.0  # tokens of a step whose matrix products are narrow and wide
+OUTLIER = 0.05  # an error of the logarithm from which a time counts less
+# How hard the logarithm of each of `adjusted`'s factors is pulled towards 0, in units of the logarithm of a time.
+PULL = np.array([0, 0.02, 0.02, 0.005, 0.005])
 UNLIMITED = 2**40
+ALONE = "latency"  # the request that latency.csv is about
 COLUMNS = {
     "summary.csv": set("point arm input_len output_len num_requests total_tokens_per_s_median speedup".split()),
     "latency.csv": set("arm ttft_median_s tpot_median_s ttft_ratio tpot_ratio".split()),
@@ -31,12 +36,15 @@ RATIOS = {"speedup": "speedup", "ttft_ratio": "ttft_s", "tpot_ratio": "tpot_s"}
 @dataclass(frozen=True)
 class Workload:
     """`num_requests` prompts of `input_len` tokens that arrive together, `output_len` generated each, on an engine
-    whose steps hold `step_tokens`."""
+    whose steps hold `step_tokens` and whose KV cache holds `at_once` requests (None: all). The first `cached_len`
+    tokens of each prompt lie in the prefix cache."""
 
     input_len: int
     output_len: int
     num_requests: int = 1
     step_tokens: int = 8192
+    at_once: int | None = None
+    cached_len: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,13 @@ class Observation:
 def predict(shape: Mapping, cut: int, group: int, workload: Workload, machine: Machine,
             dtype_bytes: int = roofline.DTYPE_BYTES) -> Prediction:  # fmt: skip
     """What `workload` takes on one engine. Raises UserError for an impossible cut or lengths below 1."""
-    workload_flops(shape, cut, group, workload.input_len, workload.output_len)  # its checks
+    workload_flops(shape, cut, group, workload.input_len, workload.output_len, workload.cached_len)  # its checks
     count = workload.num_requests
-    lengths = (np.full(count, length, dtype=np.int64) for length in (workload.input_len, workload.output_len))
-    requests = fleet.Requests(np.zeros(count), *lengths)
-    limits = fleet.Limits(workload.step_tokens, count, UNLIMITED)
-    served = fleet.simulate(roofline.cost(shape, cut, group, machine, dtype_bytes), limits, requests, 1)
+    lengths = (workload.input_len, workload.output_len, workload.cached_len)
+    *sizes, cached = (np.full(count, length, dtype=np.int64) for length in lengths)
+    requests = fleet.Requests(np.zeros(count), *sizes)
+    limits = fleet.Limits(workload.step_tokens, workload.at_once or count, UNLIMITED)
+    served = fleet.simulate(roofline.cost(shape, cut, group, machine, dtype_bytes), limits, requests, 1, cached)
     per_token = fleet.tpot(requests, served)
     return Prediction(float(served.end.max()), float(np.median(served.first)), float(np.median(per_token)))
 
@@ -79,33 +88,56 @@ def speedup(shape: Mapping, cut: int, group: int, workload: Workload, machine: M
 
 def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roofline.DTYPE_BYTES,
         machine: Machine | None = None) -> Machine:  # fmt: skip
-    """The machine on which the base takes the observed times, least squares of log ratios. Fitted are its rate, its
-    bandwidth and its overhead per step; of a calibrated `machine` the overhead alone."""
+    """The machine on which the base takes the observed times, a `tpot_s` among them: least squares of log ratios, from
+    a calibrated `machine` or one of a constant rate. See `adjusted` for what is fitted; what the times cannot tell
+    stays as it was."""
     layers = shape["num_hidden_layers"]
+    start = machine or _constant(_rate(shape, observations), _bandwidth(shape, observations, dtype_bytes))
+    start = replace(start, overhead_s=start.overhead_s or START_OVERHEAD_S)
 
-    def errors(logs: np.ndarray, build: Callable[..., Machine]) -> list[float]:
-        built = build(*np.exp(logs))
+    def errors(logs: np.ndarray) -> np.ndarray:
+        built = adjusted(start, *np.exp(logs))
         made = [predict(shape, layers, 1, seen.workload, built, dtype_bytes) for seen in observations]
-        return [np.log(getattr(one, o.quantity) / o.seconds) for one, o in zip(made, observations, strict=True)]
+        off = [np.log(getattr(one, o.quantity) / o.seconds) for one, o in zip(made, observations, strict=True)]
+        return np.concatenate([off, PULL * logs])
 
-    if machine is not None:
-        build, start = (lambda overhead: replace(machine, overhead_s=overhead)), [START_OVERHEAD_S]
-    else:
-        build, start = _fitted, [_rate(shape, observations), START_BANDWIDTH, START_OVERHEAD_S]
-    found = least_squares(errors, np.log(start), args=(build,), x_scale=0.1, diff_step=1e-3)
-    return build(*np.exp(found.x))
+    found = least_squares(errors, np.zeros(5), x_scale=0.1, diff_step=1e-3, loss="soft_l1", f_scale=OUTLIER).x
+    return adjusted(start, *np.exp(found))
 
 
-def _fitted(rate: float, bandwidth: float, overhead_s: float) -> Machine:
-    return Machine("fitted to the base", (1.0,), (rate,), bandwidth, bandwidth, np.inf, overhead_s, roofline.MEASURED)
+def adjusted(machine: Machine, rate: float, few: float, attention: float, bandwidth: float, overhead: float) -> Machine:
+    """`machine` with five factors: on every rate, on the rate of steps of up to FEW tokens (fading by the logarithm of
+    the count until MANY), on that of attention, on memory bandwidth and on the overhead per step."""
+    narrow = 1 - np.clip(np.log(np.array(machine.tokens) / FEW) / np.log(MANY / FEW), 0, 1)
+    flops = tuple(float(one) for one in rate * np.array(machine.flops) * few**narrow)
+    return replace(
+        machine,
+        flops=flops,
+        attention=attention * rate * (machine.attention or machine.flops[-1]),
+        bandwidth=bandwidth * machine.bandwidth,
+        overhead_s=overhead * machine.overhead_s,
+    )
+
+
+def _constant(rate: float, bandwidth: float) -> Machine:
+    """Before the fit: one rate for every count of tokens."""
+    speed = (bandwidth, np.inf, np.inf, START_OVERHEAD_S)
+    return Machine("fitted to the base", (FEW, MANY), (rate, rate), *speed, roofline.MEASURED)
 
 
 def _rate(shape: Mapping, observations: list[Observation]) -> float:
     """FLOP/s of the longest observation."""
     longest = max(observations, key=lambda seen: seen.seconds)
     load = longest.workload
-    flops = workload_flops(shape, shape["num_hidden_layers"], 1, load.input_len, load.output_len)["total"]
+    lengths = (load.input_len, load.output_len, load.cached_len)
+    flops = workload_flops(shape, shape["num_hidden_layers"], 1, *lengths)["total"]
     return load.num_requests * flops / longest.seconds
+
+
+def _bandwidth(shape: Mapping, observations: list[Observation], dtype_bytes: int) -> float:
+    """Bytes/s at which the weights alone take the shortest observed time per token."""
+    layers, times = shape["num_hidden_layers"], [seen.seconds for seen in observations if seen.quantity == "tpot_s"]
+    return roofline.weight_bytes(shape, layers, 1, dtype_bytes) / min(times)
 
 
 def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.DataFrame, Machine]:
@@ -114,24 +146,33 @@ def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.D
     `config` is the configuration they were measured with. Columns: point, arm, quantity, predicted, measured, ci_low,
     ci_high, error (predicted / measured - 1). Raises UserError if results are missing or are of other arms.
     """
-    shape, step_tokens = config["throughput"]["model"], config["throughput"]["max_num_batched_tokens"]
+    shape = config["throughput"]["model"]
     dtype_bytes = DTYPE_BYTES[shape["dtype"]]
     summary, latency = (_read(directory / "throughput" / name) for name in ("summary.csv", "latency.csv"))
-    loads = {
-        row.point: Workload(row.input_len, row.output_len, row.num_requests, step_tokens)
-        for row in summary.itertuples()
-    }
-    alone = Workload(**{key: config["throughput"]["latency"][key] for key in ("input_len", "output_len")})
-    machine = fit(shape, _observations(summary, latency, loads, alone), dtype_bytes, machine)
-    loads |= {"latency": alone}
+    loads = {(arm.name, name): load for arm in arms(config) for name, load in workloads(config, arm, summary).items()}
+    machine = fit(shape, _observations(summary, latency, loads), dtype_bytes, machine)
     made = {
         (arm.name, point): predict(shape, arm.cut, arm.group, load, machine, dtype_bytes)
         for arm in arms(config)
-        for point, load in loads.items()
+        for (name, point), load in loads.items()
+        if name == arm.name
     }
     return _compare(
         made, [*_measured(summary, ("speedup",)), *_measured(latency, ("ttft_ratio", "tpot_ratio"))]
     ), machine
+
+
+def workloads(config, arm: Arm, summary: pd.DataFrame) -> dict[str, Workload]:
+    """What an arm was asked at every point of `summary`, and alone (ALONE). Raises UserError for a point that the
+    configuration does not have."""
+    section = config["throughput"]
+    points, found = {point["name"]: point for point in section["points"]}, {}
+    for row in summary[summary["arm"] == BASE_ARM].to_dict("records"):
+        if (point := points.get(row["point"])) is None:
+            raise UserError(f"--check: point {row['point']!r} is not in the configuration; give the one of that run")
+        lengths = (row["input_len"], row["output_len"], row["num_requests"], section["max_num_batched_tokens"])
+        found[row["point"]] = Workload(*lengths, held_at_once(config, arm, point), int(row.get("cached_len", 0)))
+    return found | {ALONE: Workload(**{key: section["latency"][key] for key in ("input_len", "output_len")})}
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -148,13 +189,13 @@ def _read(path: Path) -> pd.DataFrame:
     return table
 
 
-def _observations(summary: pd.DataFrame, latency: pd.DataFrame, loads: dict, alone: Workload) -> list[Observation]:
+def _observations(summary: pd.DataFrame, latency: pd.DataFrame, loads: dict) -> list[Observation]:
     """The base's times: of every point, and of the request alone."""
     seen = []
     for row in summary[summary["arm"] == BASE_ARM].itertuples():
         tokens = row.num_requests * (row.input_len + row.output_len)
-        seen.append(Observation(loads[row.point], "elapsed_s", tokens / row.total_tokens_per_s_median))
-    row = next(latency[latency["arm"] == BASE_ARM].itertuples())
+        seen.append(Observation(loads[BASE_ARM, row.point], "elapsed_s", tokens / row.total_tokens_per_s_median))
+    row, alone = next(latency[latency["arm"] == BASE_ARM].itertuples()), loads[BASE_ARM, ALONE]
     return [*seen, Observation(alone, "ttft_s", row.ttft_median_s), Observation(alone, "tpot_s", row.tpot_median_s)]
 
 
@@ -162,7 +203,7 @@ def _measured(table: pd.DataFrame, quantities: tuple[str, ...]) -> list[dict]:
     """Rows of every variant's measured ratios with their intervals."""
     prefix = {"speedup": "", "tpot_ratio": "", "ttft_ratio": "ttft_"}
     return [
-        {"point": row.get("point", "latency"), "arm": row["arm"], "quantity": quantity, "measured": row[quantity]}
+        {"point": row.get("point", ALONE), "arm": row["arm"], "quantity": quantity, "measured": row[quantity]}
         | {bound: row.get(prefix[quantity] + bound) for bound in ("ci_low", "ci_high")}
         for row in table.to_dict("records")
         for quantity in quantities
@@ -185,8 +226,11 @@ def _compare(made: dict, rows: list[dict]) -> pd.DataFrame:
 def check_report(table: pd.DataFrame, machine: Machine) -> str:
     """The table, the fitted machine, and the median and worst absolute error of each quantity and of all."""
     shown = table.drop(columns="kind").to_string(index=False, float_format=lambda value: f"{value:.3f}")
-    lines = [shown, f"machine: {machine.name}, {machine.flops[-1]:.3g} FLOP/s, {machine.bandwidth:.3g} bytes/s, "
-             f"{1e3 * machine.overhead_s:.3g} ms a step"]  # fmt: skip
+    rates = (
+        f"{machine.flops[-1]:.3g} FLOP/s ({machine.flops[0]:.3g} in narrow steps, {machine.attention:.3g} attention)"
+    )
+    speed = f"{machine.bandwidth:.3g} bytes/s, {1e3 * machine.overhead_s:.3g} ms a step"
+    lines = [shown, f"machine: {machine.name}, {rates}, {speed}"]
     for name, rows in [*table.groupby("quantity", sort=False), ("all", table)]:
         off = rows["error"].abs()
         lines.append(f"{name}: {len(rows)} ratios, error {off.median():.1%} in the median, {off.max():.1%} at worst")

@@ -20,8 +20,8 @@ from swiftkv.results import COUNTS, Results
 
 KEPT = (
     "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "
-    "accuracy/*/* diagnosis/* models/distill.jsonl* models/base/config.json tables/* figures/*.png figures/*.json "
-    "benchmarks/*.tsv"
+    "accuracy/*/* predictions/* diagnosis/* models/distill.jsonl* models/base/config.json tables/* figures/*.png "
+    "figures/*.json benchmarks/*.tsv"
 ).split()
 STAGES = {  # benchmark files of a stage -> what it leaves behind
     "base": "models/base",

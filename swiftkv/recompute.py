@@ -13,9 +13,9 @@ import pandas as pd
 
 from swiftkv import accuracy_summary, costmodel, files, latency, tables, throughput
 from swiftkv import claims as judge
-from swiftkv.arms import arms
 from swiftkv.claims import report
 from swiftkv.config import BASE_ARM, RunConfig
+from swiftkv.loads import arms
 from swiftkv.results import COUNTS, FRAMES, Results, published, read_rows
 
 

@@ -80,6 +80,19 @@ FRAMES: dict[str, tuple[str, str]] = {
         "id statement source published measured ci_low ci_high unit hardware verdict evidence",
     ),
 }
+# What `snakemake -- sweep` makes beyond these.
+SWEEP_FRAMES: dict[str, tuple[str, str]] = {
+    "predictions": ("predictions/speedups.csv", "point arm quantity predicted measured ci_low ci_high error kind"),
+    "prediction_map": (
+        "predictions/map.csv",
+        "input_len output_len ratio num_requests arm speedup limit kind",
+    ),
+    "prediction_models": (
+        "predictions/models.csv",
+        "model gpu gpus arm skip group input_len output_len at_once tokens_per_s speedup kind",
+    ),
+}
+ALL_FRAMES = FRAMES | SWEEP_FRAMES
 COUNTS = "models/parameters.csv"  # in published evidence alone
 MAY_BE_EMPTY = {"distill", "diagnosis_lost"}  # no distillation step, no curve; a student may lose nothing
 SAMPLES = "arm task id prompt_tokens answer_tokens generated_tokens prediction target score exact_match"
@@ -135,14 +148,15 @@ class Results:
 
     def path(self, name: str) -> Path:
         """The file behind a frame, whether or not it exists."""
-        return self.directory / FRAMES[name][0]
+        return self.directory / ALL_FRAMES[name][0]
 
     def frame(self, name: str) -> pd.DataFrame:
         """A copy of the frame `name`. Raises UserError naming the file and the command that makes it."""
-        if name not in FRAMES:
-            raise UserError(f"results: no frame {name!r}; there are {', '.join([*FRAMES, 'samples', 'parameters'])}")
+        if name not in ALL_FRAMES:
+            known = ", ".join([*ALL_FRAMES, "samples", "parameters"])
+            raise UserError(f"results: no frame {name!r}; there are {known}")
         if name not in self._frames:
-            path, columns = self.path(name), FRAMES[name][1].split()
+            path, columns = self.path(name), ALL_FRAMES[name][1].split()
             self.must_exist(path)
             rows = read_rows(path)
             empty = rows.empty and name in MAY_BE_EMPTY
@@ -150,7 +164,7 @@ class Results:
         return self._frames[name].copy()
 
     def __getattr__(self, name: str) -> pd.DataFrame:
-        if name.startswith("_") or name not in FRAMES:
+        if name.startswith("_") or name not in ALL_FRAMES:
             raise AttributeError(name)
         return self.frame(name)
 
@@ -225,7 +239,7 @@ class Results:
         git = record.get("git") or {}
         sha = (git.get("sha") or "unknown")[:9] + ("+changes" if git.get("dirty") else "")
         hardware = hardware_label(record["hardware"]) if record.get("hardware") else "hardware unknown"
-        path = f"results/{self.scale}/{FRAMES[name][0]}"
+        path = f"results/{self.scale}/{ALL_FRAMES[name][0]}"
         return Origin(hardware, sha, self.scale, path, record.get("weights"))
 
 

@@ -1,12 +1,13 @@
 """Seconds of an engine step: the roofline of each part of the model on a machine, plus a fixed cost per step.
 
 Every part takes max(FLOPs / rate, bytes / bandwidth): weights of the layers all tokens run, weights of the layers that
-only tokens with logits run, the vocabulary, and attention in either. FLOPs and bytes are `costmodel`'s; what one part
-takes never hides behind another. Roofline: S. Williams et al., CACM 52(4), 2009, https://doi.org/10.1145/1498765.1498785
+only tokens with logits run (nothing in a step without any), the vocabulary, and attention in either. The rate depends
+on the tokens a part runs for; attention has its own. FLOPs and bytes are `costmodel`'s; what one part takes never hides
+behind another. Roofline: S. Williams et al., CACM 52(4), 2009, https://doi.org/10.1145/1498765.1498785
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,9 @@ MEASURED, PREDICTED = "measured", "predicted"
 @dataclass(frozen=True)
 class Machine:
     """What one device can do. `flops` is FLOP/s of matrix products at each count of `tokens`, ascending, linear in
-    between and constant outside; bandwidths in bytes/s; `memory` in bytes; `overhead_s` per step. `kind` says whether
-    the figures are measured. Raises UserError for a rate that is not above 0."""
+    between and constant outside; `attention` is FLOP/s of attention (None: the last of `flops`); bandwidths in bytes/s;
+    `memory` in bytes; `overhead_s` per step. `kind` says whether the figures are measured. Raises UserError for a rate
+    that is not above 0."""
 
     name: str
     tokens: tuple[float, ...]
@@ -48,20 +50,20 @@ class Machine:
     memory: float
     overhead_s: float
     kind: str = PREDICTED
+    attention: float | None = None
 
     def __post_init__(self):
-        rates = (*self.tokens, *self.flops, self.bandwidth, self.write_bandwidth, self.memory)
-        if not (self.flops and all(rate > 0 for rate in rates)) or not 0 <= self.overhead_s < float(
-            "inf"
-        ):  # refuses NaN
+        rates = (*self.tokens, *self.flops, self.bandwidth, self.write_bandwidth, self.memory, self.attention or 1.0)
+        # So written that NaN is refused.
+        if not (self.flops and all(rate > 0 for rate in rates) and 0 <= self.overhead_s < float("inf")):
             raise UserError(f"machine {self.name}: rates and memory must be above 0, the overhead at least 0")
 
     def times(self, count: int) -> "Machine":
         """`count` devices that share one model's matrices, communication not counted."""
         name = f"{count} x {self.name}" if count > 1 else self.name
-        flops = tuple(count * rate for rate in self.flops)
-        sizes = (count * self.bandwidth, count * self.write_bandwidth, count * self.memory)
-        return Machine(name, self.tokens, flops, *sizes, self.overhead_s, self.kind)
+        sizes = {key: count * getattr(self, key) for key in ("bandwidth", "write_bandwidth", "memory")}
+        attention = self.attention and count * self.attention
+        return replace(self, name=name, flops=tuple(count * rate for rate in self.flops), attention=attention, **sizes)
 
 
 def gpu(name: str, efficiency: float = EFFICIENCY, bandwidth_efficiency: float = BANDWIDTH_EFFICIENCY,
@@ -109,7 +111,7 @@ def cost(shape: Mapping, cut: int, group: int, machine: Machine, dtype_bytes: in
     parts = [value for part in flops for value in (float(part), part / 2 * dtype_bytes)]
     kv = kv_bytes_per_token(shape, cut, group, dtype_bytes)
     curve = (np.array(machine.tokens, dtype=float), np.array(machine.flops, dtype=float))
-    speed = (machine.bandwidth, machine.write_bandwidth, machine.overhead_s)
+    speed = (machine.attention or machine.flops[-1], machine.bandwidth, machine.write_bandwidth, machine.overhead_s)
     return Cost(*parts, float(layer["attention"]), kv / caches, float(kv), float(cut), float(late), *curve, *speed)
 
 

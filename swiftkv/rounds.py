@@ -14,8 +14,9 @@ from pathlib import Path
 
 from swiftkv import files, provenance
 
-SOURCES = [*sorted((Path(__file__).parent / "vllm").glob("*.py")), Path(__file__).with_name("arms.py")]
-FORMAT = 2  # of a kept measurement; 2 holds the times of every request
+HERE = Path(__file__).parent
+SOURCES = [*sorted((HERE / "vllm").glob("*.py")), HERE / "arms.py", HERE / "loads.py"]
+FORMAT = 3  # of a kept measurement; 3 holds the tokens found in the prefix cache
 
 
 def fingerprint(config) -> str:

@@ -33,6 +33,7 @@ class Cost(NamedTuple):
     late_layers: float
     curve_tokens: np.ndarray
     curve_flops: np.ndarray
+    attention_rate: float
     bandwidth: float
     write_bandwidth: float
     overhead_s: float
@@ -81,10 +82,12 @@ class Engines(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """State, one entry per request: the next one in its list, and the prompt tokens done."""
+    """One entry per request: the next one in its list, the prompt tokens done (both state), and how many of them the
+    prefix cache holds."""
 
     following: np.ndarray
     prefilled: np.ndarray
+    cached: np.ndarray
 
 
 @njit(cache=True)
@@ -117,12 +120,12 @@ def step_seconds(c, tokens, late_tokens, positions, late_positions, reads, late_
     rate = rate_at(tokens, c.curve_tokens, c.curve_flops)
     seconds = c.overhead_s + tokens * c.kv_write_bytes / c.write_bandwidth
     seconds += max(early / rate, c.early_bytes / c.bandwidth)
-    seconds += max(attention / rate, c.kv_read_bytes * c.early_layers * reads / c.bandwidth)
+    seconds += max(attention / c.attention_rate, c.kv_read_bytes * c.early_layers * reads / c.bandwidth)
     if late_tokens:
         late_rate = rate_at(late_tokens, c.curve_tokens, c.curve_flops)
         seconds += max(late / late_rate, c.late_bytes / c.bandwidth)
         seconds += max(vocab / late_rate, c.vocab_bytes / c.bandwidth)
-        seconds += max(late_attention / rate, c.kv_read_bytes * c.late_layers * late_reads / c.bandwidth)
+        seconds += max(late_attention / c.attention_rate, c.kv_read_bytes * c.late_layers * late_reads / c.bandwidth)
     return seconds
 
 
@@ -144,8 +147,10 @@ def _prefill(limits, e, r, p, g):
     i = e.head[g]
     while i != NOBODY and room > 0:
         start = p.prefilled[i]
-        if start == 0 and not _admit(limits, e, r, g, i):
-            break
+        if start == 0:
+            if not _admit(limits, e, r, g, i):
+                break
+            start = p.cached[i]
         chunk = min(room, r.prompt[i] - start)
         p.prefilled[i], room, tokens = start + chunk, room - chunk, tokens + chunk
         positions += chunk * start + chunk * (chunk + 1) // 2
@@ -233,7 +238,7 @@ def _shortest(e, i):
     return best
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def run(c, limits, e, r, p, s):
     for i in range(len(r.arrival)):
         for g in range(len(e.load)):

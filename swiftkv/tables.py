@@ -15,8 +15,9 @@ import pandas as pd
 from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.provenance import Provenance
-from swiftkv.results import Results, load
+from swiftkv.results import Results, load, published
 
+TABLE_1 = {0.0: "base", 0.25: "skip25", 0.5: "skip50"}  # share of layers skipped -> its row in published.csv
 DIGITS = 6  # significant digits of the numbers in the CSV
 
 
@@ -95,7 +96,20 @@ def compute(results: Results) -> Table:
     text = wide[parts].map(lambda value: f"{value:.3g}")
     text["% of base"] = formatted(100 * total.loc[wide.index], "{:.1f}")
     caption = "Prefill compute in GFLOPs per prompt token by part (computed, exactly or as the paper's Table 1)"
-    return Table(caption, frame, text.rename_axis(None, axis=1).reset_index().rename(columns={"arm": "variant"}))
+    return Table(
+        caption,
+        beside_published(frame),
+        text.rename_axis(None, axis=1).reset_index().rename(columns={"arm": "variant"}),
+    )
+
+
+def beside_published(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` with `published_gflops`: what the paper's Table 1 prints for the same model and variant, if it does."""
+    values = published().value
+    printed = {skip: float(values[f"paper-70b-{name}-prefill-compute"]) for skip, name in TABLE_1.items()}
+    own_caches = frame.arm.isin(frame[(frame.part == "kv") & (frame.relative_to_base == 1)].arm)
+    same = (frame.model == "Llama-3.1-70B") & (frame.counting == "paper") & (frame.part == "total") & own_caches
+    return frame.assign(published_gflops=frame.skip.map(printed).where(same))
 
 
 def kv(results: Results) -> Table:

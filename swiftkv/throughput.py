@@ -1,9 +1,10 @@
 """Throughput of every arm against the base, interleaved, with its limit, KV capacity and unloaded latency.
 
-Protocol: one live engine per arm with the same flags and KV memory, random weights, prefix caching off, fixed lengths,
-end-of-sequence ignored. In each repeat every workload is run by all arms in turn, each time with the same requests; the
-speed-up is taken within a repeat. Load and clock are those of `vllm bench throughput`. Combined throughput is prompt
-plus generated tokens per second, as on the published model cards.
+Protocol: one live engine per arm with the same flags and KV memory, random weights, fixed lengths, end-of-sequence
+ignored, prefix caching off unless a point has a `prefix_share`. In each repeat every workload is run by all arms in
+turn, each time with the same requests; the speed-up is taken within a repeat. Load and clock are those of
+`vllm bench throughput`. Combined throughput is prompt plus generated tokens per second, as on the published model
+cards; prompt tokens that a cache holds count.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +12,10 @@ from pathlib import Path
 from statistics import median
 
 from swiftkv import costmodel, files, latency, stats
-from swiftkv.arms import Arm, Fleet, Run, VLLMEngine, arms
+from swiftkv.arms import Fleet, Run, VLLMEngine
 from swiftkv.config import BASE_ARM
 from swiftkv.errors import UserError
+from swiftkv.loads import BLOCK, DEFAULT, Arm, arms, by_flags, load
 from swiftkv.provenance import Provenance
 from swiftkv.rounds import Rounds, fingerprint
 
@@ -33,10 +35,13 @@ def run(config, out_dir: Path, work: Path, factory: Callable = VLLMEngine) -> No
     """
     points, out_dir, work = check_points(config), Path(out_dir), Path(work)
     rounds = Rounds(work, fingerprint(config), [arm.name for arm in arms(config)])
-    with Provenance("throughput", config, weights="dummy") as record, Fleet(config, work / "models", factory) as fleet:
-        measure(config, points, rounds, fleet)
-        capacity = kv_capacity(config, rounds, fleet)
-        latency_rows = latency.measure(config, rounds, fleet)
+    with Provenance("throughput", config, weights="dummy") as record:
+        for wanted, group in by_flags(points).items():
+            with Fleet(config, work / "models", factory, wanted) as fleet:
+                measure(config, group, rounds, fleet)
+                if wanted == DEFAULT:
+                    capacity = kv_capacity(config, rounds, fleet)
+                    latency_rows = latency.measure(config, rounds, fleet)
         record.record["redone_rounds"] = [row for point in points for row in redone(config, point, rounds)]
         rows = [row for point in points for row in read_point(config, point, rounds)]
         write_results(config, out_dir, record, rows, latency_rows, capacity)
@@ -102,10 +107,10 @@ def measure(config, points: list[dict], rounds: Rounds, fleet) -> None:
 
 def measure_round(config, point: dict, repeat: int, rounds: Rounds, fleet) -> None:
     """Run one workload once on every arm, each with the same requests."""
-    load = {key: point[key] for key in ("input_len", "output_len", "num_requests")}
+    asked = load(point)
 
     def measure_arm(arm: str) -> dict:
-        row = to_row(point["name"], arm, repeat, load, fleet[arm].run(**load, seed=config.seed + repeat))
+        row = to_row(point["name"], arm, repeat, asked, fleet[arm].run(**asked, seed=config.seed + repeat))
         short = f", too short: {row['elapsed_s']:.3g} s" if too_short(config, row) else ""
         rate = f"{row['total_tokens_per_s']:.0f} tokens/s{short}"
         print(f"throughput {point['name']} repeat {repeat} {arm}: {rate}", flush=True)
@@ -119,21 +124,26 @@ def too_short(config, row: dict) -> bool:
     return row["elapsed_s"] < config["throughput"].get("min_seconds", MIN_SECONDS)
 
 
-def to_row(point: str, arm: str, repeat: int, load: dict, run: Run) -> dict:
-    """A row of measurements.jsonl, with the TIMES of its requests as lists.
-
-    Raises UserError unless every request ran and generated what was asked for.
-    """
-    where = f"throughput {point}, arm {arm}, repeat {repeat}"
+def check_run(where: str, asked: dict, run: Run) -> None:
+    """Raise UserError unless every request ran, generated what was asked for and found the common prefix cached."""
     if run.failed:
-        raise UserError(f"{where}: {run.failed} of {load['num_requests']} requests failed; allowed is 0")
-    for name, length in (("prompt", load["input_len"]), ("output", load["output_len"])):
-        wanted, got = length * load["num_requests"], getattr(run, f"{name}_tokens")
+        raise UserError(f"{where}: {run.failed} of {asked['num_requests']} requests failed; allowed is 0")
+    for name, length in (("prompt", asked["input_len"]), ("output", asked["output_len"])):
+        wanted, got = length * asked["num_requests"], getattr(run, f"{name}_tokens")
         if got != wanted:
             raise UserError(f"{where}: {got} {name} tokens instead of {wanted}; arms would not be comparable")
+    cached = asked["num_requests"] * (asked.get("prefix_len", 0) // BLOCK * BLOCK)
+    if run.cached_tokens < cached:
+        raise UserError(f"{where}: {run.cached_tokens} prompt tokens were cached instead of {cached}")
+
+
+def to_row(point: str, arm: str, repeat: int, asked: dict, run: Run) -> dict:
+    """A row of measurements.jsonl, with the TIMES of its requests as lists. Raises UserError as `check_run`."""
+    check_run(f"throughput {point}, arm {arm}, repeat {repeat}", asked, run)
+    lengths = without(asked, ["prefix_len"])
     tokens = run.prompt_tokens + run.output_tokens
     return {
-        **{"point": point, "arm": arm, "repeat": repeat, **load},
+        **{"point": point, "arm": arm, "repeat": repeat, **lengths, "cached_tokens": run.cached_tokens},
         **{"prompt_tokens": run.prompt_tokens, "output_tokens": run.output_tokens, "elapsed_s": run.elapsed_s},
         **{"total_tokens_per_s": tokens / run.elapsed_s, "ttft_p50_s": median(run.ttft_s), "failed": run.failed},
         **{"ttft_s": run.ttft_s, "tpot_s": run.tpot_s},
@@ -210,12 +220,14 @@ def summary_row(config, point: dict, arm: Arm, rows: list[dict]) -> dict:
     by_arm = {name: [row for row in rows if row["arm"] == name] for name in (arm.name, BASE_ARM)}
     rates = {name: [row["total_tokens_per_s"] for row in found] for name, found in by_arm.items()}
     speedup, low, high = stats.ratio_ci(rates[arm.name], rates[BASE_ARM], config.seed)
+    cached = rows[0].get("cached_tokens", 0) // point["num_requests"]
     lengths = (point["input_len"], point["output_len"])
-    limit = costmodel.workload_speedup_limit(config["throughput"]["model"], arm.cut, arm.group, *lengths)
+    limit = costmodel.workload_speedup_limit(config["throughput"]["model"], arm.cut, arm.group, *lengths, cached)
     drift = spread(rates[BASE_ARM])
     return {
         **{"point": point["name"], "arm": arm.name, "input_len": lengths[0], "output_len": lengths[1]},
         **{"num_requests": point["num_requests"], "repeats": len(rates[arm.name])},
+        **{"cached_len": cached, "kv_tokens": point.get("kv_tokens")},
         **{"total_tokens_per_s_median": median(rates[arm.name]), "speedup": speedup, "ci_low": low, "ci_high": high},
         **{"limit": limit, "share_of_limit": speedup / limit},
         **{"ttft_p50_s": median(row["ttft_p50_s"] for row in by_arm[arm.name]), "unit": "tokens/s", "weights": "dummy"},

@@ -1,5 +1,6 @@
 """The FLOPs model against torch's counter, published figures and laws that must hold for every shape."""
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from swiftkv import costmodel
 from swiftkv.config import load_config
 from swiftkv.errors import UserError
+from swiftkv.tables import beside_published
 
 TINY = {
     "hidden_size": 64,
@@ -40,6 +42,14 @@ def models(draw):
 def test_published_70b_totals(cut, group, published):
     total = costmodel.paper_prefill_gflops(costmodel.LLAMA_70B, cut, group)["total"]
     assert total == pytest.approx(published, rel=0.01)
+
+
+def test_table_of_compute_stands_beside_the_published_one():
+    """302, 228 and 154 GFLOPs per prompt token, each within 1%; other variants have no published number."""
+    table = beside_published(pd.DataFrame(costmodel.compute_rows(load_config())))
+    found = table.dropna(subset="published_gflops").set_index("arm")
+    assert found.published_gflops.to_dict() == {"base": 302, "skip25": 228, "skip50": 154}
+    assert found.gflops_per_prompt_token.to_list() == pytest.approx(found.published_gflops.to_list(), rel=0.01)
 
 
 def test_published_70b_parts():
@@ -101,6 +111,27 @@ def test_generating_adds_decode_steps(model, input_len, output_len):
     prefill = costmodel.workload_flops(shape, cut, group, input_len, 1)
     steps = [costmodel.decode_flops_per_token(shape, cut, group, input_len + i) for i in range(1, output_len)]
     assert whole == {part: prefill[part] + sum(step[part] for step in steps) for part in whole}
+
+
+@settings(max_examples=60, deadline=None)
+@given(models(), st.integers(2, 3000), st.integers(1, 50), st.data())
+def test_cached_tokens_leave_the_rest_of_the_prompt(model, input_len, output_len, data):
+    """A cached prefix saves its own prefill but for the late layers and logits of one token, which it does not need."""
+    shape, cut, group = model
+    cached = data.draw(st.integers(1, input_len - 1))
+    whole = costmodel.workload_flops(shape, cut, group, input_len, output_len)
+    left = costmodel.workload_flops(shape, cut, group, input_len, output_len, cached)
+    prefix = costmodel.workload_flops(shape, cut, group, cached, 1)
+    layer, late = costmodel.layer_flops(shape), shape["num_hidden_layers"] - cut
+    of_one = {"qo": late * layer["qo"], "mlp": late * layer["mlp"], "attention": late * cached * layer["attention"]}
+    of_one |= {"vocab": prefix["vocab"]}
+    saved = {part: prefix[part] - of_one.get(part, 0) for part in costmodel.PARTS}
+    assert {part: whole[part] - left[part] for part in costmodel.PARTS} == saved
+
+
+def test_a_prompt_that_is_cached_whole_is_refused():
+    with pytest.raises(UserError, match="10 cached prompt tokens; allowed are 0 to 9"):
+        costmodel.workload_flops(TINY, 2, 1, 10, 1, cached=10)
 
 
 @settings(max_examples=60, deadline=None)

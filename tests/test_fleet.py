@@ -64,6 +64,14 @@ def test_kv_room_makes_requests_wait():
     assert fleet.simulate(COST, Limits(2048, 256, 10**6), three, 1).first[1] < served.first[1]
 
 
+def test_cached_tokens_are_not_run():
+    """Of 3,000 tokens 2,500 are cached: one step runs the other 500, which attend to all before them."""
+    one = requests([0], [3000], [1])
+    served = fleet.simulate(COST, ROOMY, one, 1, np.array([2500]))
+    step = roofline.step_seconds(COST, 500, 1, costmodel.positions(2500, 500), 3000, 3000, 3000)
+    assert served.first[0] == pytest.approx(step)
+
+
 def test_sequences_are_limited():
     both = requests([0, 0], [10, 10], [50, 50])
     served = fleet.simulate(COST, Limits(2048, 1, 10**9), both, 1)

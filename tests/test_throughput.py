@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from swiftkv import costmodel, files, latency, rounds, throughput
-from swiftkv.arms import Arm, Run, arms, engine_settings, write_model
+from swiftkv.arms import Fleet, Run, write_model
 from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
+from swiftkv.loads import BLOCK, Arm, arms, engine_settings, flags, held_at_once
 
 SPEED = {"base": 100.0, "skip50": 180.0, "skip50-across4": 190.0}
 
@@ -42,13 +43,23 @@ def make_config(**changes):
     return RunConfig(raw=raw, path="(test)")
 
 
+class Settings(dict):
+    """Arms started per engine settings, which hold a dict and so cannot be keys themselves."""
+
+    def setdefault(self, settings, names):
+        key = (settings.prefix_caching, settings.kv_memory_bytes, settings.max_num_seqs, settings.max_model_len)
+        return super().setdefault(key, names)
+
+
 class Machine:
     """Fake engines that share a clock and a log of what ran, in order."""
 
     def __init__(self, speed=SPEED, kill_after=None, **faults):
         self.speed, self.kill_after, self.faults, self.log = speed, kill_after, faults, []
+        self.settings = Settings()
 
     def __call__(self, arm, settings, directory):
+        self.settings.setdefault(settings, []).append(arm.name)
         return FakeEngine(self, arm, settings)
 
     def measured(self):
@@ -60,7 +71,7 @@ class FakeEngine:
     def __init__(self, machine, arm, settings):
         self.machine, self.arm, self.settings = machine, arm, settings
 
-    def run(self, input_len, output_len, num_requests, seed):
+    def run(self, input_len, output_len, num_requests, seed, prefix_len=0):
         machine = self.machine
         if machine.kill_after is not None and len(machine.measured()) >= machine.kill_after:
             raise KeyboardInterrupt
@@ -72,7 +83,8 @@ class FakeEngine:
         tokens = (input_len * num_requests, output_len * num_requests + machine.faults.get("extra", 0))
         seconds = sum(tokens) / rate
         tpot = [seconds / 10] * num_requests if output_len > 1 else []
-        return Run(seconds, *tokens, machine.faults.get("failed", 0), [seconds / 2] * num_requests, tpot)
+        cached = 0 if machine.faults.get("cold") else num_requests * (prefix_len // BLOCK * BLOCK)
+        return Run(seconds, *tokens, machine.faults.get("failed", 0), [seconds / 2] * num_requests, tpot, cached)
 
     def kv(self):
         caches = costmodel.kv_caches(self.settings.shape, self.arm.cut, self.arm.group)
@@ -204,6 +216,52 @@ def test_changed_config_measures_again(config, tmp_path):
     assert len(machine.measured()) == 27
 
 
+SWEEP = [
+    {"name": "plain", "input_len": 50, "output_len": 5, "num_requests": 3},
+    {"name": "cached", "input_len": 300, "output_len": 5, "num_requests": 3, "prefix_share": 0.9},
+    {"name": "uncached", "input_len": 300, "output_len": 5, "num_requests": 3, "prefix_share": 0},
+    {"name": "short-of-kv", "input_len": 130, "output_len": 100, "num_requests": 9, "kv_tokens": 700},
+]
+
+
+def test_points_with_other_flags_have_engines_of_their_own(tmp_path):
+    """One set of engines for each: plain, prefix caching, little KV memory; latency is measured on the plain ones."""
+    config, machine = make_config(points=SWEEP), Machine()
+    summary = pd.read_csv(run(config, tmp_path, machine) / "summary.csv").set_index(["point", "arm"])
+    assert list(machine.settings.values()) == [list(SPEED)] * 3
+    plain, caching, limited = machine.settings
+    assert (plain[0], caching[0], limited[0]) == (False, True, False)
+    assert plain[2:] == (3, 128) and caching[2:] == (3, 384) and limited[2:] == (9, 256)
+    assert [entry[2] for entry in machine.log[-3:]] == [f"closed {arm}" for arm in SPEED]
+    assert summary.cached_len.groupby("point").first().to_dict() == {
+        "plain": 0, "cached": 256, "uncached": 0, "short-of-kv": 0
+    }  # fmt: skip
+    shape = config["throughput"]["model"]
+    limit = costmodel.workload_speedup_limit(shape, 4, 1, 300, 5, cached=256)
+    assert summary.loc[("cached", "skip50"), "limit"] == pytest.approx(limit)
+    assert limit < summary.loc[("uncached", "skip50"), "limit"]
+    assert summary.kv_tokens.dropna().unique().tolist() == [700]
+
+
+def test_little_kv_memory_holds_more_requests_with_across_kv():
+    """700 tokens are 6 blocks of the base, rounded up to 10, which are 16 with AcrossKV 4; vLLM keeps one of each."""
+    config = make_config(points=SWEEP)
+    held = {arm.name: held_at_once(config, arm, SWEEP[3]) for arm in arms(config)}
+    assert held == {"base": 9 // 2, "skip50": 9 // 2, "skip50-across4": 15 // 2}
+    assert held_at_once(config, arms(config)[0], SWEEP[0]) == 3
+
+
+def test_kv_memory_for_no_request_is_refused():
+    config = make_config(points=[SWEEP[3] | {"kv_tokens": 300}])
+    with pytest.raises(UserError, match=r"points\.short-of-kv\.kv_tokens: 300; allowed is 384 or more"):
+        engine_settings(config, flags(config["throughput"]["points"][0]))
+
+
+def test_a_prefix_that_was_not_cached_is_refused(tmp_path):
+    with pytest.raises(UserError, match="throughput cached, arm base, repeat 0: 0 prompt tokens were cached instead"):
+        run(make_config(points=SWEEP), tmp_path, Machine(cold=True))
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"variants": []}])
 def test_fingerprint_depends_on_the_config(config, change):
     assert rounds.fingerprint(config) != rounds.fingerprint(RunConfig(config.raw | change, ""))
@@ -311,6 +369,17 @@ def test_model_directories(config, tmp_path):
     assert (one["model_type"], other["model_type"]) == ("llama", "llama_swiftkv")
     assert (other["num_key_value_layers"], other["key_value_group_size"]) == (4, 4)
     assert {key for key in one if one[key] != other.get(key)} == {"architectures", "model_type"}
+
+
+@pytest.mark.vllm
+def test_a_common_prefix_is_cached_and_nothing_else(tmp_path):
+    """Of 300 tokens 270 are common: two whole blocks are found in the cache, each time, on base and student."""
+    points = [SWEEP[1] | {"num_requests": 2}]
+    config = make_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 3, "rounds": 1})
+    with Fleet(config, tmp_path, wanted=flags(points[0])) as fleet:
+        for arm in ("base", "skip50-across4"):
+            cached = [fleet[arm].run(300, 3, 2, seed=0, prefix_len=length).cached_tokens for length in (270, 270, 0)]
+            assert cached == [512, 512, 0]
 
 
 @pytest.mark.vllm

@@ -9,6 +9,19 @@ from swiftkv.commands import CONFIG, Config, cli, load
 
 
 @cli.command()
+def predict(
+    results: Annotated[Path, typer.Option(help="Finished run: a directory that holds throughput/.")],
+    out: Annotated[Path, typer.Option(help="Gets speedups.csv, speedups.md, map.csv and models.csv.")],
+    config: Config = CONFIG,
+    gpu: Annotated[Path | None, typer.Option(help="A file of calibrate [fit the machine to the base].")] = None,
+) -> None:
+    """Hold predicted speed-ups against measured ones, and predict the ratios and lengths between."""
+    from swiftkv import roofline, sweep
+
+    sweep.run(load(config), results, out, roofline.calibrated(gpu) if gpu else None)
+
+
+@cli.command()
 def plan(
     out: Annotated[Path, typer.Option(help="Gets plan.csv and plan.md.")] = Path("results/plan"),
     config: Config = CONFIG,

@@ -17,11 +17,15 @@ def claims(out: Out, config: Config = CONFIG) -> None:
 
 
 @cli.command()
-def figures(out: Out, config: Config = CONFIG) -> None:
+def figures(
+    out: Out,
+    config: Config = CONFIG,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep instead of the pipeline's.")] = False,
+) -> None:
     """Draw every figure as PNG and SVG."""
     from swiftkv import plots
 
-    plots.draw_all(load(config), out)
+    plots.draw_all(load(config), out, of_sweep=sweep)
 
 
 @cli.command()

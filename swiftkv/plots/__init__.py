@@ -8,10 +8,10 @@ from pathlib import Path
 
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.plots import diagnosis, learning, lengths, rewiring, speed
+from swiftkv.plots import diagnosis, learning, lengths, rewiring, speed, sweep
 from swiftkv.plots.style import Figure, save, theme
 from swiftkv.provenance import Provenance
-from swiftkv.results import FRAMES, Results, load
+from swiftkv.results import FRAMES, SWEEP_FRAMES, Results, load
 
 FIGURES: dict[str, Callable[[RunConfig, Results], Figure]] = {
     "fig-lengths": lengths.draw,
@@ -23,22 +23,30 @@ FIGURES: dict[str, Callable[[RunConfig, Results], Figure]] = {
     "fig-similarity": learning.similarity,
     "fig-diagnosis": diagnosis.draw,
 }
+SWEEP: dict[str, Callable[[RunConfig, Results], Figure]] = {
+    "fig-ratio": sweep.ratio,
+    "fig-map": sweep.ratio_map,
+    "fig-capacity": sweep.capacity,
+    "fig-prefix": sweep.prefix,
+    "fig-models": sweep.models,
+    "fig-prediction": sweep.prediction,
+}
 
 
 def draw(config: RunConfig, name: str, out_dir: str | Path, root: str | Path = "results") -> None:
-    """Draw one figure of FIGURES. Raises UserError for an unknown id or a missing result file."""
-    if name not in FIGURES:
-        raise UserError(f"figure {name!r}: unknown; there are {', '.join(FIGURES)}")
+    """Draw one figure of FIGURES or SWEEP. Raises UserError for an unknown id or a missing result file."""
+    known = FIGURES | SWEEP
+    if name not in known:
+        raise UserError(f"figure {name!r}: unknown; there are {', '.join(known)}")
     with theme():
-        save(FIGURES[name](config, load(config.scale, root)), Path(out_dir) / name)
+        save(known[name](config, load(config.scale, root)), Path(out_dir) / name)
 
 
-def draw_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results") -> None:
-    """Draw every figure below `out_dir` from `root/<scale>`, with one provenance file for all."""
+def draw_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results", of_sweep: bool = False) -> None:
+    """Draw every figure of FIGURES (of a sweep: SWEEP) below `out_dir` from `root/<scale>`, with one provenance."""
     results = load(config.scale, root)
-    with Provenance(
-        "figures", config, inputs=[results.path(frame) for frame in FRAMES if frame != "claims"]
-    ) as provenance:
-        for name in FIGURES:
+    frames = ["throughput", "kv_capacity", *SWEEP_FRAMES] if of_sweep else [name for name in FRAMES if name != "claims"]
+    with Provenance("figures", config, inputs=[results.path(frame) for frame in frames]) as provenance:
+        for name in SWEEP if of_sweep else FIGURES:
             draw(config, name, out_dir, root)
-        provenance.save(Path(out_dir) / "figures")
+        provenance.save(Path(out_dir) / ("sweep" if of_sweep else "figures"))

@@ -1,0 +1,129 @@
+"""What the workloads ask of the engines: lengths, KV memory, prefix caching.
+
+Points that ask for other engine flags than the rest are measured on engines of their own, one set of engines per flags.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from swiftkv import costmodel
+from swiftkv.config import BASE_ARM
+from swiftkv.errors import UserError
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BLOCK = 128  # vLLM's KV block size on CPUs, and a multiple of the one on GPUs
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model of a comparison: cut l (= L for the base) and AcrossKV group n."""
+
+    name: str
+    cut: int
+    group: int
+
+
+def arms(config) -> list[Arm]:
+    """The base, then every variant, cut for the benchmark model. Raises UserError for a cut that does not fit it."""
+    layers = config["throughput"]["model"]["num_hidden_layers"]
+    variants = [Arm(v.name, v.num_key_value_layers(layers), v.key_value_group_size) for v in config.variants]
+    return [Arm(BASE_ARM, layers, 1), *variants]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Engine flags that a point may ask for: prefix caching (its `prefix_share`), and how many tokens of the base the
+    KV cache holds (its `kv_tokens`; None: all requests of every point)."""
+
+    prefix_caching: bool = False
+    kv_tokens: int | None = None
+
+
+DEFAULT = Flags()
+
+
+def flags(point: Mapping) -> Flags:
+    """The engine flags of a point."""
+    return Flags("prefix_share" in point, point.get("kv_tokens"))
+
+
+def by_flags(points: list[dict]) -> dict[Flags, list[dict]]:
+    """Points per engine flags; the default flags are there and first, even without points."""
+    found: dict[Flags, list[dict]] = {DEFAULT: []}
+    for point in points:
+        found.setdefault(flags(point), []).append(point)
+    return found
+
+
+def load(point: Mapping) -> dict[str, int]:
+    """What an engine is asked to run; `prefix_len` is the start that all prompts have in common."""
+    lengths = {key: point[key] for key in ("input_len", "output_len", "num_requests")}
+    if share := point.get("prefix_share"):
+        lengths["prefix_len"] = round(share * point["input_len"])
+    return lengths
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What all arms share: the same flags and the same KV memory, so that nothing but the model differs."""
+
+    shape: dict
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_memory_bytes: int
+    prefix_caching: bool
+    seed: int
+
+
+def engine_settings(config, wanted: Flags = DEFAULT) -> EngineSettings:
+    """Settings that fit every point of `config` with the flags `wanted` (the default ones: the latency requests, too)
+    without preemption, or with the KV memory that the points ask for. Raises UserError if that holds no request."""
+    section = config["throughput"]
+    loads = by_flags(section["points"])[wanted]
+    if wanted == DEFAULT:
+        loads = [*loads, section["latency"] | {"name": "latency", "num_requests": 1}]
+    return EngineSettings(
+        shape=section["model"],
+        max_model_len=BLOCK * max(blocks(one) for one in loads),
+        max_num_seqs=max(one["num_requests"] for one in loads),
+        max_num_batched_tokens=section["max_num_batched_tokens"],
+        kv_memory_bytes=_kv_memory(section["model"], arms(config), loads, wanted.kv_tokens),
+        prefix_caching=wanted.prefix_caching,
+        seed=config.seed,
+    )
+
+
+def blocks(load: Mapping) -> int:
+    """KV blocks of one request."""
+    return math.ceil((load["input_len"] + load["output_len"]) / BLOCK)
+
+
+def _kv_memory(shape: dict, fleet: list[Arm], loads: list[dict], kv_tokens: int | None) -> int:
+    """Bytes that hold `kv_tokens` (None: every load) in the base's KV cache, rounded up so that they are a whole number
+    of blocks in every arm: only then is the engine's capacity ratio exactly L / (l + (L - l) / n)."""
+    layers, page = shape["num_hidden_layers"], _page(shape)
+    unit = page * math.lcm(*(costmodel.kv_caches(shape, arm.cut, arm.group) for arm in fleet))
+    held = 1 + max(one["num_requests"] * blocks(one) for one in loads)  # vLLM keeps one block for itself
+    if kv_tokens is not None:
+        held = math.ceil(kv_tokens / BLOCK)
+        for one in loads:
+            if held < 1 + blocks(one):
+                least = BLOCK * (1 + blocks(one))
+                raise UserError(f"throughput.points.{one['name']}.kv_tokens: {kv_tokens}; allowed is {least} or more")
+    return unit * math.ceil(held * layers * page / unit)
+
+
+def _page(shape: dict) -> int:
+    """Bytes of a KV block in one layer."""
+    layers = shape["num_hidden_layers"]
+    return BLOCK * costmodel.kv_bytes_per_token(shape, layers, 1, DTYPE_BYTES[shape["dtype"]]) // layers
+
+
+def held_at_once(config, arm: Arm, point: Mapping) -> int:
+    """Requests of a point that an arm's KV cache holds at once, each with its whole output."""
+    settings = engine_settings(config, flags(point))
+    caches = costmodel.kv_caches(settings.shape, arm.cut, arm.group)
+    usable = settings.kv_memory_bytes // (_page(settings.shape) * caches) - 1
+    return min(point["num_requests"], usable // blocks(point))

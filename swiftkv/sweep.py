@@ -1,0 +1,85 @@
+"""Predictions beside a finished sweep: of what was measured, of ratios and lengths between, and of published models.
+
+The machine is calibrated, or fitted, from times of the base alone (see `predict`); no variant's time enters.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from swiftkv import capacity, costmodel, files, predict, roofline
+from swiftkv.config import BASE_ARM
+from swiftkv.loads import DTYPE_BYTES, arms
+from swiftkv.predict import Workload
+from swiftkv.provenance import Provenance
+from swiftkv.roofline import Machine
+
+RATIOS = (1, 2, 5, 10, 20, 50, 100)
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
+REQUESTS = (1, 8)
+REPLICAS = {"Llama-3.1-8B": ("H100", 1), "Llama-3.1-70B": ("H100", 4)}  # the paper's set-ups
+MODEL_LENGTHS = (2000, 4000, 8000, 16000, 32000, 64000, 128000)
+MODEL_OUTPUT = 256
+WAVES = 4  # requests per place in the KV cache: enough that the first and the last wave weigh little
+FILES = "speedups.csv speedups.md map.csv models.csv".split()
+
+
+def ratio_map(config, machine: Machine) -> Iterator[dict]:
+    """Rows of map.csv: predicted speed-up and FLOPs limit of every variant at RATIOS x LENGTHS, REQUESTS at once."""
+    shape, step = config["throughput"]["model"], config["throughput"]["max_num_batched_tokens"]
+    dtype_bytes = DTYPE_BYTES[shape["dtype"]]
+    for count in REQUESTS:
+        for length in LENGTHS:
+            for ratio in RATIOS:
+                load = Workload(length, max(1, round(length / ratio)), count, step)
+                row = {"input_len": length, "output_len": load.output_len, "ratio": ratio, "num_requests": count}
+                base = predict.predict(shape, shape["num_hidden_layers"], 1, load, machine, dtype_bytes).elapsed_s
+                for arm in arms(config)[1:]:
+                    found = predict.predict(shape, arm.cut, arm.group, load, machine, dtype_bytes)
+                    yield row | {"arm": arm.name, "speedup": base / found.elapsed_s} | _limit(shape, arm, load)
+
+
+def _limit(shape, arm, load: Workload) -> dict:
+    limit = costmodel.workload_speedup_limit(shape, arm.cut, arm.group, load.input_len, load.output_len)
+    return {"limit": limit, "kind": roofline.PREDICTED}
+
+
+def published_models(config) -> Iterator[dict]:
+    """Rows of models.csv: REPLICAS by prompt length, at data-sheet rates times the efficiencies of `roofline`."""
+    options = capacity.Options()
+    for model, (gpu, count) in REPLICAS.items():
+        shape, machine = capacity.PUBLISHED[model], roofline.gpu(gpu).times(count)
+        layers = shape["num_hidden_layers"]
+        variants = [(BASE_ARM, 0.0, layers, 1), *costmodel.fitting(config.variants, layers, model)]
+        for length in MODEL_LENGTHS:
+            base = None
+            for name, skip, cut, group in variants:
+                held = capacity.limits(shape, cut, group, machine, options)
+                places = min(options.sequences, held.kv_tokens // (length + MODEL_OUTPUT))
+                load = Workload(length, MODEL_OUTPUT, WAVES * places, options.step_tokens, places)
+                seconds = predict.predict(shape, cut, group, load, machine).elapsed_s
+                rate = load.num_requests * (length + MODEL_OUTPUT) / seconds
+                base = base or rate
+                row = {"model": model, "gpu": machine.name, "gpus": count, "arm": name, "skip": skip, "group": group}
+                row |= {"input_len": length, "output_len": MODEL_OUTPUT, "at_once": places, "tokens_per_s": rate}
+                yield row | {"speedup": rate / base, "kind": roofline.PREDICTED}
+
+
+def run(config, directory: Path, out: Path, machine: Machine | None = None) -> pd.DataFrame:
+    """Predict beside `directory`/throughput, measured with `config`; write FILES with their provenance to `out`.
+
+    Returns speedups.csv. Raises UserError as `predict.check`.
+    """
+    inputs = [directory / "throughput" / name for name in predict.COLUMNS]
+    with Provenance("predict", config, inputs=inputs, kind=roofline.PREDICTED) as record:
+        table, fitted = predict.check(config, directory, machine)
+        report = predict.check_report(table, fitted)
+        files.write_text(out / "speedups.csv", table.to_csv(index=False))
+        files.write_text(out / "speedups.md", f"# Predicted against measured\n\n```text\n{report}\n```\n")
+        for name, rows in (("map.csv", ratio_map(config, fitted)), ("models.csv", published_models(config))):
+            files.write_text(out / name, pd.DataFrame(rows).to_csv(index=False))
+        for name in FILES:
+            record.save(out / name)
+    print(report)
+    return table

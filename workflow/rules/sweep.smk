@@ -1,0 +1,46 @@
+# A target of its own: snakemake --cores all --configfile config/sweep.yaml -- sweep
+SWEEP_FIGURES = "ratio map capacity prefix models prediction".split()
+
+
+rule predict:
+    input:
+        "<results>/throughput/summary.csv",
+        "<results>/throughput/latency.csv",
+    output:
+        collect(
+            "<results>/predictions/{file}",
+            file="speedups.csv speedups.md map.csv models.csv".split(),
+        ),
+    log:
+        "<results>/logs/predict.log",
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        results=f"results/{RUN.scale}",
+        out=out_dir,
+        settings=section("variants", "throughput"),
+    shell:
+        "swiftkv predict --config {params.config} --results {params.results} --out {params.out} 2>&1 | tee {log}"
+
+
+rule sweep_figures:
+    input:
+        "<results>/throughput/kv_capacity.csv",
+        rules.predict.output,
+    output:
+        collect("<results>/figures/fig-{figure}.png", figure=SWEEP_FIGURES),
+    log:
+        "<results>/logs/sweep-figures.log",
+    conda:
+        "../../environment.yml"
+    params:
+        config=RUN.path,
+        out=out_dir,
+    shell:
+        "swiftkv figures --sweep --config {params.config} --out {params.out} 2>&1 | tee {log}"
+
+
+rule sweep:
+    input:
+        rules.sweep_figures.output,
