@@ -54,17 +54,23 @@ def write_model(arm: Arm, settings: EngineSettings, directory: Path) -> Path:
     return directory
 
 
+def word_tokenizer(vocab_size: int):
+    """A tokenizer of the words t0, t1, ...: text and token ids of a benchmark model are one-to-one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocab_size)}, unk_token="t0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words)
+
+
 def random_requests(vocab_size: int, input_len: int, output_len: int, num_requests: int, seed: int,
                     prefix_len: int = 0) -> list:  # fmt: skip
     """Requests of vLLM's own RandomDataset, of exactly these lengths in tokens, as token ids. The first `prefix_len`
     tokens of the prompts are the same."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
     from vllm.benchmarks.datasets import RandomDataset
 
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocab_size)}, unk_token="t0"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    tokenizer = word_tokenizer(vocab_size)
     requests = RandomDataset(random_seed=seed).sample(
         tokenizer, num_requests, prefix_len=prefix_len, input_len=input_len - prefix_len, output_len=output_len
     )

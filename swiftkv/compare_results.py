@@ -16,7 +16,7 @@ import pandas as pd
 from swiftkv import files
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance, hardware_label
-from swiftkv.results import FRAMES, Results
+from swiftkv.results import FRAMES, LOAD_RATIOS, SERVED_FRAMES, Results
 
 KEYS = {  # table -> the columns that name a row
     "lengths": "workload",
@@ -33,18 +33,24 @@ KEYS = {  # table -> the columns that name a row
     "diagnosis_lengths": "arm prompt_from",
     "diagnosis_difficulty": "arm task records",
     "distill": "variant step",
+    "served": "point load arm",
+    "saturation": "point arm",
     "claims": "id",
 }
 RATIOS = {  # table -> value, lower and upper end of its interval
     "throughput": ["speedup ci_low ci_high"],
     "latency": ["tpot_ratio ci_low ci_high", "ttft_ratio ttft_ci_low ttft_ci_high"],
     "claims": ["measured ci_low ci_high"],
+    "served": [f"{name}_ratio {name}_ci_low {name}_ci_high" for name in LOAD_RATIOS],
+    "saturation": ["ratio ci_low ci_high"],
 }
 LEFT_OUT = {  # follow from other columns, are words, or tell how a job went
     "throughput": "share_of_limit repeated too_short notes",
     "gates": "measured detail",  # rounding errors: the limit judges them
     "samples": "prediction target",
     "claims": "statement source hardware evidence",
+    "served": "source attainment cache_hit_share",  # shares of a few requests near a limit
+    "saturation": "highest_within saturation note",
 }
 EXACT = {"lengths", "lengths_quantiles", "gates", "kv_capacity", "compute", "accuracy", "samples"}
 TIME = re.compile(r"(_s|_s_median|^seconds)$")
@@ -200,7 +206,7 @@ def run(a: Path, b: Path, tolerance: float = TOLERANCE, out: Path | None = None)
     Raises UserError for a directory without results or an unreadable table.
     """
     first, second = open_results(a), open_results(b)
-    inputs = [results.path(name) for results in (first, second) for name in FRAMES]
+    inputs = [results.path(name) for results in (first, second) for name in (*FRAMES, *SERVED_FRAMES)]
     with Provenance("compare", inputs=inputs, tolerance=tolerance) as provenance:
         found, remarks = compare(first, second, tolerance)
         for line in (*remarks, *found):

@@ -162,6 +162,12 @@ def validate(raw: dict, where: str) -> None:
     for name in raw["accuracy"]["undistilled"]:
         if name not in names:
             raise UserError(f"{where}: accuracy.undistilled: {name!r} is not a variant; allowed are {names}")
+    for name in raw.get("served", {}).get("arms", []):
+        if name not in names:
+            raise UserError(f"{where}: served.arms: {name!r} is not a variant; allowed are {names}")
+    points = [point["name"] for point in raw.get("served", {}).get("points", [])]
+    if len(set(points)) < len(points):
+        raise UserError(f"{where}: served.points: names must differ from each other, got {points}")
 
 
 def load_config(path: str | Path = "config/config.yaml") -> RunConfig:

@@ -101,10 +101,7 @@ def blocks(load: Mapping) -> int:
 
 
 def _kv_memory(shape: dict, fleet: list[Arm], loads: list[dict], kv_tokens: int | None) -> int:
-    """Bytes that hold `kv_tokens` (None: every load) in the base's KV cache, rounded up so that they are a whole number
-    of blocks in every arm: only then is the engine's capacity ratio exactly L / (l + (L - l) / n)."""
-    layers, page = shape["num_hidden_layers"], _page(shape)
-    unit = page * math.lcm(*(costmodel.kv_caches(shape, arm.cut, arm.group) for arm in fleet))
+    """Bytes that hold `kv_tokens` (None: every load) in the base's KV cache."""
     held = 1 + max(one["num_requests"] * blocks(one) for one in loads)  # vLLM keeps one block for itself
     if kv_tokens is not None:
         held = math.ceil(kv_tokens / BLOCK)
@@ -112,6 +109,14 @@ def _kv_memory(shape: dict, fleet: list[Arm], loads: list[dict], kv_tokens: int 
             if held < 1 + blocks(one):
                 least = BLOCK * (1 + blocks(one))
                 raise UserError(f"throughput.points.{one['name']}.kv_tokens: {kv_tokens}; allowed is {least} or more")
+    return kv_memory(shape, fleet, held)
+
+
+def kv_memory(shape: dict, fleet: list[Arm], held: int) -> int:
+    """Bytes of `held` blocks of the base's KV cache, rounded up so that they are a whole number of blocks in every arm:
+    only then is the engine's capacity ratio exactly L / (l + (L - l) / n)."""
+    layers, page = shape["num_hidden_layers"], _page(shape)
+    unit = page * math.lcm(*(costmodel.kv_caches(shape, arm.cut, arm.group) for arm in fleet))
     return unit * math.ceil(held * layers * page / unit)
 
 

@@ -92,7 +92,27 @@ SWEEP_FRAMES: dict[str, tuple[str, str]] = {
         "model gpu gpus arm skip group input_len output_len at_once tokens_per_s speedup kind",
     ),
 }
-ALL_FRAMES = FRAMES | SWEEP_FRAMES
+# What `snakemake -- served` makes.
+SERVED_FRAMES: dict[str, tuple[str, str]] = {
+    "served_rounds": (
+        "served/served.jsonl",
+        "point kind load load_unit arm round requests duration_s prompt_tokens output_tokens requests_per_s "
+        "attainment goodput_per_s ttft_p50_s tpot_p50_s itl_p50_s e2el_p50_s time_scale length_scale source",
+    ),
+    "served": (
+        "served/summary.csv",
+        "point kind load load_unit arm rounds requests requests_per_s goodput_per_s attainment ttft_p50_s tpot_p50_s "
+        "e2el_p50_s ttft_p50_ratio ttft_p50_ci_low ttft_p50_ci_high",
+    ),
+    "saturation": (
+        "served/saturation.csv",
+        "point kind load_unit arm rounds slo_ttft_s slo_tpot_s wanted highest_within saturation ratio ci_low ci_high "
+        "note",
+    ),
+}
+# Quantities under load whose ratios to the base `served` holds, as NAME_ratio, NAME_ci_low, NAME_ci_high.
+LOAD_RATIOS = ("ttft_p50", "ttft_p99", "tpot_p50", "itl_p99", "e2el_p50", "e2el_p99", "total_tokens_per")
+ALL_FRAMES = FRAMES | SWEEP_FRAMES | SERVED_FRAMES
 COUNTS = "models/parameters.csv"  # in published evidence alone
 MAY_BE_EMPTY = {"distill", "diagnosis_lost"}  # no distillation step, no curve; a student may lose nothing
 SAMPLES = "arm task id prompt_tokens answer_tokens generated_tokens prediction target score exact_match"

@@ -9,7 +9,7 @@ its arms would otherwise not have run side by side.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from swiftkv import files, provenance
@@ -19,18 +19,24 @@ SOURCES = [*sorted((HERE / "vllm").glob("*.py")), HERE / "arms.py", HERE / "load
 FORMAT = 3  # of a kept measurement; 3 holds the tokens found in the prefix cache
 
 
-def fingerprint(config) -> str:
-    """Hash of what decides a measurement: throughput section, variants, seed, versions, machine, engine sources."""
+def digest(value) -> str:
+    """Short hash of anything that JSON can say."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fingerprint(config, sources: Sequence[Path] = SOURCES, **settings) -> str:
+    """Hash of what decides a measurement: variants, seed, versions, machine, the code in `sources`, and `settings`
+    (by default the throughput section)."""
     decisive = {
         "format": FORMAT,
-        "throughput": config["throughput"],
         "variants": config["variants"],
         "seed": config.seed,
         "versions": provenance.versions(),
         "hardware": provenance.hardware_label(provenance.hardware()),
-        "sources": [files.sha256(path) for path in SOURCES],
+        "sources": [files.sha256(path) for path in sources],
+        **(settings or {"throughput": config["throughput"]}),
     }
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(decisive)
 
 
 class Rounds:

@@ -15,7 +15,7 @@ import pandas as pd
 from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.provenance import Provenance
-from swiftkv.results import Results, load, published
+from swiftkv.results import Origin, Results, load, published
 
 TABLE_1 = {0.0: "base", 0.25: "skip25", 0.5: "skip50"}  # share of layers skipped -> its row in published.csv
 DIGITS = 6  # significant digits of the numbers in the CSV
@@ -236,8 +236,12 @@ def escape(text: str) -> str:
 
 
 def write_one(results: Results, name: str, out_dir: str | Path) -> None:
-    """Write one table in its three formats. Raises UserError naming the result file that is missing."""
-    table, origin = TABLES[name](results), results.origin(SOURCES[name])
+    """Write one of TABLES in its three formats. Raises UserError naming the result file that is missing."""
+    write(TABLES[name](results), results.origin(SOURCES[name]), name, out_dir)
+
+
+def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
+    """Write a table in its three formats, with where it is from in the caption."""
     text = table.text.fillna("").astype(str)
     table = replace(table, text=text)
     random = " Benchmark model with random weights." if origin.weights == "dummy" else ""

@@ -19,17 +19,22 @@ JITTER_S = 30.0
 TIME_FIELDS = {"azure2023_code": "TIMESTAMP", "azure2023_conv": "TIMESTAMP", "mooncake_conversation": "timestamp"}
 # Seconds from the first to the last request of the published files, for where only their quantiles are to be had.
 SPANS_S = {"azure2023_code": 3435.948, "azure2023_conv": 3501.722, "mooncake_conversation": 3536.999}
+BLOCK_FIELD = "hash_ids"
 OWN = ("arrival_s", "prompt_tokens", "output_tokens")
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Requests of a trace, `span_s` seconds of them, and in words where they are from."""
+    """Requests of a trace, `span_s` seconds of them, and in words where they are from.
+
+    `blocks`: ids of each request's prompt blocks, equal where the text is, of a trace that has them (Mooncake).
+    """
 
     name: str
     source: str
     requests: Requests
     span_s: float
+    blocks: list[list[int]] | None = None
 
 
 def read(name: str, mirror: Path | None = None, seed: int = 0) -> Traffic:
@@ -59,12 +64,15 @@ def _published(trace: traces.Trace, mirror: Path) -> Traffic:
 
 def _parsed(trace: traces.Trace, data: bytes, time_field: str, where: str, source: str) -> Traffic:
     prompts, outputs = traces.parse(trace, data, where)
-    rows = traces.records(data.decode("utf-8-sig"), where)
+    rows = list(traces.records(data.decode("utf-8-sig"), where))
     times = np.array([_seconds(row.get(time_field), f"{where}:{number}: {time_field}") for number, row in rows])
     span = float(np.ptp(times))
     if span <= 0:
         raise UserError(f"{where}: all requests arrive at once; the rate cannot be told")
-    return Traffic(trace.workload, source, _ordered(times - times.min(), prompts, outputs), span)
+    blocks = [rows[i][1].get(BLOCK_FIELD) for i in np.argsort(times, kind="stable")]
+    requests = _ordered(times - times.min(), prompts, outputs)
+    known = all(isinstance(ids, list) for ids in blocks)
+    return Traffic(trace.workload, source, requests, span, blocks if known else None)
 
 
 def _seconds(text, where: str) -> float:

@@ -42,6 +42,20 @@ def throughput(out: Out, work: Work, config: Config = CONFIG) -> None:
 
 
 @cli.command()
+def serve_load(
+    out: Out,
+    work: Work,
+    config: Config = Path("config/served.yaml"),
+    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="First server's port [free ones].")] = None,
+) -> None:
+    """Latency and goodput of vLLM servers under load and of replayed traces, every arm against the base."""
+    from swiftkv import serving as stage
+
+    stage.run(load(config), out, work, mirror, port)
+
+
+@cli.command()
 def accuracy(
     arm: Annotated[str, typer.Option(help="base, a variant, or VARIANT-undistilled.")],
     model: Annotated[Path, typer.Option(help="Directory of the arm's model.")],

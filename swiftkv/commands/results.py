@@ -37,6 +37,17 @@ def tables(out: Out, config: Config = CONFIG) -> None:
 
 
 @cli.command()
+def serve_report(
+    out: Annotated[Path, typer.Option(help="Gets fig-served, tab-served and tab-saturation.")],
+    config: Config = Path("config/served.yaml"),
+) -> None:
+    """Draw latency against load, and write the tables of a finished `serve-load`."""
+    from swiftkv.serving import report
+
+    report.run(load(config), out)
+
+
+@cli.command()
 def notebook(name: str, out: Out, config: Config = CONFIG) -> None:
     """Execute a notebook on the results of the configuration's scale."""
     from swiftkv import notebooks

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.plots import diagnosis, learning, lengths, rewiring, speed, sweep
+from swiftkv.plots import diagnosis, learning, lengths, rewiring, served, speed, sweep
 from swiftkv.plots.style import Figure, save, theme
 from swiftkv.provenance import Provenance
 from swiftkv.results import FRAMES, SWEEP_FRAMES, Results, load
@@ -31,11 +31,12 @@ SWEEP: dict[str, Callable[[RunConfig, Results], Figure]] = {
     "fig-models": sweep.models,
     "fig-prediction": sweep.prediction,
 }
+SERVED: dict[str, Callable[[RunConfig, Results], Figure]] = {"fig-served": served.draw}
 
 
 def draw(config: RunConfig, name: str, out_dir: str | Path, root: str | Path = "results") -> None:
-    """Draw one figure of FIGURES or SWEEP. Raises UserError for an unknown id or a missing result file."""
-    known = FIGURES | SWEEP
+    """Draw one figure of FIGURES, SWEEP or SERVED. Raises UserError for an unknown id or a missing result file."""
+    known = FIGURES | SWEEP | SERVED
     if name not in known:
         raise UserError(f"figure {name!r}: unknown; there are {', '.join(known)}")
     with theme():

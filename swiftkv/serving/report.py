@@ -1,0 +1,60 @@
+"""Figure and tables of served load, from results/<scale>/served."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from swiftkv import plots, tables
+from swiftkv.provenance import Provenance
+from swiftkv.results import SERVED_FRAMES, Results, load
+from swiftkv.tables import Table, formatted, with_ci
+
+
+def served(results: Results) -> Table:
+    frame = results.frame("served")
+    text = pd.DataFrame(
+        {
+            "workload": frame.point,
+            "load": [f"{row.load:g} {row.load_unit}" for row in frame.itertuples()],
+            "model": frame.arm,
+            "requests": formatted(frame.requests, "{:.0f}"),
+            "within SLO": formatted(100 * frame.attainment, "{:.0f}%"),
+            "goodput (req/s)": formatted(frame.goodput_per_s, "{:.2f}"),
+            "TTFT p50 (s)": formatted(frame.ttft_p50_s, "{:.3g}"),
+            "TTFT p99 (s)": formatted(frame.ttft_p99_s, "{:.3g}"),
+            "TPOT p50 (s)": formatted(frame.tpot_p50_s, "{:.3g}"),
+            "TTFT/base [95% CI]": with_ci(frame, "ttft_p50_ratio", "ttft_p50_ci_low", "ttft_p50_ci_high"),
+            "E2EL/base [95% CI]": with_ci(frame, "e2el_p50_ratio", "e2el_p50_ci_low", "e2el_p50_ci_high"),
+        }
+    )
+    return Table("Servers under load: latency and goodput, and medians relative to the base model", frame, text)
+
+
+def saturation(results: Results) -> Table:
+    frame = results.frame("saturation")
+    text = pd.DataFrame(
+        {
+            "workload": frame.point,
+            "model": frame.arm,
+            "load": frame.load_unit,
+            "highest load within the SLO": formatted(frame.highest_within, "{:g}"),
+            "saturation load": formatted(frame.saturation, "{:.2f}"),
+            "relative to base [95% CI]": with_ci(frame, "ratio", "ci_low", "ci_high").where(frame.ratio.notna(), ""),
+            "note": frame.note.fillna(""),
+        }
+    )
+    slo = frame.iloc[0]
+    limits = f"TTFT at most {slo.slo_ttft_s:g} s and TPOT at most {slo.slo_tpot_s:g} s"
+    caption = f"Load up to which {slo.wanted:.0%} of the requests keep the SLO ({limits})"
+    return Table(caption, frame, text)
+
+
+def run(config, out_dir: Path, root: str | Path = "results") -> None:
+    """Write fig-served, tab-served and tab-saturation. Raises UserError naming the result that is missing."""
+    results = load(config.scale, root)
+    with Provenance("serve-report", config, inputs=[results.path(name) for name in SERVED_FRAMES]) as provenance:
+        for name in plots.SERVED:
+            plots.draw(config, name, out_dir, root)
+        for table in (served, saturation):
+            tables.write(table(results), results.origin(table.__name__), f"tab-{table.__name__}", out_dir)
+        provenance.save(out_dir / "fig-served")

@@ -1,0 +1,124 @@
+"""One vLLM server per arm, alive side by side and asked in turn: same flags, same KV memory, random weights.
+
+On a CPU a server of vLLM is three processes (front end, engine core, worker): 2.4 GiB beside weights and KV cache.
+An idle worker spins for a second after its last step and sleeps from then on, hence SETTLE_S.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from swiftkv.arms import word_tokenizer, write_model
+from swiftkv.config import BASE_ARM
+from swiftkv.loads import BLOCK, Arm, EngineSettings, arms, kv_memory
+from swiftkv.serving import client
+from swiftkv.serving.loads import Load
+from swiftkv.vllm.engine import GIB
+from swiftkv.vllm.server import Server, server
+
+SETTLE_S = 1.5
+CACHE_BLOCK = 32  # tokens; vLLM's 128 on a CPU would find nothing of a trace's blocks once they are scaled down
+WARM_UP = ["--dataset-name", "random", "--random-output-len", "4"]
+
+
+def chosen_arms(config) -> list[Arm]:
+    """The base and the variants that `served.arms` names, cut for the benchmark model."""
+    return [arm for arm in arms(config) if arm.name in (BASE_ARM, *config["served"]["arms"])]
+
+
+def settings_of(config, plan: list[Load]) -> EngineSettings:
+    """Settings that take every request of `plan`. The KV cache holds `kv_tokens` of the base, by default the longest
+    request as many times as run at once."""
+    section, throughput = config["served"], config["throughput"]
+    blocks = -(-max(load.longest for load in plan) // BLOCK)
+    room = -(-section["kv_tokens"] // BLOCK) if "kv_tokens" in section else blocks * section["max_num_seqs"]
+    return EngineSettings(
+        shape=throughput["model"],
+        max_model_len=blocks * BLOCK,
+        max_num_seqs=section["max_num_seqs"],
+        max_num_batched_tokens=throughput["max_num_batched_tokens"],
+        kv_memory_bytes=kv_memory(throughput["model"], arms(config), 1 + max(room, blocks)),  # vLLM keeps one
+        prefix_caching=False,
+        seed=config.seed,
+    )
+
+
+def flags(settings: EngineSettings) -> list[str]:
+    """Arguments of `vllm serve` that all arms share."""
+    from vllm.platforms import current_platform
+
+    shared = asdict(settings)
+    limits = [f"--{name.replace('_', '-')}={shared[name]}" for name in ("max_model_len", "max_num_seqs", "seed")]
+    caching = [f"--block-size={CACHE_BLOCK}", "--enable-prefix-caching"]
+    return [
+        *(f"--dtype={settings.shape['dtype']}", "--load-format=dummy", *limits),
+        f"--max-num-batched-tokens={settings.max_num_batched_tokens}",
+        *(caching if settings.prefix_caching else ["--no-enable-prefix-caching"]),
+        *("--uvicorn-log-level=warning", *(["--enforce-eager"] if current_platform.is_cpu() else [])),
+    ]
+
+
+@contextmanager
+def serve_arm(arm: Arm, settings: EngineSettings, folder: Path, port: int | None, timeout_s: float) -> Iterator[Server]:
+    """A server of one arm's model, which is written to `folder` with a tokenizer."""
+    model_dir = write_model(arm, settings, folder / "models" / arm.name)
+    word_tokenizer(settings.shape["vocab_size"]).save_pretrained(model_dir)
+    with server(
+        model_dir,
+        log=folder / "logs" / f"server-{arm.name}.log",
+        port=port,
+        kv_cache_gib=settings.kv_memory_bytes / GIB,
+        arguments=flags(settings),
+        timeout_s=timeout_s,
+    ) as running:
+        yield running
+
+
+class Servers:
+    """The servers of all arms, with or without prefix caching; asking for the other kind ends those that run.
+
+    Use as a context manager. A rerun that finds everything measured starts none.
+    """
+
+    def __init__(self, config, settings: EngineSettings, folder: Path, port: int | None, factory: Callable = serve_arm):
+        self.arms, self.timeouts = chosen_arms(config), config["served"]["timeouts"]
+        self.settings, self.folder, self.port, self.factory = settings, folder, port, factory
+        self.running: dict[str, Server] = {}
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "Servers":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stack.close()
+
+    def get(self, arm: str, prefix_caching: bool) -> Server:
+        """The arm's server, idle and settled. Raises UserError if it does not start or has ended."""
+        if not self.running or prefix_caching != self.settings.prefix_caching:
+            self.start(prefix_caching)
+        self.running[arm].check_alive()
+        time.sleep(SETTLE_S)
+        return self.running[arm]
+
+    def start(self, prefix_caching: bool) -> None:
+        """End what runs, start a server per arm, one after the other, and warm each up."""
+        self.stack.close()
+        self.running, self.settings = {}, replace(self.settings, prefix_caching=prefix_caching)
+        for number, arm in enumerate(self.arms):
+            print(f"served: starting server {arm.name}", flush=True)
+            port = None if self.port is None else self.port + number
+            self.running[arm.name] = self.stack.enter_context(
+                self.factory(arm, self.settings, self.folder, port, self.timeouts["start_s"])
+            )
+        for arm in self.arms:
+            self.warm_up(arm.name)
+
+    def warm_up(self, arm: str) -> None:
+        """As many requests at once as run at once; nothing of them is kept."""
+        count = self.settings.max_num_seqs
+        length = max(1, min(self.settings.max_model_len - 4, self.settings.max_num_batched_tokens // count))
+        arguments = [*WARM_UP, "--random-input-len", str(length), "--num-prompts", str(count)]
+        log = self.folder / "logs" / "client.log"
+        client.run(self.running[arm], arguments, 0, self.timeouts["start_s"], log, f"warm-up of {arm}")
