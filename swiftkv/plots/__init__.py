@@ -6,6 +6,7 @@ swiftkv.plots.draw_all(config, "results/cpu/figures")
 from collections.abc import Callable
 from pathlib import Path
 
+from swiftkv import exhibits
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.plots import diagnosis, learning, lengths, rewiring, speed
@@ -18,9 +19,9 @@ FIGURES: dict[str, Callable[[RunConfig, Results], Figure]] = {
     "fig-rewiring": rewiring.draw,
     "fig-throughput": speed.throughput,
     "fig-accuracy-speedup": speed.accuracy_speedup,
-    "fig-latency": speed.latency,
     "fig-distillation": learning.distillation,
     "fig-similarity": learning.similarity,
+    "fig-latency": speed.latency,
     "fig-diagnosis": diagnosis.draw,
 }
 
@@ -36,9 +37,8 @@ def draw(config: RunConfig, name: str, out_dir: str | Path, root: str | Path = "
 def draw_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results") -> None:
     """Draw every figure below `out_dir` from `root/<scale>`, with one provenance file for all."""
     results = load(config.scale, root)
-    with Provenance(
-        "figures", config, inputs=[results.path(frame) for frame in FRAMES if frame != "claims"]
-    ) as provenance:
+    inputs = [results.path(frame) for frame in FRAMES if frame != "claims"]
+    with Provenance("figures", config, inputs=inputs, ids=exhibits.FIGURES) as provenance:
         for name in FIGURES:
             draw(config, name, out_dir, root)
         provenance.save(Path(out_dir) / "figures")
