@@ -58,8 +58,13 @@ def identity(name: str, devices: list[tuple[str, str]]) -> str:
 
 def lock(device: str) -> int | None:
     """The open lock file of a device, or None if another process holds it."""
-    LOCKS.mkdir(mode=0o777, exist_ok=True)
-    file = os.open(LOCKS / f"{device.replace('/', '-')}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        LOCKS.mkdir()
+    except FileExistsError:
+        pass
+    else:
+        LOCKS.chmod(0o777)  # for other users, whatever the umask
+    file = os.open(LOCKS / f"{device.replace('/', '-')}.lock", os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
