@@ -3,7 +3,7 @@ SHELL := /bin/bash
 FLAVOUR ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test test-matrix lint env lock report
+.PHONY: reproduce test test-matrix test-slurm lint env lock report
 
 env:
 	@MAKE_GOAL=$(firstword $(MAKECMDGOALS)) workflow/setup.sh $(FLAVOUR)
@@ -22,6 +22,11 @@ test: env
 MATRIX ?= 0.27.1 0.28.0 0.29.0 0.30.0 0.31.0 --wheels 0.26.0 0.33.0
 test-matrix: env
 	workflow/test_matrix.sh $(MATRIX)
+
+# The reduced pipeline on a real one-node Slurm with pretended GPUs (minutes; root, Debian's Slurm and munge: docs/cluster.md).
+test-slurm: env
+	@workflow/add_extra.sh slurm
+	python -m pytest -s tests/slurm/pipeline_on_slurm.py
 
 lint: env
 	ruff check .

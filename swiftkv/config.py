@@ -17,6 +17,7 @@ import yaml
 
 from swiftkv import files
 from swiftkv.errors import UserError
+from swiftkv.workloads.tasks import BY_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
@@ -159,6 +160,10 @@ def validate(raw: dict, where: str) -> None:
     names = [variant["name"] for variant in raw["variants"]]
     if len(set(names)) < len(names) or BASE_ARM in names:
         raise UserError(f"{where}: variants: names must differ from each other and from {BASE_ARM!r}, got {names}")
+    arms = raw.get("ablations", {}).get("arms", ())
+    for name in [*raw["tasks"], *(task for arm in arms for task in arm.get("tasks", ()))]:
+        if name not in BY_NAME:
+            raise UserError(f"{where}: tasks: {name!r} is not a task; allowed are {', '.join(BY_NAME)}")
     for name in raw["accuracy"]["undistilled"]:
         if name not in names:
             raise UserError(f"{where}: accuracy.undistilled: {name!r} is not a variant; allowed are {names}")

@@ -11,7 +11,7 @@ from statistics import median
 
 import pandas as pd
 
-from swiftkv import accuracy_summary, costmodel, files, latency, tables, throughput
+from swiftkv import accuracy_summary, costmodel, exhibits, files, latency, tables, throughput
 from swiftkv import claims as judge
 from swiftkv.claims import report
 from swiftkv.config import BASE_ARM, RunConfig
@@ -113,6 +113,10 @@ def table(name: str) -> Recipe:
     return Recipe(make, (FRAMES[tables.SOURCES[name]][0],), configured=False)
 
 
+def tables_document(run: Run, out: Path) -> None:
+    files.write_text(out, exhibits.document())
+
+
 MEASUREMENTS, KV_CAPACITY, CLAIMS = (FRAMES[name][0] for name in ("measurements", "kv_capacity", "claims"))
 RECIPES: dict[str, Recipe] = {
     MEASUREMENTS: Recipe(measurements, (MEASUREMENTS,), configured=False),
@@ -125,6 +129,7 @@ RECIPES: dict[str, Recipe] = {
     CLAIMS: Recipe(claims, ()),
     "claims.md": Recipe(claims_text, (CLAIMS,), configured=False),
     **{f"tables/{name}.{form}": table(name) for name in tables.TABLES for form in ("csv", "md", "tex")},
+    "tables/tables.tex": Recipe(tables_document, (), configured=False),
 }
 PARTLY = {
     MEASUREMENTS: "elapsed_s and, without requests.jsonl.gz, ttft_p50_s",

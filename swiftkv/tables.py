@@ -2,7 +2,8 @@
 
     swiftkv.tables.write_all(config, "results/cpu/tables")
 
-A table is a frame of numbers for the CSV and a frame of text for readers, with 95% CIs in brackets.
+A table is a frame of numbers for the CSV and a frame of text for readers, with 95% CIs in brackets. Its caption ends
+with its id (`swiftkv.exhibits`).
 """
 
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv import files
+from swiftkv import exhibits, files
 from swiftkv.config import RunConfig
 from swiftkv.provenance import Provenance
 from swiftkv.results import Origin, Results, load, published
@@ -245,7 +246,7 @@ def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
     text = table.text.fillna("").astype(str)
     table = replace(table, text=text)
     random = " Benchmark model with random weights." if origin.weights == "dummy" else ""
-    where = f"Scale {origin.scale}; {table.hardware or origin.hardware}; git {origin.git}."
+    where = f"Scale {origin.scale}; {table.hardware or origin.hardware}; git {origin.git}; {name}."
     caption = f"{table.caption}.{random} {where}"
     numbers = table.numbers.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
     files.write_text(Path(out_dir) / f"{name}.csv", numbers)
@@ -254,10 +255,11 @@ def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
 
 
 def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results") -> None:
-    """Write every table of TABLES below `out_dir` from `root/<scale>`, with one provenance file for all."""
+    """Write every table of TABLES from `root/<scale>`, tables.tex (all of them), and one provenance file."""
     results = load(config.scale, root)
     inputs = [results.path(frame) for frame in SOURCES.values()]
-    with Provenance("tables", config, inputs=inputs) as provenance:
+    with Provenance("tables", config, inputs=inputs, ids=exhibits.TABLES) as provenance:
         for name in TABLES:
             write_one(results, name, out_dir)
+        files.write_text(Path(out_dir) / "tables.tex", exhibits.document())
         provenance.save(Path(out_dir) / "tables")

@@ -16,9 +16,6 @@ from swiftkv.fleet import Requests
 from swiftkv.workloads import traces
 
 JITTER_S = 30.0
-TIME_FIELDS = {"azure2023_code": "TIMESTAMP", "azure2023_conv": "TIMESTAMP", "mooncake_conversation": "timestamp"}
-# Seconds from the first to the last request of the published files, for where only their quantiles are to be had.
-SPANS_S = {"azure2023_code": 3435.948, "azure2023_conv": 3501.722, "mooncake_conversation": 3536.999}
 BLOCK_FIELD = "hash_ids"
 OWN = ("arrival_s", "prompt_tokens", "output_tokens")
 
@@ -49,8 +46,8 @@ def read(name: str, mirror: Path | None = None, seed: int = 0) -> Traffic:
         raise UserError(f"--trace {name!r}: not known; allowed are {', '.join(known)}, or a .csv file")
     if not Path(name).is_file():
         raise UserError(f"{name}: no such file")
-    trace = traces.Trace(name, name, OWN[1], OWN[2], "", "", "", "")
-    return _parsed(trace, Path(name).read_bytes(), OWN[0], name, "the file given")
+    trace = traces.Trace(name, name, OWN[1], OWN[2], "", "", "", "", OWN[0], "")
+    return _parsed(trace, Path(name).read_bytes(), name, "the file given")
 
 
 def _published(trace: traces.Trace, mirror: Path) -> Traffic:
@@ -59,13 +56,15 @@ def _published(trace: traces.Trace, mirror: Path) -> Traffic:
         raise UserError(f"{path}: no such trace in the mirror")
     data = path.read_bytes()
     traces.verify(trace, data, str(path))
-    return _parsed(trace, data, TIME_FIELDS[trace.workload], str(path), f"{trace.origin} (arrival times and lengths)")
+    return _parsed(trace, data, str(path), f"{trace.origin} (arrival times and lengths)")
 
 
-def _parsed(trace: traces.Trace, data: bytes, time_field: str, where: str, source: str) -> Traffic:
+def _parsed(trace: traces.Trace, data: bytes, where: str, source: str) -> Traffic:
     prompts, outputs = traces.parse(trace, data, where)
     rows = list(traces.records(data.decode("utf-8-sig"), where))
-    times = np.array([_seconds(row.get(time_field), f"{where}:{number}: {time_field}") for number, row in rows])
+    times = np.array(
+        [_seconds(row.get(trace.time_field), f"{where}:{number}: {trace.time_field}") for number, row in rows]
+    )
     span = float(np.ptp(times))
     if span <= 0:
         raise UserError(f"{where}: all requests arrive at once; the rate cannot be told")
@@ -99,7 +98,7 @@ def _from_quantiles(trace: traces.Trace, seed: int) -> Traffic:
         grid = [(row["q"], row["tokens"]) for row in lengths.quantiles if row["quantity"] == quantity]
         return np.interp(rng.random(count), *zip(*grid, strict=True)).round().astype(np.int64)
 
-    span = SPANS_S[trace.workload]
+    span = float(trace.span_s)
     requests = _ordered(rng.uniform(0, span, count), draw("prompt"), draw("output"))
     return Traffic(trace.workload, "committed quantiles: lengths drawn independently, Poisson arrivals", requests, span)
 

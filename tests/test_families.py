@@ -11,6 +11,7 @@ from vllm_helpers import RAW, SETTINGS, prompts
 
 from swiftkv.convert import check_checkpoint, convert
 from swiftkv.errors import UserError
+from swiftkv.modeling import FAMILIES
 
 SHAPE = TINY_SHAPE | {"tie_word_embeddings": True, "bos_token_id": None}
 # What sets each family apart: RoPE scaling (Llama 3.x), biases (Qwen2), head size and norms (Qwen3), its own head.
@@ -29,14 +30,13 @@ CHANGES = {
     "qwen3": {"head_dim": 64},
     "mistral": {"sliding_window": None, "tie_word_embeddings": False},
 }
-FAMILIES = list(CHANGES)
 
 
 def save_base(directory, family: str, **changes) -> None:
     """A random model of the family in which no norm is one and no bias zero."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(family, **SHAPE | CHANGES[family] | changes, initializer_range=0.15)
+    config = AutoConfig.for_model(family, **SHAPE | CHANGES.get(family, {}) | changes, initializer_range=0.15)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_other_families_are_refused_by_name(base, tmp_path):
     shutil.copytree(base("llama"), tmp_path / "base")
     config = json.loads((tmp_path / "base" / "config.json").read_text())
     (tmp_path / "base" / "config.json").write_text(json.dumps(config | {"model_type": "mixtral"}))
-    with pytest.raises(UserError, match="'mixtral' is not supported; allowed is llama or qwen2 or qwen3 or mistral"):
+    with pytest.raises(UserError, match=r"'mixtral' is not supported; allowed is .*llama.*qwen3"):
         check_checkpoint(tmp_path / "base")
 
 

@@ -1,10 +1,14 @@
-"""swiftkv.tables: three formats that agree, and LaTeX that is escaped."""
+"""swiftkv.tables: three formats that agree, LaTeX that is escaped and compiles, ids that one list names."""
+
+import re
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
 from synthetic_results import build
 
-from swiftkv import claims, tables
+from swiftkv import claims, exhibits, plots, tables
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.results import load
@@ -82,3 +86,24 @@ def test_missing_result_names_its_file(root, tmp_path):
 def test_numeric_columns_are_set_flush_right():
     assert tables.is_numeric(pd.Series(["1.2", "-3", "1,000", "97%", "1.5 [1.4, 1.6]", ""]))
     assert not tables.is_numeric(pd.Series(["1.2", "base"]))
+
+
+def test_ids_are_those_of_the_list_wherever_they_are_used(root):
+    assert list(exhibits.TABLES) == list(tables.TABLES) and list(exhibits.FIGURES) == list(plots.FIGURES)
+    assert list(exhibits.SWEEP_FIGURES) == list(plots.SWEEP) and list(exhibits.SERVED_FIGURES) == list(plots.SERVED)
+    captions = {path.stem for path in (ROOT / "workflow" / "report").glob("*-*.rst")}
+    assert captions == exhibits.TABLES.keys() | exhibits.FIGURES.keys()
+    for name in exhibits.TABLES:
+        assert f"; {name}." in (root / "tables" / f"{name}.md").read_text().splitlines()[0]
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex (Debian: texlive-latex-recommended)")
+def test_document_of_all_tables_compiles(root, tmp_path):
+    for path in (root / "tables").glob("*.tex"):
+        shutil.copy(path, tmp_path)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    log = (tmp_path / "tables.log").read_text(errors="replace")
+    assert done.returncode == 0, log[-3000:]
+    assert f"({len(tables.TABLES)} pages" in log
+    assert not re.search(r"Overfull \\hbox|Float too large", log)

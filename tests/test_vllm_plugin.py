@@ -55,15 +55,17 @@ def test_plugin_registers_once_and_leaves_base_models_alone():
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    from swiftkv.vllm.plugin import ARCHITECTURES, register
+    from swiftkv.modeling import FAMILIES
+    from swiftkv.vllm.plugin import register
 
+    architectures = {model.__name__: model.vllm_model for model in FAMILIES.values()}
     before = ModelRegistry.models["LlamaForCausalLM"]
     register()
-    first = {name: (ModelRegistry.models[name], MODELS_CONFIG_MAP[name]) for name in ARCHITECTURES}
+    first = {name: (ModelRegistry.models[name], MODELS_CONFIG_MAP[name]) for name in architectures}
     register()
-    assert {name: (ModelRegistry.models[name], MODELS_CONFIG_MAP[name]) for name in ARCHITECTURES} == first
+    assert {name: (ModelRegistry.models[name], MODELS_CONFIG_MAP[name]) for name in architectures} == first
     for name, (model, _) in first.items():
-        assert f"{model.module_name}:{model.class_name}" == ARCHITECTURES[name]
+        assert f"{model.module_name}:{model.class_name}" == architectures[name]
     assert ModelRegistry.models["LlamaForCausalLM"] is before
     assert "LlamaForCausalLM" not in MODELS_CONFIG_MAP
 

@@ -55,9 +55,15 @@ def read_claims(path: str | Path = CLAIMS) -> list[dict]:
     if repeated:
         raise UserError(f"{path}: id {', '.join(repeated)} occurs more than once")
     for claim in claims:
-        if claim["published"] not in known:
+        if isinstance(claim["published"], str) and claim["published"] not in known:
             raise UserError(f"{path}: {claim['id']}: {claim['published']!r} is no id of {PUBLISHED.name}")
     return claims
+
+
+def source_of(claim: dict, context: Context) -> pd.Series:
+    """Value, unit, source and place of what was published: a row of published.csv, or what the claim itself says."""
+    given = claim["published"]
+    return pd.Series(given) if isinstance(given, dict) else context.published.loc[given]
 
 
 def check_gates(results: Results) -> None:
@@ -89,12 +95,12 @@ def decide(claim: dict, context: Context) -> tuple[Measurement | None, str, str]
         return None, *((stop.verdict, stop.reason) if comparable else ("not comparable", reason))
     if not comparable:
         return found, "not comparable", reason
-    return found, *judge(claim["rule"], float(context.published.value[claim["published"]]), found)
+    return found, *judge(claim["rule"], float(source_of(claim, context).value), found)
 
 
 def row(claim: dict, context: Context) -> dict:
     """One row of claims.csv (COLUMNS); numbers to four significant digits, in the claim's unit."""
-    source = context.published.loc[claim["published"]]
+    source = source_of(claim, context)
     found, verdict, reason = decide(claim, context)
     origin = context.results.origin(found.frame) if found and found.frame in FRAMES else None
     hardware = COMPUTED if claim.get("analytic") else (origin.hardware if origin else "")

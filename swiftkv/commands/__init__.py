@@ -18,3 +18,10 @@ def load(path: Path):
     from swiftkv.config import load_config
 
     return load_config(path)
+
+
+def take_gpu(count: int = 1) -> None:
+    """Lease `count` GPUs until the command ends, where the machine has any."""
+    from swiftkv import devices
+
+    devices.lease(count)

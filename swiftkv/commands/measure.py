@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Base, Config, Out, Work, cli, load
+from swiftkv.commands import CONFIG, Base, Config, Out, Work, cli, load, take_gpu
 
 
 @cli.command()
@@ -30,6 +30,7 @@ def verify(
     from swiftkv import verify as stage
 
     loaded = load(config)
+    take_gpu()
     stage.run(loaded, base, {v.name: models / v.name for v in loaded.variants}, out)
 
 
@@ -38,6 +39,7 @@ def throughput(out: Out, work: Work, config: Config = CONFIG) -> None:
     """Throughput, latency and KV capacity of every arm, interleaved, on dummy weights."""
     from swiftkv import throughput as stage
 
+    take_gpu()
     stage.run(load(config), out, work)
 
 
@@ -66,6 +68,7 @@ def accuracy(
     """Score one model on the four tasks with lm-eval through vLLM."""
     from swiftkv import accuracy as stage
 
+    take_gpu()
     stage.score_arm(load(config), arm, model, out, work)
 
 
@@ -97,6 +100,7 @@ def protocol(
     from swiftkv import protocol as stage
 
     names = [name.strip() for name in tasks.split(",")] if tasks else None
+    take_gpu()
     stage.score_arm(load(config), arm, model, out, work, mirror, names, limit)
 
 
@@ -121,6 +125,7 @@ def diagnose(
     from swiftkv import diagnose as stage
 
     loaded = load(config)
+    take_gpu()
     stage.run(loaded, base, {v.name: models / v.name for v in loaded.variants}, out)
 
 
@@ -133,4 +138,5 @@ def calibrate(
     """Measure this machine's FLOP/s, memory bandwidth and KV-cache writes (about a minute)."""
     from swiftkv import calibration
 
+    take_gpu()
     calibration.run(load(config), out, dtype)

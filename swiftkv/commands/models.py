@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Base, Config, Out, Work, cli, load
+from swiftkv.commands import CONFIG, Base, Config, Out, Work, cli, load, take_gpu
 
 
 @cli.command()
@@ -69,6 +69,7 @@ def distill(
 
     options = loop.Options(micro_batch_tokens, recompute, float32)
     work = work or loaded.results / "work" / "distill"
+    take_gpu(processes)
     loop.start(loaded, base, out or loaded.results / "models", work, options, processes)
 
 
@@ -85,6 +86,7 @@ def advise(
     """Which cut and AcrossKV group a base model can take, from cheap probes, beside what each may gain."""
     from swiftkv.distill import advise as advisor
 
+    take_gpu()
     advisor.run(load(config), base, out, work, budget, probes, steps)
 
 
@@ -100,6 +102,7 @@ def ablate(
     from swiftkv.distill import ablate as stage
     from swiftkv.distill.loop import Options
 
+    take_gpu()
     stage.run(load(config), base, out, work, Options(float32=float32))
 
 
@@ -108,6 +111,7 @@ def similarity(base: Base, out: Out, config: Config = CONFIG) -> None:
     """Measure how much each layer's input differs from the previous layer's."""
     from swiftkv import similarity as stage
 
+    take_gpu()
     stage.run(load(config), base, out)
 
 

@@ -82,6 +82,16 @@ def verify_results(
 
 
 @cli.command()
+def crate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="results/SCALE or results/reference/MACHINE/RUN.")],
+) -> None:
+    """Describe a finished run as an RO-Crate: DIR/ro-crate-metadata.json."""
+    from swiftkv import crate as stage
+
+    stage.write(directory)
+
+
+@cli.command()
 def publish(
     machine: Annotated[str, typer.Option(help="Name of the directory below results/reference.")],
     config: Config = CONFIG,
@@ -90,3 +100,11 @@ def publish(
     from swiftkv import publish as stage
 
     stage.run(load(config), machine)
+
+
+@cli.command()
+def config_docs(out: Out = Path("docs/config.md")) -> None:
+    """Write the page of every configuration key from the schema."""
+    from swiftkv import config_docs as page
+
+    page.write(out)

@@ -1,7 +1,4 @@
-"""Configuration of SwiftKV models, with the field names of the published checkpoints."""
-
-from huggingface_hub.dataclasses import strict
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+"""What the configurations of all SwiftKV models share, with the field names of the published checkpoints."""
 
 
 class SwiftKVConfigMixin:
@@ -46,53 +43,3 @@ class SwiftKVConfigMixin:
         """Part of `@strict` validation: the base checks and the cut."""
         super().validate_architecture()
         self.check_swiftkv()
-
-
-@strict
-class LlamaSwiftKVConfig(SwiftKVConfigMixin, LlamaConfig):
-    """Llama with SwiftKV (paper, sections 3.2 and 3.3).
-
-    `num_key_value_layers` is the cut l: layers 0..l-1 are ordinary (default: all of them, no SwiftKV);
-    `key_value_group_size` is n, the late layers that share one KV cache. `swiftkv` is kept for published
-    checkpoints. Raises StrictDataclassError if l is out of range, n does not divide L - l, or a window slides.
-    """
-
-    model_type = "llama_swiftkv"
-
-    swiftkv: bool = True
-    num_key_value_layers: int | None = None
-    key_value_group_size: int = 1
-
-
-@strict
-class Qwen2SwiftKVConfig(SwiftKVConfigMixin, Qwen2Config):
-    """Qwen2 and Qwen2.5 with SwiftKV; fields as `LlamaSwiftKVConfig`."""
-
-    model_type = "qwen2_swiftkv"
-
-    swiftkv: bool = True
-    num_key_value_layers: int | None = None
-    key_value_group_size: int = 1
-
-
-@strict
-class Qwen3SwiftKVConfig(SwiftKVConfigMixin, Qwen3Config):
-    """Dense Qwen3 with SwiftKV; fields as `LlamaSwiftKVConfig`."""
-
-    model_type = "qwen3_swiftkv"
-
-    swiftkv: bool = True
-    num_key_value_layers: int | None = None
-    key_value_group_size: int = 1
-
-
-@strict
-class MistralSwiftKVConfig(SwiftKVConfigMixin, MistralConfig):
-    """Mistral without a sliding window, with SwiftKV; fields as `LlamaSwiftKVConfig`."""
-
-    model_type = "mistral_swiftkv"
-
-    sliding_window: int | None = None
-    swiftkv: bool = True
-    num_key_value_layers: int | None = None
-    key_value_group_size: int = 1

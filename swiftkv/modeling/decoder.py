@@ -131,9 +131,13 @@ class SwiftKVModel:
 
 
 class SwiftKVForCausalLM:
-    """The language model; goes before the family's class, whose `model` becomes `model_class`."""
+    """The language model; goes before the family's class, whose `model` becomes `model_class`.
+
+    `vllm_model` is the class that serves its checkpoints on vLLM, as "module:class".
+    """
 
     model_class: type[nn.Module]
+    vllm_model: str
     _keys_to_ignore_on_load_unexpected = [DEAD_TENSORS]  # noqa: RUF012
 
     def __init__(self, config):

@@ -1,5 +1,7 @@
 """Llama with SwiftKV: `model_type` llama_swiftkv, architecture LlamaSwiftKVForCausalLM."""
 
+from huggingface_hub.dataclasses import strict
+from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
     LlamaDecoderLayer,
@@ -10,7 +12,23 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from swiftkv.modeling import decoder
-from swiftkv.modeling.configuration import LlamaSwiftKVConfig
+from swiftkv.modeling.configuration import SwiftKVConfigMixin
+
+
+@strict
+class LlamaSwiftKVConfig(SwiftKVConfigMixin, LlamaConfig):
+    """Llama with SwiftKV (paper, sections 3.2 and 3.3).
+
+    `num_key_value_layers` is the cut l: layers 0..l-1 are ordinary (default: all of them, no SwiftKV);
+    `key_value_group_size` is n, the late layers that share one KV cache. `swiftkv` is kept for published
+    checkpoints. Raises StrictDataclassError if l is out of range, n does not divide L - l, or a window slides.
+    """
+
+    model_type = "llama_swiftkv"
+
+    swiftkv: bool = True
+    num_key_value_layers: int | None = None
+    key_value_group_size: int = 1
 
 
 class LlamaSwiftKVAttention(decoder.SwiftKVAttention, LlamaAttention):
@@ -35,4 +53,8 @@ class LlamaSwiftKVForCausalLM(decoder.SwiftKVForCausalLM, LlamaForCausalLM):
     config: LlamaSwiftKVConfig
     config_class = LlamaSwiftKVConfig
     model_class = LlamaSwiftKVModel
+    vllm_model = "swiftkv.vllm.llama:LlamaSwiftKVForCausalLM"
     _no_split_modules = ["LlamaDecoderLayer", "LlamaSwiftKVDecoderLayer"]  # noqa: RUF012
+
+
+FAMILY = LlamaSwiftKVForCausalLM

@@ -1,5 +1,7 @@
 """Qwen2 and Qwen2.5 with SwiftKV: `model_type` qwen2_swiftkv, architecture Qwen2SwiftKVForCausalLM."""
 
+from huggingface_hub.dataclasses import strict
+from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import (
     Qwen2Attention,
     Qwen2DecoderLayer,
@@ -10,7 +12,18 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 
 from swiftkv.modeling import decoder
-from swiftkv.modeling.configuration import Qwen2SwiftKVConfig
+from swiftkv.modeling.configuration import SwiftKVConfigMixin
+
+
+@strict
+class Qwen2SwiftKVConfig(SwiftKVConfigMixin, Qwen2Config):
+    """Qwen2 and Qwen2.5 with SwiftKV; fields as `LlamaSwiftKVConfig`."""
+
+    model_type = "qwen2_swiftkv"
+
+    swiftkv: bool = True
+    num_key_value_layers: int | None = None
+    key_value_group_size: int = 1
 
 
 class Qwen2SwiftKVAttention(decoder.SwiftKVAttention, Qwen2Attention):
@@ -35,4 +48,8 @@ class Qwen2SwiftKVForCausalLM(decoder.SwiftKVForCausalLM, Qwen2ForCausalLM):
     config: Qwen2SwiftKVConfig
     config_class = Qwen2SwiftKVConfig
     model_class = Qwen2SwiftKVModel
+    vllm_model = "swiftkv.vllm.qwen:Qwen2SwiftKVForCausalLM"
     _no_split_modules = ["Qwen2DecoderLayer", "Qwen2SwiftKVDecoderLayer"]  # noqa: RUF012
+
+
+FAMILY = Qwen2SwiftKVForCausalLM

@@ -1,5 +1,7 @@
 """Dense Qwen3 with SwiftKV: `model_type` qwen3_swiftkv, architecture Qwen3SwiftKVForCausalLM."""
 
+from huggingface_hub.dataclasses import strict
+from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import (
     Qwen3Attention,
     Qwen3DecoderLayer,
@@ -10,7 +12,18 @@ from transformers.models.qwen3.modeling_qwen3 import (
 )
 
 from swiftkv.modeling import decoder
-from swiftkv.modeling.configuration import Qwen3SwiftKVConfig
+from swiftkv.modeling.configuration import SwiftKVConfigMixin
+
+
+@strict
+class Qwen3SwiftKVConfig(SwiftKVConfigMixin, Qwen3Config):
+    """Dense Qwen3 with SwiftKV; fields as `LlamaSwiftKVConfig`."""
+
+    model_type = "qwen3_swiftkv"
+
+    swiftkv: bool = True
+    num_key_value_layers: int | None = None
+    key_value_group_size: int = 1
 
 
 class Qwen3SwiftKVAttention(decoder.SwiftKVAttention, Qwen3Attention):
@@ -35,4 +48,8 @@ class Qwen3SwiftKVForCausalLM(decoder.SwiftKVForCausalLM, Qwen3ForCausalLM):
     config: Qwen3SwiftKVConfig
     config_class = Qwen3SwiftKVConfig
     model_class = Qwen3SwiftKVModel
+    vllm_model = "swiftkv.vllm.qwen:Qwen3SwiftKVForCausalLM"
     _no_split_modules = ["Qwen3DecoderLayer", "Qwen3SwiftKVDecoderLayer"]  # noqa: RUF012
+
+
+FAMILY = Qwen3SwiftKVForCausalLM

@@ -18,9 +18,9 @@ FIGURES: dict[str, Callable[[RunConfig, Results], Figure]] = {
     "fig-rewiring": rewiring.draw,
     "fig-throughput": speed.throughput,
     "fig-accuracy-speedup": speed.accuracy_speedup,
-    "fig-latency": speed.latency,
     "fig-distillation": learning.distillation,
     "fig-similarity": learning.similarity,
+    "fig-latency": speed.latency,
     "fig-diagnosis": diagnosis.draw,
 }
 SWEEP: dict[str, Callable[[RunConfig, Results], Figure]] = {
@@ -47,7 +47,8 @@ def draw_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results
     """Draw every figure of FIGURES (of a sweep: SWEEP) below `out_dir` from `root/<scale>`, with one provenance."""
     results = load(config.scale, root)
     frames = ["throughput", "kv_capacity", *SWEEP_FRAMES] if of_sweep else [name for name in FRAMES if name != "claims"]
-    with Provenance("figures", config, inputs=[results.path(frame) for frame in frames]) as provenance:
-        for name in SWEEP if of_sweep else FIGURES:
+    names = list(SWEEP if of_sweep else FIGURES)
+    with Provenance("figures", config, inputs=[results.path(frame) for frame in frames], ids=names) as provenance:
+        for name in names:
             draw(config, name, out_dir, root)
         provenance.save(Path(out_dir) / ("sweep" if of_sweep else "figures"))

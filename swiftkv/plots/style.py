@@ -48,8 +48,10 @@ def footer(figure: Figure, origin: Origin | str, note: str = "") -> None:
 
 
 def save(figure: Figure, stem: Path) -> None:
-    """Write `<stem>.png` and `<stem>.svg` atomically, without dates in them."""
+    """Write `<stem>.png` and `<stem>.svg` atomically, without dates, and with the figure's id, which the stem is."""
+    figure.text(0.99, 0.03 / figure.get_figheight(), stem.name, fontsize=6.2, color=GREY, va="bottom", ha="right")
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        metadata = {"Title": stem.name, **metadata}
         with atomic_path(stem.with_name(stem.name + suffix)) as path:
             figure.savefig(path, dpi=DPI, metadata=metadata, facecolor="white")
 

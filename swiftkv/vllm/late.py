@@ -25,7 +25,7 @@ class LateSelfAttention(LlamaAttention):
     `qkv_bias` and `qk_norm` are the family's; the key norm exists in group leaders only, whose K it applies to.
     """
 
-    qkv_bias: bool | None = None  # None: as the decoder layer says
+    qkv_bias: bool | None = None  # None: biases, that of the output projection too, are as the decoder layer says
     qk_norm = False
 
     def __init__(
@@ -45,7 +45,9 @@ class LateSelfAttention(LlamaAttention):
         # Not LlamaAttention's: it would allocate the q, k and v projections that a late layer never uses.
         nn.Module.__init__(self)
         ranks = get_tensor_model_parallel_world_size()
-        self.kv_bias = bias if self.qkv_bias is None else self.qkv_bias
+        if self.qkv_bias is not None:
+            bias, bias_o_proj = self.qkv_bias, False
+        self.kv_bias = bias
         self.total_num_kv_heads, self.max_position_embeddings = num_kv_heads, max_position_embeddings
         self.num_heads, self.num_kv_heads = num_heads // ranks, max(1, num_kv_heads // ranks)
         self.head_dim = getattr(config, "head_dim", None) or hidden_size // num_heads

@@ -6,12 +6,6 @@ https://docs.vllm.ai/en/latest/design/plugin_system/
 
 import os
 
-ARCHITECTURES = {
-    "LlamaSwiftKVForCausalLM": "swiftkv.vllm.llama:LlamaSwiftKVForCausalLM",
-    "MistralSwiftKVForCausalLM": "swiftkv.vllm.llama:LlamaSwiftKVForCausalLM",
-    "Qwen2SwiftKVForCausalLM": "swiftkv.vllm.qwen:Qwen2SwiftKVForCausalLM",
-    "Qwen3SwiftKVForCausalLM": "swiftkv.vllm.qwen:Qwen3SwiftKVForCausalLM",
-}
 DIE_WITH_PARENT = "SWIFTKV_DIE_WITH_PARENT"
 
 
@@ -20,14 +14,14 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    import swiftkv.modeling  # noqa: F401 - registers the configuration with AutoConfig
+    from swiftkv.modeling import FAMILIES  # importing it registers the configurations with AutoConfig
     from swiftkv.vllm.guards import EngineSettings
 
     known = ModelRegistry.get_supported_archs()
-    for architecture, model_class in ARCHITECTURES.items():
-        MODELS_CONFIG_MAP.setdefault(architecture, EngineSettings)
-        if architecture not in known:
-            ModelRegistry.register_model(architecture, model_class)
+    for model in FAMILIES.values():
+        MODELS_CONFIG_MAP.setdefault(model.__name__, EngineSettings)
+        if model.__name__ not in known:
+            ModelRegistry.register_model(model.__name__, model.vllm_model)
     if os.environ.get(DIE_WITH_PARENT):
         die_with_parent()
 

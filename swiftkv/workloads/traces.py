@@ -36,7 +36,10 @@ QUANTITIES = ("prompt", "output", "ratio")
 
 @dataclass(frozen=True)
 class Trace:
-    """A public request trace: where its bytes are, what they must hash to, which fields hold the lengths."""
+    """A public request trace: where its bytes are, what they must hash to, which fields hold lengths and arrivals.
+
+    `span_s` is the time from the first to the last request, for where only the committed quantiles are to be had.
+    """
 
     workload: str
     file: str
@@ -46,6 +49,8 @@ class Trace:
     sha256: str
     origin: str
     licence: str
+    time_field: str
+    span_s: str
 
 
 @dataclass(frozen=True)
@@ -180,8 +185,10 @@ def read_csv(path: Path) -> list[dict]:
 
 
 def from_committed(trace: Trace) -> Lengths:
-    """Lengths as the project carries them."""
+    """Lengths as the project carries them. Raises UserError for a trace whose quantiles nobody has committed."""
     rows = [row for row in read_csv(RESOURCES / "lengths.csv") if row["workload"] == trace.workload]
+    if not rows:
+        raise UserError(f"{RESOURCES / 'lengths.csv'}: nothing of {trace.workload}; name a mirror ({MIRROR_VARIABLE})")
     quantiles = [row for row in read_csv(RESOURCES / "quantiles.csv") if row["workload"] == trace.workload]
     return Lengths({**rows[0], "source": COMMITTED}, quantiles)
 

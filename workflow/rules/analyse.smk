@@ -1,6 +1,6 @@
 # From measurements to verdicts, tables, figures and executed notebooks.
-FIGURES = "lengths rewiring throughput accuracy-speedup distillation similarity latency diagnosis".split()
-TABLES = "throughput accuracy compute kv latency lengths claims".split()
+from swiftkv.exhibits import FIGURES, TABLES
+
 NOTEBOOKS = ["throughput", "accuracy", "diagnosis"]
 EVIDENCE = [
     "<results>/models/distill.jsonl",
@@ -40,8 +40,8 @@ rule figures:
     output:
         [
             report(
-                f"<results>/figures/fig-{figure}.png",
-                caption=f"../report/fig-{figure}.rst",
+                f"<results>/figures/{figure}.png",
+                caption=f"../report/{figure}.rst",
                 category="Figures",
                 labels={"figure": figure},
             )
@@ -65,8 +65,8 @@ rule tables:
     output:
         [
             report(
-                f"<results>/tables/tab-{table}.csv",
-                caption=f"../report/tab-{table}.rst",
+                f"<results>/tables/{table}.csv",
+                caption=f"../report/{table}.rst",
                 category="Tables",
                 labels={"table": table},
             )

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from swiftkv import devices
 from swiftkv.config import freeze
 from swiftkv.errors import UserError
 
@@ -16,6 +17,9 @@ try:
     )
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
+# Jobs that run here hold a GPU each; without one, jobs that would take it run one at a time.
+if workflow.local_exec and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", max(1, len(devices.visible())))
 VARIANTS = [variant.name for variant in RUN.variants]
 CONTROLS = [arm for arm in RUN.accuracy_arms if arm.endswith("-undistilled")]
 

@@ -1,5 +1,5 @@
 # A target of its own: snakemake --cores all --configfile config/sweep.yaml -- sweep
-SWEEP_FIGURES = "ratio map capacity prefix models prediction".split()
+from swiftkv.exhibits import SWEEP_FIGURES
 
 
 rule predict:
@@ -29,7 +29,7 @@ rule sweep_figures:
         "<results>/throughput/kv_capacity.csv",
         rules.predict.output,
     output:
-        collect("<results>/figures/fig-{figure}.png", figure=SWEEP_FIGURES),
+        collect("<results>/figures/{figure}.png", figure=SWEEP_FIGURES),
     log:
         "<results>/logs/sweep-figures.log",
     conda:

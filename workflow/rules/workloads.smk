@@ -28,6 +28,8 @@ rule similarity:
         "<results>/logs/similarity.log",
     conda:
         "../../environment.yml"
+    resources:
+        gpu=1,
     params:
         config=RUN.path,
         settings=section("similarity", "tasks"),

@@ -2,17 +2,19 @@
 
     items("sql", "test", 200, seed=0, settings={"records": 8, "values": 2})
 
-Train and test differ in every name they use (see `swiftkv.workloads.names`).
+Train and test differ in every name they use (see `swiftkv.workloads.names`). A task is one module here that has a TASK.
 """
 
+import pkgutil
+from importlib import import_module
 from random import Random
 
 from swiftkv.errors import UserError
-from swiftkv.workloads.tasks import code, needle, rag, recall, sql, summarise
 from swiftkv.workloads.tasks.base import Context, Item, Question, Task
 
 TASKS = ["code", "sql", "summarise", "rag"]
-BY_NAME = {task.name: task for task in (code.TASK, sql.TASK, summarise.TASK, rag.TASK, recall.TASK, needle.TASK)}
+_MODULES = [import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+BY_NAME = {module.TASK.name: module.TASK for module in _MODULES if hasattr(module, "TASK")}
 
 __all__ = ["BY_NAME", "TASKS", "Context", "Item", "Question", "Task", "context", "items", "score"]
 
@@ -22,7 +24,7 @@ def lookup(task: str) -> Task:
     try:
         return BY_NAME[task]
     except KeyError:
-        raise UserError(f"task {task!r}: no such task; there are {TASKS}") from None
+        raise UserError(f"task {task!r}: no such task; there are {sorted(BY_NAME)}") from None
 
 
 def context(task: str, split: str, rng: Random, settings: dict) -> Context:

@@ -1,0 +1,122 @@
+"""The reduced pipeline through profiles/slurm on a real one-node Slurm, with jobs killed on the way: `make test-slurm`.
+
+Not collected by `make test`: it takes root, Debian's Slurm packages and the extra `slurm`.
+"""
+
+import re
+import shutil
+import subprocess
+import time
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from swiftkv.config import ROOT
+
+CLUSTER = Path(__file__).with_name("cluster.sh")
+SCALE = "slurm"
+RESULTS = ROOT / "results" / SCALE
+COMMAND = [
+    *"snakemake --workflow-profile profiles/slurm --cores 2 --configfile config/smoke.yaml --config".split(),
+    *f"scale={SCALE} --slurm-no-account --slurm-status-command squeue".split(),  # no accounting here, hence squeue
+    *"--slurm-init-seconds-before-status-checks 5 --latency-wait 10".split(),
+]
+
+
+def jobs() -> list[dict[str, str]]:
+    """What Slurm knows of every job so far."""
+    lines = subprocess.check_output(["scontrol", "show", "job", "--oneliner"], text=True).splitlines()
+    return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line.startswith("JobId")]
+
+
+def kill_job(pipeline: subprocess.Popen, comment: str, pattern: str) -> dict[Path, int]:
+    """Have Slurm kill the running job with this comment once files match `pattern`; those files and their times."""
+    while pipeline.poll() is None:
+        running = [job for job in jobs() if job.get("Comment") == comment and job["JobState"] == "RUNNING"]
+        if running and list(RESULTS.glob(pattern)):
+            found = {path: path.stat().st_mtime_ns for path in RESULTS.glob(pattern)}
+            subprocess.run(["scancel", "--signal=KILL", "--full", running[0]["JobId"]], check=True)
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"the pipeline ended with {pipeline.returncode} before {comment} had written {pattern}")
+
+
+def table() -> str:
+    """The job table: id, rule, state, resources, seconds."""
+    keys = (
+        "JobId",
+        "Comment",
+        "JobState",
+        "NumCPUs",
+        "TresPerJob",
+        "MinMemoryNode",
+        "TimeLimit",
+        "RunTime",
+        "StartTime",
+    )
+    return "\n".join("  ".join(job.get(key, "-") for key in keys) for job in jobs())
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Directory of the running cluster."""
+    directory = tmp_path_factory.mktemp("slurm")
+    try:
+        subprocess.run([CLUSTER, "start", directory], check=True)
+        yield directory
+        print(f"\n{table()}")
+        subprocess.run(["scancel", "--user=root"], check=True)
+    finally:
+        subprocess.run([CLUSTER, "stop", directory], check=True)
+
+
+@pytest.fixture(scope="module")
+def kept(cluster):
+    """Work that was done when jobs of distillation and accuracy were killed; the pipeline has ended since."""
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    with open(cluster / "snakemake.log", "w") as log:
+        pipeline = subprocess.Popen(COMMAND, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        kill_job(pipeline, "rule_distill", "work/distill/*/progress.json")
+        done = kill_job(pipeline, "rule_accuracy_wildcards_base", "work/accuracy/base/**/code-*.json")
+        assert pipeline.wait(timeout=3000) == 0, (cluster / "snakemake.log").read_text()[-6000:]
+    finally:
+        pipeline.kill()
+    return done
+
+
+def test_pipeline_ran_to_the_end(kept):
+    assert (RESULTS / "claims.csv").is_file() and list(RESULTS.glob("tables/*.csv"))
+
+
+def test_killed_jobs_were_retried_and_lost_nothing(kept):
+    for comment in ("rule_distill", "rule_accuracy_wildcards_base"):
+        states = [job["JobState"] for job in jobs() if job.get("Comment") == comment]
+        assert len(states) == 2 and states[0] != "COMPLETED" and states[1] == "COMPLETED", (comment, states)
+    assert "resumed at step" in (RESULTS / "logs" / "distill.log").read_text()
+    assert kept and all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+
+
+def test_every_job_said_what_it_needs(kept):
+    for job in jobs():
+        assert job["TimeLimit"] != "UNLIMITED" and job["MinMemoryNode"] != "0" and job["NumTasks"] == "1", job
+
+
+def test_two_gpu_jobs_never_share_a_device(kept, cluster):
+    held: dict[str, dict] = {}
+    for line in (cluster / "devices.log").read_text().splitlines():
+        when, event, job, devices = line.split()
+        held.setdefault(job, {"devices": devices})[event] = float(when)
+    gpu = [job for job in held.values() if job["devices"] != "-"]
+    assert len(gpu) > 5 and {job["devices"] for job in gpu} == {"0", "1"}
+    overlapping = [(a, b) for a, b in combinations(gpu, 2) if a["prolog"] < b["epilog"] and b["prolog"] < a["epilog"]]
+    assert overlapping, "no two GPU jobs ran at once"
+    assert all(a["devices"] != b["devices"] for a, b in overlapping)
+
+
+def test_nothing_runs_beside_a_measurement_of_time(kept):
+    (timed,) = [job for job in jobs() if job.get("Comment") == "rule_throughput"]
+    others = [job for job in jobs() if job is not timed and job["JobId"] != timed["JobId"]]
+    for job in others:
+        assert job["EndTime"] <= timed["StartTime"] or job["StartTime"] >= timed["EndTime"], (timed, job)

@@ -1,0 +1,133 @@
+"""Leases of GPUs, on a machine that only claims to have some: a stand-in for nvidia-smi, and real processes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from swiftkv import devices
+from swiftkv.config import ROOT
+from swiftkv.errors import UserError
+
+TWO = "GPU 0: NVIDIA H100 (UUID: GPU-aaaa-1)\nGPU 1: NVIDIA H100 (UUID: GPU-bbbb-2)\n"
+SPLIT = (
+    "GPU 0: NVIDIA A100 (UUID: GPU-aaaa-1)\n  MIG 3g.20gb     Device  0: (UUID: MIG-c0-1)\n"
+    "  MIG 3g.20gb     Device  1: (UUID: MIG-GPU-aaaa-1/2/0)\nGPU 1: NVIDIA A100 (UUID: GPU-bbbb-2)\n"
+)
+HOLD = "from swiftkv import devices; print(','.join(devices.lease({count})), flush=True); input()"
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A function that makes nvidia-smi list the given devices; locks lie in a directory of their own."""
+    for name in (devices.VISIBLE, devices.LEASED):
+        monkeypatch.setenv(name, "")  # so that what `lease` sets ends with the test
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(devices, "LOCKS", tmp_path / "locks")
+
+    def make(listing: str):
+        (tmp_path / "list").write_text(listing)
+        (tmp_path / "nvidia-smi").write_text(f'#!/bin/sh\n[ "$1" = -L ] && cat {tmp_path}/list\n')
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    return make
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a process that leases devices and holds them until a line comes in; all end with the test."""
+    started = []
+
+    def run(count: int = 1, **variables: str) -> subprocess.Popen:
+        code = (
+            f"from swiftkv import devices; from pathlib import Path; devices.LOCKS = Path({str(tmp_path / 'locks')!r})"
+        )
+        command = [sys.executable, "-c", f"{code}; devices.POLL_S = 0.1; {HOLD.format(count=count)}"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, **pipes))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def leased(process: subprocess.Popen) -> str:
+    return process.stdout.readline().strip()
+
+
+def test_processes_get_devices_of_their_own_and_wait_for_a_free_one(machine, start):
+    machine(TWO)
+    first, second = start(), start()
+    assert {leased(first), leased(second)} == {"0", "1"}
+    third = start()
+    first.kill()  # however the holder ends
+    assert leased(third) in {"0", "1"} and third.poll() is None
+
+
+def test_index_and_uuid_are_one_device(machine, start):
+    machine(TWO)
+    first = start(CUDA_VISIBLE_DEVICES="GPU-aaaa")  # CUDA takes the beginning of a UUID
+    assert leased(first) == "GPU-aaaa"
+    second = start(CUDA_VISIBLE_DEVICES="0,1")
+    assert leased(second) == "1"
+
+
+def test_several_devices_at_once_and_children_share_them(machine, monkeypatch):
+    machine(TWO)
+    monkeypatch.setenv(devices.VISIBLE, "1,0")
+    assert devices.lease(2) == ["1", "0"] and os.environ[devices.VISIBLE] == "1,0"
+    assert devices.lease(2) == []  # as in a child, which inherits the environment
+    for file in devices._held:
+        os.close(file)
+    devices._held.clear()
+
+
+def test_lease_survives_that_the_command_replaces_itself(machine, tmp_path, start):
+    machine(TWO)
+    lock = f"from pathlib import Path; from swiftkv import devices; devices.LOCKS = Path({str(tmp_path / 'locks')!r})"
+    again = "import os, sys; os.execv(sys.executable, [sys.executable, '-c', 'print(0, flush=True); input()'])"
+    command = [sys.executable, "-c", f"{lock}; devices.lease(2); {again}"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as replaced:
+        assert replaced.stdout.readline() == "0\n"
+        assert devices.take(["0", "1"], 1) == {}
+        replaced.kill()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, ["0", "1"]),
+        ("", []),
+        ("-1", []),
+        ("1,-1,0", ["1"]),
+        (" 1 , 0", ["1", "0"]),
+        ("MIG-c0-1", ["MIG-c0-1"]),
+    ],
+)
+def test_what_was_inherited_is_respected(machine, monkeypatch, given, expected):
+    machine(TWO)
+    if given is not None:
+        monkeypatch.setenv(devices.VISIBLE, given)
+    assert devices.visible() == expected
+
+
+def test_instances_stand_for_a_split_gpu(machine):
+    machine(SPLIT)
+    assert devices.visible() == ["MIG-c0-1", "MIG-GPU-aaaa-1/2/0", "1"]
+    assert devices.take(devices.visible(), 3).keys() == set(devices.visible())
+
+
+def test_machine_without_a_gpu_leases_nothing(monkeypatch):
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert devices.lease(4) == [] and devices.VISIBLE not in os.environ
+
+
+def test_more_than_there_are_is_refused(machine):
+    machine(TWO)
+    with pytest.raises(UserError, match="3 GPUs are needed, 2 visible"):
+        devices.lease(3)
