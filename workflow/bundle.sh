@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Build a folder of parts that installs the suite on a CUDA machine without network (docs/gpu.md).
+# usage: workflow/bundle.sh h200 [options]
+#        workflow/bundle.sh full --vllm vllm==VERSION --torch VERSION [--python 3.12] [options]
+#   h200   vLLM 0.26.0 reduced to dense models on a Hopper GPU, and what requirements/h200/target.txt does not list
+#   full   this vLLM whole, and everything else but torch (that version) with torch's own requirements
+# options: --out DIR, --data DIR and --model DIR (both may be repeated), --part-mib N
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. workflow/package_sources.sh
+PATH="$PWD/.local/uv/bin:$PATH"
+fail() { echo "bundle: $*" >&2; exit 2; }
+
+flavour=${1:-}
+[ $# -eq 0 ] || shift
+vllm=vllm==0.26.0 torch=2.11.0 python=3.12 out='' data=() models=()
+part_mib=48       # a transport of 64 MiB a call also carries the working tree
+limit_mib=180     # of the h200 flavour
+[ "$flavour" = h200 ] || { vllm='' torch=''; }
+while [ $# -gt 0 ]; do
+  [ $# -ge 2 ] || fail "$1: needs a value"
+  case "$1" in
+    --out) out=$2 ;;
+    --data) data+=("$2") ;;
+    --model) models+=("$2") ;;
+    --part-mib) part_mib=$2 ;;
+    --vllm|--torch|--python) [ "$flavour" = full ] || fail "$1: only for the flavour full"; declare "${1#--}=$2" ;;
+    *) fail "unknown option '$1'; allowed are --out, --data, --model, --part-mib, --vllm, --torch, --python" ;;
+  esac
+  shift 2
+done
+case "$flavour" in
+  h200) ;;
+  full) [ -n "$vllm" ] && [ -n "$torch" ] || fail "full: needs --vllm and --torch" ;;
+  *) fail "unknown flavour '$flavour': allowed are h200, full" ;;
+esac
+case "$part_mib" in ''|*[!0-9]*|0) fail "--part-mib $part_mib: allowed is a whole number from 1" ;; esac
+for directory in ${data[@]+"${data[@]}"} ${models[@]+"${models[@]}"}; do
+  [ -d "$directory" ] || fail "$directory: no such directory"
+done
+out=${out:-results/bundle/$flavour}
+mkdir -p "$out"
+stage=$(mktemp -d "$out/.stage.XXXXXX")
+trap 'rm -rf "$stage"' EXIT
+tree=$stage/tree
+mkdir -p "$tree/data" "$tree/models"
+
+# Packages, installed for the other machine's Python, whichever runs here.
+resolved=requirements/h200/bundle.lock
+if [ "$flavour" = full ]; then
+  resolved=$stage/resolved.txt
+  { requirements; echo "$vllm"; } >"$stage/wanted.txt"
+  { overrides; echo "torch==$torch"; } >"$stage/overrides.txt"
+  uv pip compile --quiet "$stage/wanted.txt" --override "$stage/overrides.txt" --python-version "$python" \
+    --python-platform x86_64-manylinux_2_31 --no-header --no-annotate | grep -vE '^(torch|triton|nvidia-|cuda-)' >"$resolved"
+fi
+uv pip install --quiet --target "$tree/site" --python-version "$python" --python-platform x86_64-manylinux_2_31 \
+  --no-deps --link-mode copy -r "$resolved"
+[ "$flavour" = full ] || python3 workflow/reduce_vllm.py "$tree/site"
+
+# The project at its commit, with the metadata by which vLLM finds the plugin.
+mkdir "$tree/project"
+git archive HEAD | tar -x -C "$tree/project"
+uv build --quiet --wheel --out-dir "$stage/wheel" "$tree/project"
+rm -rf "$tree/project/build"
+for directory in ${data[@]+"${data[@]}"}; do cp -r "$directory"/. "$tree/data/"; done
+for directory in ${models[@]+"${models[@]}"}; do cp -r "$directory" "$tree/models/"; done
+
+printf '%s\n' "flavour=$flavour" "python=$python" "torch=$torch" "vllm=$vllm" "commit=$(git rev-parse HEAD)" >"$tree/bundle.txt"
+rm -f "$out"/part-* "$out/SHA256SUMS"
+tar -C "$tree" --sort=name --owner=0 --group=0 --mtime="@$(git log -1 --format=%ct)" -c . | xz -9 -T2 |
+  split -b "${part_mib}M" -d -a 2 - "$out/part-"
+cp workflow/install.sh "$tree/bundle.txt" "$out/"
+(cd "$out" && sha256sum part-* install.sh bundle.txt >SHA256SUMS)
+
+echo "bundle: $out for Python $python with torch $torch (unpacked: $(du -sm "$tree" | cut -f1) MiB)"
+(cd "$out" && du -m --apparent-size part-*) | sed 's/^/bundle: MiB /'
+total=$(cat "$out"/part-* | wc -c)
+echo "bundle: $((total >> 20)) MiB in $(ls "$out"/part-* | wc -l) parts"
+if [ "$flavour" = h200 ] && [ $((total >> 20)) -ge $limit_mib ]; then fail "$out: more than $limit_mib MiB"; fi

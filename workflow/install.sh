@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Install the bundle beside this script, without network, under one directory; then say what works.
+# usage: bash install.sh PREFIX     (PYTHON=python3 is the interpreter that has torch)
+set -euo pipefail
+[ $# -eq 1 ] || { echo "usage: bash install.sh PREFIX" >&2; exit 2; }
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}
+fail() { echo "install: $*" >&2; exit 2; }
+of() { sed -n "s/^$1=//p" "$here/bundle.txt"; }
+
+(cd "$here" && sha256sum --quiet -c SHA256SUMS) || fail "a part is missing or damaged; carry it again"
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+[ "$version" = "$(of python)" ] || fail "$python is Python $version; this bundle is for $(of python)"
+torch=$("$python" -c 'from importlib.metadata import version; print(version("torch"))') || fail "$python has no torch"
+[ "${torch%%+*}" = "$(of torch)" ] || fail "torch is $torch; this bundle is for $(of torch)"
+
+mkdir -p "$1"
+prefix=$(cd "$1" && pwd)
+if ! cmp -s "$here/SHA256SUMS" "$prefix/SHA256SUMS"; then
+  rm -rf "$prefix/site" "$prefix/project"
+  cat "$here"/part-* | "$python" -c 'import sys, tarfile
+tarfile.open(fileobj=sys.stdin.buffer, mode="r|xz").extractall(sys.argv[1], filter="data")' "$prefix"
+  mkdir -p "$prefix/bin"
+  printf '#!/bin/sh\nexec "%s" -m swiftkv.cli "$@"\n' "$(command -v "$python")" >"$prefix/bin/swiftkv"
+  chmod +x "$prefix/bin/swiftkv"
+  cat >"$prefix/env.sh" <<ENV
+export PATH="$prefix/bin:\$PATH" PYTHONPATH="$prefix/project:$prefix/site\${PYTHONPATH:+:\$PYTHONPATH}"
+export SWIFTKV_MIRROR="$prefix/data" HF_HUB_OFFLINE=1 VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_NO_USAGE_STATS=1
+ENV
+  cp "$here/SHA256SUMS" "$prefix/SHA256SUMS"
+fi
+. "$prefix/env.sh"
+echo "install: in $prefix; before use: . $prefix/env.sh && cd $prefix/project"
+cd "$prefix/project"
+swiftkv self-check
