@@ -1,24 +1,24 @@
-"""The plugin on a CUDA machine in one go: correctness with and without CUDA graphs, speed, and where steps spend time.
+"""The plugin on a CUDA machine: correctness with and without CUDA graphs, and where decode steps spend their time.
 
-    python benchmarks/plugin_cuda.py --out results/plugin-cuda [--config config/h200.yaml]
+    python benchmarks/plugin_cuda.py correctness --out results/h200/plugin/correctness.json
+    python benchmarks/plugin_cuda.py profile --out results/h200/plugin/profile.json [--config config/h200.yaml]
 
-1. correctness.json: students of the embedded base (50% skipped, AcrossKV 1, 2, 4) in float32 and bfloat16, graphs off
-   and FULL_AND_PIECEWISE, against Transformers in float64 and against the same engine in full prefill.
-2. throughput/: `swiftkv throughput` with the configuration: base and variants, TPOT at concurrency 1, decode of 32.
-3. profile.json: decode-only steps of base and 50% at concurrency 1: wall time, time in kernels, launches per step.
-   The eager gap between the two halves shows as launches outside graphs and as idle time.
+correctness: students of the embedded base (50% skipped, AcrossKV 1, 2, 4) in float32 and bfloat16, graphs off and
+FULL_AND_PIECEWISE, against Transformers in float64 and against the same engine in full prefill.
+profile: decode-only steps of base and 50% at concurrency 1: wall time, time in kernels, launches per step. The eager
+gap between the two halves shows as launches outside graphs and as idle time.
 
-Also runs on a CPU, where there are no graphs and no kernels to count (`--config config/smoke.yaml`: a rehearsal).
+Both also run on a CPU, where there are no graphs and no kernels to count. Speed: `swiftkv throughput`.
 """
 
 import dataclasses
 import tempfile
-import time
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from swiftkv import files, throughput
+from swiftkv import files
 from swiftkv.arms import VLLMEngine, arms, engine_settings
 from swiftkv.base import local_dir
 from swiftkv.cli import end_in_one_line
@@ -31,6 +31,10 @@ from swiftkv.verify import prompts
 GROUPS = (1, 2, 4)
 CUT, TOKENS, CHUNK = 4, 24, 96
 PROFILED = {"input_len": 64, "output_len": 64, "num_requests": 1}
+
+cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+Config = Annotated[Path, typer.Option(help="Its shape and variants are profiled; its tasks fill the prompts.")]
+Out = Annotated[Path, typer.Option(help="Result (JSON).")]
 
 
 def on_cuda() -> bool:
@@ -62,7 +66,7 @@ def check(student: Path, asked: list, dtype: str, graphs: bool) -> dict:
     return against | {"equal_to_full_prefill": same}
 
 
-def correctness(config: RunConfig, out: Path) -> None:
+def check_all(config: RunConfig, out: Path) -> None:
     """Write a row per AcrossKV group, dtype and graph mode. Raises UserError for a wrong float32 token or logit."""
     base, rows = local_dir(config["base"]["path"]), []
     asked = prompts(config, base)[0]
@@ -84,15 +88,15 @@ def correctness(config: RunConfig, out: Path) -> None:
 
 def profile_arm(engine: VLLMEngine) -> dict:
     """Wall time, kernel time and launches per decode step of one request, after a warm-up."""
-    from torch.profiler import DeviceType, ProfilerActivity, profile
+    from torch import profiler
 
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda() else [])]
+    kinds = [profiler.ProfilerActivity.CPU, *([profiler.ProfilerActivity.CUDA] if on_cuda() else [])]
     engine.run(**PROFILED, seed=0)
     plain = engine.run(**PROFILED, seed=1)
-    with profile(activities=kinds) as recorded:
+    with profiler.profile(activities=kinds) as recorded:
         engine.run(**PROFILED, seed=1)
     events, steps = recorded.events(), PROFILED["output_len"]
-    kernels = [event for event in events if event.device_type == DeviceType.CUDA]
+    kernels = [event for event in events if event.device_type == profiler.DeviceType.CUDA]
     launches = [event for event in events if event.name in ("cudaLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")]
     return {
         "tpot_s": plain.tpot_s[0],
@@ -120,19 +124,17 @@ def profiles(config: RunConfig, out: Path) -> None:
         provenance.save(out)
 
 
-def main(out: Path = Path("results/plugin-cuda"), config: Path = Path("config/h200.yaml")) -> None:
-    """Run the three parts; a part whose result is there already is left alone."""
-    loaded, begun = load_config(config), time.monotonic()
-    parts = {
-        "correctness.json": lambda path: correctness(loaded, path),
-        "throughput/summary.csv": lambda path: throughput.run(loaded, path.parent, out / "work"),
-        "profile.json": lambda path: profiles(loaded, path),
-    }
-    for name, part in parts.items():
-        if not (out / name).exists():
-            part(out / name)
-        print(f"plugin_cuda: {name} after {time.monotonic() - begun:.0f} s", flush=True)
+@cli.command()
+def correctness(out: Out, config: Config = Path("config/h200.yaml")) -> None:
+    """Hold students in vLLM against Transformers."""
+    check_all(load_config(config), out)
+
+
+@cli.command()
+def profile(out: Out, config: Config = Path("config/h200.yaml")) -> None:
+    """Where decode steps spend their time."""
+    profiles(load_config(config), out)
 
 
 if __name__ == "__main__":
-    end_in_one_line(lambda: typer.run(main))
+    end_in_one_line(cli)

@@ -7,54 +7,27 @@ easy contexts to full ones; `initialise` says what lets look-up in context form 
 tokens, as in any pre-trained model, and skipping them costs something. Resumable at any checkpoint.
 """
 
+import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from swiftkv import checkpoint, files
 from swiftkv.config import RunConfig
+from swiftkv.curriculum import Curriculum
 from swiftkv.errors import UserError
 from swiftkv.initialise import initialise
 from swiftkv.provenance import Provenance
-from swiftkv.workloads.stream import Batch, batch
-from swiftkv.workloads.tokenizer import train_tokenizer
+from swiftkv.workloads.stream import Batch
 
 SAVE_EVERY_S = 60
 REPORT_EVERY = 100  # steps
 ADAMW_SHARE = 0.6  # of the learning rate, for embeddings and norms
 CURVE = "training.jsonl"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of the curriculum: task settings, rows of `length` tokens per step, weight of the mean loss on prompt
-    tokens beside that on answer tokens, and the step after its last."""
-
-    settings: dict
-    rows: int
-    length: int
-    prompt_weight: float
-    end: int
-
-
-def stages_of(recipe: dict, settings: dict) -> list[Stage]:
-    """The recipe's stages: `recall` alone, or the four tasks at a share of their difficulty."""
-    stages, end = [], 0
-    for entry in recipe["stages"]:
-        length, rows = entry["sequence_length"], max(1, recipe["batch_tokens"] // entry["sequence_length"])
-        end += max(1, entry["tokens"] // (rows * length))
-        chosen = {"recall": entry["recall"]} if "recall" in entry else scale(settings, entry["difficulty"])
-        stages.append(Stage(chosen, rows, length, entry["prompt_weight"], end))
-    return stages
-
-
-def scale(settings: dict, difficulty: float) -> dict:
-    """The task settings with `difficulty` times the records in every context, at least two."""
-    return {t: v | {"records": max(2, round(v["records"] * difficulty))} for t, v in settings.items()}
+MAX_POSITIONS = 2048  # unless the recipe says otherwise
 
 
 def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
@@ -68,7 +41,7 @@ def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
     )
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,
-        max_position_embeddings=2048,
+        max_position_embeddings=recipe.get("max_position_embeddings", MAX_POSITIONS),
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": recipe["rope_theta"]},
         initializer_range=recipe["hidden_size"] ** -0.5,
@@ -113,41 +86,22 @@ def rate_at(step: int, steps: int, recipe: dict) -> float:
 
 
 class Trainer:
-    """Model, optimisers and position in the data stream; can be saved and resumed."""
+    """Model, optimisers and position in the data stream; can be saved and resumed. Uses a GPU if there is one."""
 
-    def __init__(self, config: RunConfig, work: Path):
-        self.recipe, self.settings, self.seed, self.work = (
-            config["train_base"],
-            config["tasks"],
-            config.seed,
-            work,
-        )
-        self.stages = stages_of(self.recipe, self.settings)
-        self.steps = self.stages[-1].end
-        self.key = checkpoint.key_of([self.recipe, self.settings, self.seed])
-        self.tokenizer = self.own_tokenizer()
+    def __init__(self, config: RunConfig, work: Path, mirror: Path | None = None):
+        self.curriculum, self.work = Curriculum(config, work, mirror), work
+        self.recipe, self.seed, self.key = config["train_base"], config.seed, self.curriculum.key
+        self.tokenizer, self.steps = self.curriculum.tokenizer, len(self.curriculum)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(self.seed)
-        self.model = build(self.recipe, self.tokenizer)
+        self.model = build(self.recipe, self.tokenizer).to(self.device)
         self.optimizers = optimizers(self.model, self.recipe["learning_rate"])
         self.step, self.tokens, self.seconds, self.curve = 0, 0, 0.0, []
         self.loss = torch.compile(loss_of, dynamic=False)
 
-    def own_tokenizer(self):
-        """The run's tokenizer, kept with the checkpoint: training one again may number equally frequent tokens anew."""
-        directory = self.work / f"tokenizer-{self.key}"
-        if not directory.is_dir():
-            with files.atomic_dir(directory) as new:
-                train_tokenizer(self.settings, self.recipe["vocab_size"], self.seed).save_pretrained(new)
-        return AutoTokenizer.from_pretrained(directory)
-
-    def stage(self, step: int) -> Stage:
-        """The stage that a step belongs to."""
-        return next(stage for stage in self.stages if step < stage.end)
-
-    def data(self, step: int) -> Batch:
-        """The batch of a step, which depends on the step and the seed alone."""
-        stage = self.stage(step)
-        return batch(stage.settings, self.tokenizer, stage.rows, stage.length, self.seed, step)
+    def helpers(self) -> int:
+        """Processes that make batches: a GPU would wait for a single one; on a CPU they would slow training down."""
+        return max(0, len(os.sched_getaffinity(0)) - 2) if self.device.type == "cuda" else 0
 
     def save(self) -> None:
         """Replace the checkpoint."""
@@ -178,9 +132,10 @@ class Trainer:
         for optimizer, share in zip(self.optimizers, (1.0, ADAMW_SHARE), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
-        weight, pad = self.stage(self.step).prompt_weight, self.tokenizer.pad_token_id
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, answer, right = self.loss(self.model, data.input_ids, data.answers, pad, weight)
+        weight, pad = self.curriculum.stage(self.step).prompt_weight, self.tokenizer.pad_token_id
+        ids, answers = data.input_ids.to(self.device), data.answers.to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            loss, answer, right = self.loss(self.model, ids, answers, pad, weight)
         if not torch.isfinite(loss):
             raise UserError(f"train-base: loss is {loss.item()} at step {self.step}; the last checkpoint is kept")
         loss.backward()
@@ -203,14 +158,12 @@ class Trainer:
     def train(self) -> None:
         """Train to the end, with a progress line every 100 steps and a checkpoint every minute."""
         saved = mark = time.monotonic()
-        mark_tokens = self.tokens
-        while self.step < self.steps:
-            begun = time.monotonic()
-            data = self.data(self.step)
+        mark_tokens, begun = self.tokens, saved
+        for data in self.curriculum.batches(self.step, self.helpers()):
             loss, right = self.train_step(data)
             self.step, self.tokens = self.step + 1, self.tokens + data.tokens
             now = time.monotonic()
-            self.seconds += now - begun
+            self.seconds, begun = self.seconds + now - begun, now
             if self.step % REPORT_EVERY == 0 or self.step == self.steps:
                 self.report(loss, right, now - mark, self.tokens - mark_tokens)
                 mark, mark_tokens = now, self.tokens
@@ -224,14 +177,14 @@ def export(trainer: Trainer, out_dir: Path, provenance: Provenance) -> None:
     """Write the model (float32 safetensors), tokenizer, loss curve and training record to `out_dir`."""
     record = {
         "recipe": trainer.recipe,
-        "tasks": trainer.settings,
+        "tasks": trainer.curriculum.settings,
         "seed": trainer.seed,
         "steps": trainer.step,
         "tokens": trainer.tokens,
         "seconds": round(trainer.seconds, 1),
         "final": trainer.curve[-1],
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "data": {"generator": "swiftkv.workloads.tasks", "split": "train", "sha256": data_hash(trainer)},
+        "data": trainer.curriculum.data_record(),
     }
     with files.atomic_dir(out_dir) as directory:
         trainer.model.save_pretrained(directory)
@@ -241,19 +194,14 @@ def export(trainer: Trainer, out_dir: Path, provenance: Provenance) -> None:
         provenance.save(directory / "training.json")
 
 
-def data_hash(trainer: Trainer) -> str:
-    """A hash that changes when the training data do: the ids of the first batch of every stage."""
-    starts = [0, *(stage.end for stage in trainer.stages[:-1])]
-    return checkpoint.key_of([trainer.data(step).input_ids.tolist() for step in starts])
+def run(config: RunConfig, out_dir: Path, work: Path, mirror: Path | None = None) -> None:
+    """Train the base model of the configuration, resuming from `work`, and write it to `out_dir`. `mirror` holds the
+    corpora that the recipe names.
 
-
-def run(config: RunConfig, out_dir: Path, work: Path) -> None:
-    """Train the base model of the configuration, resuming from `work`, and write it to `out_dir`.
-
-    Raises UserError on a NaN or infinite loss; the last checkpoint stays.
+    Raises UserError on a NaN or infinite loss (the last checkpoint stays), or for a corpus that is not there.
     """
     with Provenance("train-base", config) as provenance:
-        trainer = Trainer(config, work)
+        trainer = Trainer(config, work, mirror)
         trainer.resume()
         trainer.train()
         export(trainer, out_dir, provenance)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swiftkv import pretrain
+from swiftkv import curriculum, pretrain
 from swiftkv.config import ROOT, RunConfig, load_config, merge
 from swiftkv.errors import UserError
 
@@ -34,7 +34,7 @@ def config(monkeypatch):
 
 
 def test_stages_follow_each_other_with_growing_contexts(config):
-    first, second = pretrain.stages_of(config["train_base"], config["tasks"])
+    first, second = curriculum.stages_of(config["train_base"], config["tasks"])
     assert (first.rows, first.end, second.rows, second.end) == (2, 6, 1, 12)
     assert first.settings["rag"]["records"] == 2 and second.settings["rag"]["records"] == 2
 
@@ -64,22 +64,22 @@ def test_interrupted_training_ends_with_the_same_weights(config, tmp_path, monke
 
 
 def test_tokenizer_is_kept_with_the_checkpoint(config, tmp_path, monkeypatch):
-    first = pretrain.Trainer(config, tmp_path).tokenizer.get_vocab()
-    monkeypatch.setattr(pretrain, "train_tokenizer", lambda *_: pytest.fail("trained again"))
-    assert pretrain.Trainer(config, tmp_path).tokenizer.get_vocab() == first
+    first = curriculum.Curriculum(config, tmp_path).tokenizer.get_vocab()
+    monkeypatch.setattr(curriculum, "train_tokenizer", lambda *_, **__: pytest.fail("trained again"))
+    assert curriculum.Curriculum(config, tmp_path).tokenizer.get_vocab() == first
 
 
 def test_nan_loss_names_the_step_and_keeps_the_checkpoint(config, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "SAVE_EVERY_S", 0)
-    data = pretrain.Trainer.data
+    step = pretrain.Trainer.train_step
 
-    def poisoned(trainer, step):
-        if step == 5:
+    def poisoned(trainer, data):
+        if trainer.step == 5:
             with torch.no_grad():
                 trainer.model.model.norm.weight.fill_(float("nan"))
-        return data(trainer, step)
+        return step(trainer, data)
 
-    monkeypatch.setattr(pretrain.Trainer, "data", poisoned)
+    monkeypatch.setattr(pretrain.Trainer, "train_step", poisoned)
     with pytest.raises(UserError, match="loss is nan at step 5"):
         pretrain.run(config, tmp_path / "out", tmp_path / "work")
     kept = load_file(tmp_path / "work" / "state.safetensors")
@@ -94,7 +94,7 @@ def test_damaged_checkpoint_is_named(config, tmp_path):
 
 def test_first_layer_starts_out_looking_one_token_back():
     torch.manual_seed(0)
-    tokenizer = pretrain.train_tokenizer(TINY["tasks"], 600, seed=0, contexts=50)
+    tokenizer = curriculum.train_tokenizer(TINY["tasks"], 600, seed=0, contexts=50)
     recipe = load_config(ROOT / "config" / "config.yaml")["train_base"]
     model = pretrain.build(recipe, tokenizer).eval()
     model.set_attn_implementation("eager")

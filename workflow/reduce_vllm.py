@@ -1,7 +1,7 @@
 """Reduce an installed vLLM 0.26 to what dense models on a Hopper GPU need: python workflow/reduce_vllm.py SITE
 
-Its Python code and data stay, and the extension modules of KEPT; the version becomes 0.26.0+reduced, so that a record of
-versions says so.
+Its Python code and data stay, and the extension modules of KEPT. The version becomes 0.26.0+reduced, so that every
+record of versions says so.
 """
 
 import shutil
@@ -24,7 +24,8 @@ def reduce(site: Path) -> list[str]:
     for path in sorted((site / "vllm").rglob("*")):
         if path.is_file() and path.suffix not in DATA and path.name not in KEPT:
             path.unlink()
-    (metadata / "METADATA").write_text(text.replace(f"\nVersion: {VERSION}\n", f"\nVersion: {VERSION}+reduced\n", 1), encoding="utf-8")
+    marked = text.replace(f"\nVersion: {VERSION}\n", f"\nVersion: {VERSION}+reduced\n", 1)
+    (metadata / "METADATA").write_text(marked, encoding="utf-8")
     (metadata / "RECORD").unlink()
     shutil.move(metadata, site / f"vllm-{VERSION}+reduced.dist-info")
     return sorted(path.name for path in (site / "vllm").rglob("*.so"))

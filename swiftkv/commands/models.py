@@ -7,27 +7,32 @@ import typer
 
 from swiftkv.commands import CONFIG, Base, Config, Out, Work, cli, load, take_gpu
 
+Mirror = Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the corpora.")]
+
 
 @cli.command()
 def train_base(
     out: Out = Path("results/cpu/base-trained"),
     work: Work = Path("results/cpu/work/base"),
     config: Config = CONFIG,
+    mirror: Mirror = None,
 ) -> None:
-    """Train the embedded base model (half an hour on two idle cores; resumable)."""
+    """Train the base model of the configuration (the embedded one: half an hour on two idle cores; resumable)."""
     from swiftkv import pretrain
 
-    pretrain.run(load(config), out, work)
+    pretrain.run(load(config), out, work, mirror)
 
 
 @cli.command()
-def fetch_base(out: Out, config: Config = CONFIG, work: Work = Path("results/cpu/work/base")) -> None:
+def fetch_base(
+    out: Out, config: Config = CONFIG, work: Work = Path("results/cpu/work/base"), mirror: Mirror = None
+) -> None:
     """Put the base model of the configuration into --out: embedded, local, hub, or trained here."""
     from swiftkv import base, pretrain
 
     loaded = load(config)
     if loaded["base"]["source"] == "train":
-        pretrain.run(loaded, out, work)
+        pretrain.run(loaded, out, work, mirror)
     else:
         base.resolve_base(loaded, out)
 

@@ -4,6 +4,8 @@ A word keeps one token wherever it stands: names are written `first_second`, a f
 and a second half an underscore, and the pre-tokeniser cuts there. Any other text still encodes, byte by byte.
 """
 
+from collections.abc import Iterable
+from itertools import chain
 from random import Random
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -24,8 +26,10 @@ def corpus(settings: dict, contexts: int, seed: int):
             yield from (text for text, _ in segments(context, ""))
 
 
-def train_tokenizer(settings: dict, vocab_size: int, seed: int, contexts: int = 2000) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on `contexts` contexts of each task."""
+def train_tokenizer(
+    settings: dict, vocab_size: int, seed: int, contexts: int = 2000, texts: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Train the tokenizer on `contexts` contexts of each task, and on `texts`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -40,7 +44,7 @@ def train_tokenizer(settings: dict, vocab_size: int, seed: int, contexts: int = 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(settings, contexts, seed), trainer)
+    tokenizer.train_from_iterator(chain(corpus(settings, contexts, seed), texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
     )
