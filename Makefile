@@ -3,7 +3,7 @@ SHELL := /bin/bash
 FLAVOUR ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test test-matrix test-slurm lint env lock report
+.PHONY: reproduce test test-matrix test-slurm lint env lock report bundle h200
 
 env:
 	@MAKE_GOAL=$(firstword $(MAKECMDGOALS)) workflow/setup.sh $(FLAVOUR)
@@ -36,6 +36,16 @@ lint: env
 
 report: env
 	snakemake --cores all --report results/report.zip
+
+# For a CUDA machine without network (docs/gpu.md), e.g. make bundle BUNDLE="h200 --data /my/mirror".
+BUNDLE ?= h200
+bundle: env
+	workflow/bundle.sh $(BUNDLE)
+
+# The stages of a GPU machine without Snakemake; SCALE=h100 for 80 GB.
+SCALE ?= h200
+h200:
+	benchmarks/h200.sh $(SCALE) $(STAGES)
 
 lock:
 	workflow/lock.sh

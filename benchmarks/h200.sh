@@ -76,10 +76,16 @@ stage claims 120 swiftkv claims --config "$config" --out "$out"
 stage figures 300 swiftkv figures --config "$config" --out "$out/figures"
 stage tables 120 swiftkv tables --config "$config" --out "$out/tables"
 
-# What goes home: everything but weights, token streams and tokenizers' caches; measured rounds too, to be resumed.
+# What goes home: everything but weights, token streams and tokenizers. Stages that were finished elsewhere count as such
+# only where they do not depend on weights, which stay here.
 mkdir -p "$out/pack"
 rm -f "$out"/pack/*
-find "$out" -type f ! -path "$out/pack/*" ! -name '*.safetensors' ! -name '*.npy' ! -path '*/work/base/*' \
-  ! -path '*/work/distill/*' | sort | tar -c -T - | xz -6 | split -b 15M -d -a 2 - "$out/pack/results.tar.xz."
+{
+  find "$out" -type f ! -path "$out/pack/*" ! -name '*.safetensors' ! -name '*.done' ! -path '*/work/base/*' \
+    ! -path '*/work/distill/*'
+  for name in correctness throughput profile recipe; do
+    [ ! -e "$out/logs/$name.done" ] || echo "$out/logs/$name.done"
+  done
+} | sort | tar -c -T - | xz -6 | split -b 15M -d -a 2 - "$out/pack/results.tar.xz."
 (cd "$out/pack" && du -k --apparent-size results.tar.xz.*) | sed 's/^/h200: pack, KiB: /'
 exit "$open"

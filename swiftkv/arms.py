@@ -118,6 +118,7 @@ class VLLMEngine:
             load_format="dummy",
             in_process=True,
             kv_cache_memory_bytes=settings.kv_memory_bytes,
+            kv_cache_dtype=settings.kv_cache_dtype,
             disable_log_stats=False,
         )
 

@@ -1,4 +1,4 @@
-"""What the workloads ask of the engines: lengths, KV memory, prefix caching.
+"""What the workloads ask of the engines: lengths, KV memory, its number format, prefix caching.
 
 Points that ask for other engine flags than the rest are measured on engines of their own, one set of engines per flags.
 """
@@ -33,11 +33,13 @@ def arms(config) -> list[Arm]:
 
 @dataclass(frozen=True)
 class Flags:
-    """Engine flags that a point may ask for: prefix caching (its `prefix_share`), and how many tokens of the base the
-    KV cache holds (its `kv_tokens`; None: all requests of every point)."""
+    """Engine flags that a point may ask for: prefix caching (its `prefix_share`), how many tokens of the base the KV
+    cache holds in the model's own number format (its `kv_tokens`; None: all requests of every point), and the format
+    of the cache (its `kv_cache_dtype`, as vLLM names it)."""
 
     prefix_caching: bool = False
     kv_tokens: int | None = None
+    kv_cache_dtype: str = "auto"
 
 
 DEFAULT = Flags()
@@ -45,7 +47,7 @@ DEFAULT = Flags()
 
 def flags(point: Mapping) -> Flags:
     """The engine flags of a point."""
-    return Flags("prefix_share" in point, point.get("kv_tokens"))
+    return Flags("prefix_share" in point, point.get("kv_tokens"), point.get("kv_cache_dtype", "auto"))
 
 
 def by_flags(points: list[dict]) -> dict[Flags, list[dict]]:
@@ -74,6 +76,7 @@ class EngineSettings:
     max_num_batched_tokens: int
     kv_memory_bytes: int
     prefix_caching: bool
+    kv_cache_dtype: str
     seed: int
 
 
@@ -91,6 +94,7 @@ def engine_settings(config, wanted: Flags = DEFAULT) -> EngineSettings:
         max_num_batched_tokens=section["max_num_batched_tokens"],
         kv_memory_bytes=_kv_memory(section["model"], arms(config), loads, wanted.kv_tokens),
         prefix_caching=wanted.prefix_caching,
+        kv_cache_dtype=wanted.kv_cache_dtype,
         seed=config.seed,
     )
 

@@ -45,7 +45,15 @@ trap 'rm -rf "$stage"' EXIT
 tree=$stage/tree
 mkdir -p "$tree/data" "$tree/models"
 
-# Packages, installed for the other machine's Python, whichever runs here.
+# A folder as xz-compressed parts of $out, the same bytes for the same files.
+pack() { # name directory
+  rm -f "$out/$1"-*
+  tar -C "$2" --sort=name --owner=0 --group=0 --mtime="@$(git log -1 --format=%ct)" -c . | xz --lzma2=preset=4,dict=64MiB -T2 |
+    split -b "${part_mib}M" -d -a 2 - "$out/$1-"
+}
+
+# Packages, installed for the other machine's Python, whichever runs here. The parts of an earlier bundle are kept if they
+# hold the same: then only the project has to be carried again.
 resolved=requirements/h200/bundle.lock
 if [ "$flavour" = full ]; then
   resolved=$stage/resolved.txt
@@ -54,27 +62,31 @@ if [ "$flavour" = full ]; then
   uv pip compile --quiet "$stage/wanted.txt" --override "$stage/overrides.txt" --python-version "$python" \
     --python-platform x86_64-manylinux_2_31 --no-header --no-annotate | grep -vE '^(torch|triton|nvidia-|cuda-)' >"$resolved"
 fi
-uv pip install --quiet --target "$tree/site" --python-version "$python" --python-platform x86_64-manylinux_2_31 \
-  --no-deps --link-mode copy -r "$resolved"
-[ "$flavour" = full ] || python3 workflow/reduce_vllm.py "$tree/site"
+holds="$flavour $python $part_mib $(cat "$resolved" workflow/reduce_vllm.py | sha256sum | cut -d' ' -f1)"
+if [ "$(cat "$out/packages.txt" 2>/dev/null)" != "$holds" ]; then
+  rm -f "$out/packages.txt"
+  uv pip install --quiet --target "$stage/packages/site" --python-version "$python" \
+    --python-platform x86_64-manylinux_2_31 --no-deps --link-mode copy -r "$resolved"
+  [ "$flavour" = full ] || python3 workflow/reduce_vllm.py "$stage/packages/site"
+  pack packages "$stage/packages"
+  echo "$holds" >"$out/packages.txt"
+fi
 
 # The project at its commit, with the metadata by which vLLM finds the plugin.
 mkdir "$tree/project"
 git archive HEAD | tar -x -C "$tree/project"
 uv build --quiet --wheel --out-dir "$stage/wheel" "$tree/project"
 rm -rf "$tree/project/build"
-for directory in ${data[@]+"${data[@]}"}; do cp -r "$directory"/. "$tree/data/"; done
-for directory in ${models[@]+"${models[@]}"}; do cp -r "$directory" "$tree/models/"; done
+for directory in ${data[@]+"${data[@]}"}; do cp -r --no-preserve=mode "$directory"/. "$tree/data/"; done
+for directory in ${models[@]+"${models[@]}"}; do cp -r --no-preserve=mode "$directory" "$tree/models/"; done
 
-printf '%s\n' "flavour=$flavour" "python=$python" "torch=$torch" "vllm=$vllm" "commit=$(git rev-parse HEAD)" >"$tree/bundle.txt"
-rm -f "$out"/part-* "$out/SHA256SUMS"
-tar -C "$tree" --sort=name --owner=0 --group=0 --mtime="@$(git log -1 --format=%ct)" -c . | xz -9 -T2 |
-  split -b "${part_mib}M" -d -a 2 - "$out/part-"
-cp workflow/install.sh "$tree/bundle.txt" "$out/"
-(cd "$out" && sha256sum part-* install.sh bundle.txt >SHA256SUMS)
+printf '%s\n' "flavour=$flavour" "python=$python" "torch=$torch" "commit=$(git rev-parse HEAD)" >"$out/bundle.txt"
+pack project "$tree"
+cp workflow/install.sh "$out/"
+(cd "$out" && sha256sum packages-* project-* install.sh bundle.txt >SHA256SUMS)
 
-echo "bundle: $out for Python $python with torch $torch (unpacked: $(du -sm "$tree" | cut -f1) MiB)"
-(cd "$out" && du -m --apparent-size part-*) | sed 's/^/bundle: MiB /'
-total=$(cat "$out"/part-* | wc -c)
-echo "bundle: $((total >> 20)) MiB in $(ls "$out"/part-* | wc -l) parts"
+echo "bundle: $out, for Python $python with torch $torch"
+(cd "$out" && du -m --apparent-size packages-* project-*) | sed 's/^/bundle: MiB /'
+total=$(cat "$out"/packages-* "$out"/project-* | wc -c)
+echo "bundle: $((total >> 20)) MiB in all"
 if [ "$flavour" = h200 ] && [ $((total >> 20)) -ge $limit_mib ]; then fail "$out: more than $limit_mib MiB"; fi

@@ -18,8 +18,10 @@ mkdir -p "$1"
 prefix=$(cd "$1" && pwd)
 if ! cmp -s "$here/SHA256SUMS" "$prefix/SHA256SUMS"; then
   rm -rf "$prefix/site" "$prefix/project"
-  cat "$here"/part-* | "$python" -c 'import sys, tarfile
+  for archive in packages project; do
+    cat "$here/$archive"-* | "$python" -c 'import sys, tarfile
 tarfile.open(fileobj=sys.stdin.buffer, mode="r|xz").extractall(sys.argv[1], filter="data")' "$prefix"
+  done
   mkdir -p "$prefix/bin"
   printf '#!/bin/sh\nexec "%s" -m swiftkv.cli "$@"\n' "$(command -v "$python")" >"$prefix/bin/swiftkv"
   chmod +x "$prefix/bin/swiftkv"
