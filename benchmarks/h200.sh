@@ -7,9 +7,9 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 scale=${1:?usage: benchmarks/h200.sh SCALE [STAGE...]}
 shift
-config=config/$scale.yaml
-[ -f "$config" ] || { echo "h200: $config: no such file" >&2; exit 2; }
+[ -f "config/$scale.yaml" ] || { echo "h200: config/$scale.yaml: no such file" >&2; exit 2; }
 out=results/$scale
+config=$out/config.yaml
 models=$out/models
 stages=("$@")
 LIMIT_S=${LIMIT_S:-86400}
@@ -35,8 +35,8 @@ stage() {
   esac
 }
 
-arms=$(python3 -c 'import sys; from swiftkv.config import load_config
-print(*load_config(sys.argv[1]).accuracy_arms)' "$config") || exit 2
+arms=$(python3 -c 'import sys; from swiftkv.config import freeze, load_config
+print(*freeze(load_config(sys.argv[1]).raw).accuracy_arms)' "config/$scale.yaml") || exit 2  # writes $config
 
 stage correctness 600 \
   python3 benchmarks/plugin_cuda.py correctness --config "$config" --out "$out/plugin/correctness.json"

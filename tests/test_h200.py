@@ -12,7 +12,7 @@ import typer
 
 from swiftkv import cli
 from swiftkv.config import ROOT, load_config
-from swiftkv.loads import engine_settings
+from swiftkv.loads import by_flags, engine_settings
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 SCALES = ("h200", "h100", "h200-rehearsal")
@@ -98,7 +98,7 @@ def test_pack_holds_results_and_rounds_but_no_weights(project):
     listed = subprocess.run(
         f"cat {results}/pack/results.tar.xz.* | tar -tJ", shell=True, capture_output=True, text=True, check=True
     ).stdout.split()
-    assert set(listed) == {f"results/h200/{name}" for name in kept}
+    assert set(listed) == {f"results/h200/{name}" for name in {*kept, "config.yaml"}}
 
 
 @pytest.mark.parametrize(("scale", "gib"), [("h200", 139), ("h100", 78)])
@@ -113,6 +113,19 @@ def test_the_models_of_a_speed_run_fit_the_gpu(scale, gib):
     weights += [weight_bytes(shape, cut, group) for _, _, cut, group in cuts]
     each = settings.kv_memory_bytes + 2 * 2**30  # activations, graphs and the allocator's own
     assert sum(weights) + len(weights) * each < gib * 2**30
+
+
+@pytest.mark.parametrize("scale", ["h200", "h100"])
+def test_fp8_and_little_memory_get_engines_of_their_own(scale):
+    config = load_config(ROOT / "config" / f"{scale}.yaml")
+    groups = {flags: [p["name"] for p in points] for flags, points in by_flags(config["throughput"]["points"]).items()}
+    default, fp8, small = (engine_settings(config, flags) for flags in groups)
+    assert [settings.kv_cache_dtype for settings in (default, fp8, small)] == ["auto", "fp8", "auto"]
+    assert list(groups.values())[1:] == [
+        ["fp8-10to1", "fp8-prompt-only", "fp8-decode-32"],
+        ["memory-20gb"],
+    ]
+    assert small.kv_memory_bytes == pytest.approx(20e9 - 16.06e9 - 1e9, rel=0.05)
 
 
 def test_rehearsal_trains_and_distils():

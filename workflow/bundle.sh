@@ -59,8 +59,11 @@ if [ "$flavour" = full ]; then
   resolved=$stage/resolved.txt
   { requirements; echo "$vllm"; } >"$stage/wanted.txt"
   { overrides; echo "torch==$torch"; } >"$stage/overrides.txt"
-  uv pip compile --quiet "$stage/wanted.txt" --override "$stage/overrides.txt" --python-version "$python" \
-    --python-platform x86_64-manylinux_2_31 --no-header --no-annotate | grep -vE '^(torch|triton|nvidia-|cuda-)' >"$resolved"
+  compile=(uv pip compile --quiet --python-version "$python" --python-platform x86_64-manylinux_2_31 --no-header --no-annotate)
+  echo "torch==$torch" >"$stage/torch.txt"
+  present=$("${compile[@]}" "$stage/torch.txt" | sed -n 's/^\([a-z0-9][a-z0-9-]*\)==.*/--no-emit-package \1/p')
+  # shellcheck disable=SC2086  # one option per package
+  "${compile[@]}" "$stage/wanted.txt" --override "$stage/overrides.txt" $present --output-file "$resolved" >/dev/null
 fi
 holds="$flavour $python $part_mib $(cat "$resolved" workflow/reduce_vllm.py | sha256sum | cut -d' ' -f1)"
 if [ "$(cat "$out/packages.txt" 2>/dev/null)" != "$holds" ]; then
