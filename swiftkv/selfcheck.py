@@ -11,8 +11,8 @@ from swiftkv.errors import UserError
 
 MODULES = (
     "torch transformers accelerate safetensors datasets lm_eval jsonschema pandas pyarrow scipy seaborn statsmodels "
-    "numba rouge_score vllm swiftkv.vllm.engine swiftkv.vllm.llama swiftkv.vllm.qwen swiftkv.distill.loop "
-    "swiftkv.accuracy swiftkv.throughput swiftkv.pretrain swiftkv.diagnose swiftkv.plots"
+    "numba rouge_score vllm vllm.benchmarks.throughput swiftkv.vllm.engine swiftkv.vllm.llama swiftkv.vllm.qwen "
+    "swiftkv.distill.loop swiftkv.accuracy swiftkv.throughput swiftkv.pretrain swiftkv.diagnose swiftkv.plots"
 ).split()
 PROMPT, TOKENS = "def", 10
 
