@@ -37,6 +37,7 @@ stage() {
 
 arms=$(python3 -c 'import sys; from swiftkv.config import freeze, load_config
 print(*freeze(load_config(sys.argv[1]).raw).accuracy_arms)' "config/$scale.yaml") || exit 2  # writes $config
+SECONDS=0
 
 stage correctness 600 \
   python3 benchmarks/plugin_cuda.py correctness --config "$config" --out "$out/plugin/correctness.json"
