@@ -99,9 +99,9 @@ def engine_settings(config, wanted: Flags = DEFAULT) -> EngineSettings:
     )
 
 
-def blocks(load: Mapping) -> int:
+def blocks(asked: Mapping) -> int:
     """KV blocks of one request."""
-    return math.ceil((load["input_len"] + load["output_len"]) / BLOCK)
+    return math.ceil((asked["input_len"] + asked["output_len"]) / BLOCK)
 
 
 def _kv_memory(shape: dict, fleet: list[Arm], loads: list[dict], kv_tokens: int | None) -> int:

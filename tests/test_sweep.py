@@ -165,4 +165,4 @@ def test_calibrated_machine_keeps_its_curve():
     found = predict.adjusted(start, 2.0, 0.25, 0.1, 3.0, 4.0)
     assert found.flops == pytest.approx((0.5e9, 1e9, 3e9, 8e9, 10e9))
     assert (found.attention, found.bandwidth, found.overhead_s) == pytest.approx((1e9, 3e9, 4e-3))
-    assert roofline.cost(SHAPE, 16, 1, found).attention_rate == pytest.approx(1e9)
+    assert roofline.cost(SHAPE, 8, 1, found).attention_rate == pytest.approx(1e9)

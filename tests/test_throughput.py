@@ -252,8 +252,8 @@ def test_little_kv_memory_holds_more_requests_with_across_kv():
 
 
 def test_kv_memory_for_no_request_is_refused():
-    config = make_config(points=[SWEEP[3] | {"kv_tokens": 300}])
-    with pytest.raises(UserError, match=r"points\.short-of-kv\.kv_tokens: 300; allowed is 384 or more"):
+    config = make_config(points=[SWEEP[3] | {"kv_tokens": 200}])
+    with pytest.raises(UserError, match=r"points\.short-of-kv\.kv_tokens: 200; allowed is 384 or more"):
         engine_settings(config, flags(config["throughput"]["points"][0]))
 
 

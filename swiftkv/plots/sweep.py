@@ -59,7 +59,8 @@ def legend(figure: Figure, arms: list[str], config: RunConfig, *more: Line2D) ->
     style = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.5, "markersize": 5.5}
     handles = [Line2D([], [], color=colours[a], marker=markers[a], label=labels[a], **style) for a in arms]
     handles += [Line2D([], [], color=GREY, label="predicted", **PREDICTED_STYLE), *more]
-    figure.legend(handles=handles, ncols=len(handles), **LEGEND)
+    rows = 1 + (len(handles) > 5)
+    figure.legend(handles=handles, ncols=-(-len(handles) // rows), **LEGEND)
 
 
 def limit_line() -> Line2D:
@@ -144,12 +145,11 @@ def capacity(config: RunConfig, results: Results) -> Figure:
         found = rows[rows.point == point].set_index(rows[rows.point == point].group.astype(str))
         curves_by_group(axes, found, config)
         first = found.iloc[0]
-        axes.set_title(f"{first.num_requests} x {first.input_len}:{first.output_len} tokens, KV memory for\n"
-                       f"{first.kv_tokens:,.0f} tokens of the base", fontsize=8)  # fmt: skip
+        asked = f"{first.num_requests} x {first.input_len}:{first.output_len} tokens"
+        axes.set_title(f"throughput, {asked},\nbase's KV memory: {first.kv_tokens:,.0f} tokens", fontsize=7.5)
     top = 1.12 * max(rows.ci_high.max(), rows.predicted.max())
     for axes in panels:
-        axes.set(xlabel="layers that share a KV cache", ylim=(0.9, top))
-    panels[0].set_ylabel("throughput relative to the base")
+        axes.set(xlabel="layers per KV cache", ylim=(0.9, top))
     legend(figure, list(rows.arm.unique()), config)
     footer(figure, results.origin("kv_capacity"), "Whiskers: 95% bootstrap CIs. Predicted from the base's times alone.")
     return figure
@@ -157,13 +157,13 @@ def capacity(config: RunConfig, results: Results) -> Figure:
 
 def cells(axes: Axes, held: pd.DataFrame) -> None:
     """Capacity as engines report it, and by the formula L / (l + (L - l) / n)."""
-    names = held.group.astype(str)
+    names = held.group.astype(int).astype(str)
     axes.bar(names, held.ratio_to_base, width=0.6, color="#BBBBBB", edgecolor="black", linewidth=0.5)
     axes.plot(names, held.formula_ratio, linestyle="", marker="_", markersize=28, color="black")
     for name, ratio_ in zip(names, held.ratio_to_base, strict=True):
         axes.text(name, ratio_ + 0.03, f"{ratio_:.2f}", ha="center", fontsize=7.5)
-    axes.set(xlabel="layers that share a KV cache", ylabel="KV capacity in tokens, relative to the base")
-    axes.set_title("reported by the engines;\nline: formula", fontsize=8)
+    axes.set(xlabel="layers per KV cache", ylabel="relative to the base", ylim=(0, 1.12 * held.ratio_to_base.max()))
+    axes.set_title("KV capacity in tokens, reported\n(black line: formula)", fontsize=7.5)
 
 
 def curves_by_group(axes: Axes, found: pd.DataFrame, config: RunConfig) -> None:
@@ -216,12 +216,14 @@ def models(config: RunConfig, results: Results) -> Figure:
     gain.axhline(values["paper-throughput-gain"], color="black", linewidth=0.8)
     gain.annotate('published: 70B "up to 2x"', (rows.input_len.max(), 2), ha="right", va="bottom", fontsize=7)
     published_rates(rate, values)
-    for axes, label in ((gain, "throughput relative to the base"), (rate, "1,000 tokens per second and replica")):
+    for axes, label in ((gain, "throughput relative to the base"), (rate, "thousand tokens per second")):
         axes.set_xscale("log")
         axes.set_xticks(sorted(rows.input_len.unique()), [f"{n // 1000}K" for n in sorted(rows.input_len.unique())])
         axes.minorticks_off()
         axes.set(xlabel="prompt tokens", ylabel=label)
     rate.set(yscale="log")
+    rate.set_yticks([5, 10, 20, 30, 40], ["5", "10", "20", "30", "40"])
+    rate.minorticks_off()
     figure.legend(ncols=3, loc="outside upper center", fontsize=7, frameon=False)
     gpus = ", ".join(f"{model} on {found.gpu.iloc[0]}" for model, found in rows.groupby("model"))
     note = f"Lines: predictions, not measured ({gpus}; {rows.output_len.iloc[0]} output tokens)."
@@ -237,8 +239,8 @@ def published_rates(axes: Axes, values: pd.Series) -> None:
         ("vllm-pr-11023-8b-skip50-total-throughput-2000in-256out", 2000, "8B, GPU not named"),
     ):
         axes.plot(length, values[name] / 1e3, "o", color="black", markersize=5)
-        axes.annotate(f"published: {label}", (length, values[name] / 1e3), xytext=(5, -9), textcoords="offset points",
-                      fontsize=6.5)  # fmt: skip
+        axes.annotate(f"published: {label}", (length, values[name] / 1e3), xytext=(5, 4), textcoords="offset points",
+                      fontsize=6.5, bbox={"fc": "white", "ec": "none", "pad": 0.4, "alpha": 0.8})  # fmt: skip
 
 
 def prediction(config: RunConfig, results: Results) -> Figure:
