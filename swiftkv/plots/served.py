@@ -5,11 +5,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from swiftkv.config import RunConfig
-from swiftkv.plots.style import GREY, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.plots.style import PALETTE, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
 from swiftkv.results import Results
 
 PANELS = {"ttft_p50_s": "TTFT, median (s)", "tpot_p50_s": "TPOT, median (s)", "attainment": "share within the SLO"}
 LIMITS = {"ttft_p50_s": "slo_ttft_s", "tpot_p50_s": "slo_tpot_s", "attainment": "wanted"}
+LIMIT = PALETTE[4]
 
 
 def curve(axes: Axes, rows: pd.DataFrame, value: str, style: dict) -> None:
@@ -25,9 +26,9 @@ def panel(axes: Axes, rows: pd.DataFrame, value: str, limit: float, config: RunC
     colours, markers = arm_colours(config), arm_markers(config)
     for arm in rows.arm.unique():
         curve(axes, rows[rows.arm == arm], value, {"color": colours[arm], "marker": markers[arm]})
-    axes.axhline(limit, color=GREY, linestyle="--", linewidth=0.9, zorder=0)
+    axes.axhline(limit, color=LIMIT, linestyle="--", linewidth=1.1)
     axes.set_xlim(0, 1.1 * rows.load.max())
-    axes.set_ylim(0, 1.08 if value == "attainment" else None)
+    axes.set_ylim(*((-0.05, 1.08) if value == "attainment" else (0, None)))
     axes.tick_params(labelsize=7)
 
 
@@ -57,7 +58,7 @@ def draw(config: RunConfig, results: Results) -> Figure:
         Line2D([], [], color=colours[arm], marker=markers[arm], markersize=5, label=labels[arm])
         for arm in frame.arm.unique()
     ]
-    handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.9, label="SLO"))
+    handles.append(Line2D([], [], color=LIMIT, linestyle="--", linewidth=1.1, label="SLO"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7.5, frameon=False)
     note = (
         f"Median and range of {frame['round'].nunique()} interleaved rounds; SLO: TTFT at most {limits.slo_ttft_s:g} s "

@@ -40,7 +40,7 @@ def saturation(results: Results) -> Table:
             "highest load within the SLO": formatted(frame.highest_within, "{:g}"),
             "saturation load": formatted(frame.saturation, "{:.2f}"),
             "relative to base [95% CI]": with_ci(frame, "ratio", "ci_low", "ci_high").where(frame.ratio.notna(), ""),
-            "note": frame.note.fillna(""),
+            "note": formatted(frame.note, "{}"),
         }
     )
     slo = frame.iloc[0]
