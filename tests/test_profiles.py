@@ -20,4 +20,5 @@ def test_rules_with_numbers_of_their_own_exist():
 
 
 def test_a_measurement_of_time_has_its_node_alone():
-    assert "--exclusive" in SLURM["set-resources"]["throughput"]["slurm_extra"]
+    for rule in ("throughput", "serve_load"):
+        assert "--exclusive" in SLURM["set-resources"][rule]["slurm_extra"]

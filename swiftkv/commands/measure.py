@@ -54,6 +54,7 @@ def serve_load(
     """Latency and goodput of vLLM servers under load and of replayed traces, every arm against the base."""
     from swiftkv import serving as stage
 
+    take_gpu()
     stage.run(load(config), out, work, mirror, port)
 
 
