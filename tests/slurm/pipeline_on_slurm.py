@@ -107,12 +107,12 @@ def test_two_gpu_jobs_never_share_a_device(kept, cluster):
     held: dict[str, dict] = {}
     for line in (cluster / "devices.log").read_text().splitlines():
         when, event, job, devices = line.split()
-        held.setdefault(job, {"devices": devices})[event] = float(when)
-    gpu = [job for job in held.values() if job["devices"] != "-"]
-    assert len(gpu) > 5 and {job["devices"] for job in gpu} == {"0", "1"}
+        held.setdefault(job, {"devices": set(devices.split(",")) - {"-"}})[event] = float(when)
+    gpu = [job for job in held.values() if job["devices"]]  # one that has its node alone holds both devices
+    assert len(gpu) > 5 and set.union(*(job["devices"] for job in gpu)) == {"0", "1"}
     overlapping = [(a, b) for a, b in combinations(gpu, 2) if a["prolog"] < b["epilog"] and b["prolog"] < a["epilog"]]
     assert overlapping, "no two GPU jobs ran at once"
-    assert all(a["devices"] != b["devices"] for a, b in overlapping)
+    assert all(a["devices"].isdisjoint(b["devices"]) for a, b in overlapping)
 
 
 def test_nothing_runs_beside_a_measurement_of_time(kept):
