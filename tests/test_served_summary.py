@@ -15,6 +15,7 @@ from swiftkv.errors import UserError
 from swiftkv.fleet import Requests
 from swiftkv.serving import metrics, replay, report, summary
 from swiftkv.serving.loads import plan
+from swiftkv.serving.servers import settings_of
 from swiftkv.traffic import Traffic
 
 CONFIG = load_config(ROOT / "config" / "served.yaml")
@@ -172,6 +173,14 @@ def test_wrong_settings_are_named(change, message):
 def test_parts_of_a_client_are_refused():
     with pytest.raises(UserError, match=r"closed: 1.5 clients; allowed are whole numbers"):
         plan(config_of(points=[{**CONFIG["served"]["points"][2], "loads": [1.5]}]), None)
+
+
+def test_servers_take_every_request():
+    point = {**CONFIG["served"]["points"][2], "loads": [2], "input_len": 200, "output_len": 60}
+    settings = settings_of(config_of(points=[point], max_num_seqs=3), plan(config_of(points=[point]), None))
+    assert (settings.max_model_len, settings.max_num_seqs, settings.prefix_caching) == (384, 3, False)
+    wider = settings_of(config_of(points=[point], kv_tokens=4 * 3 * 384), plan(config_of(points=[point]), None))
+    assert wider.kv_memory_bytes > 3 * settings.kv_memory_bytes
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ def settings_of(config, plan: list[Load]) -> EngineSettings:
         max_num_batched_tokens=throughput["max_num_batched_tokens"],
         kv_memory_bytes=kv_memory(throughput["model"], arms(config), 1 + max(room, blocks)),  # vLLM keeps one
         prefix_caching=False,
+        kv_cache_dtype="auto",
         seed=config.seed,
     )
 
