@@ -57,5 +57,5 @@ def models_dir(wildcards, input):
 
 
 def arms_dir(wildcards, input):
-    """The directory that holds one directory of scores per arm."""
+    """The directory that holds one directory of scores per arm: two above the first input."""
     return os.path.dirname(os.path.dirname(input[0]))

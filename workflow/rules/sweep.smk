@@ -17,7 +17,7 @@ rule predict:
         "../../environment.yml"
     params:
         config=RUN.path,
-        results=f"results/{RUN.scale}",
+        results=arms_dir,
         out=out_dir,
         settings=section("variants", "throughput"),
     shell:
