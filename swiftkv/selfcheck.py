@@ -30,16 +30,17 @@ def imports() -> dict[str, str]:
 
 def plugin() -> str:
     """The plugin as vLLM finds it. Raises UserError if no entry point names it or an architecture is not known."""
+    from swiftkv.modeling import FAMILIES
     from swiftkv.vllm.engine import load_vllm
-    from swiftkv.vllm.plugin import ARCHITECTURES
 
     found = {point.value for point in importlib.metadata.entry_points(group="vllm.general_plugins")}
     if "swiftkv.vllm.plugin:register" not in found:
         raise UserError(f"self-check: no entry point names the plugin; there are {sorted(found)}")
-    missing = ARCHITECTURES.keys() - load_vllm().ModelRegistry.get_supported_archs()
+    architectures = {family.__name__ for family in FAMILIES.values()}
+    missing = architectures - load_vllm().ModelRegistry.get_supported_archs()
     if missing:
         raise UserError(f"self-check: vLLM {importlib.metadata.version('vllm')} does not know {sorted(missing)}")
-    return ", ".join(ARCHITECTURES)
+    return ", ".join(sorted(architectures))
 
 
 def device() -> str:
