@@ -137,13 +137,14 @@ def test_fit_finds_the_machine_it_was_made_from():
 
 
 def test_measured_speedups_are_predicted():
-    """Fitted to the base alone, the 18 committed speed-ups are within 9%, the 16 latency ratios within 12%."""
+    """Fitted to the base alone, the 18 committed speed-ups are within 14%, the 16 latency ratios within 9%; half of
+    either within 4%."""
     runs = {"cpu": None, "prefill-2000": ROOT / "config" / "prefill-2000.yaml"}
     tables = [predict.check(read_config(REFERENCE / run, path), REFERENCE / run)[0] for run, path in runs.items()]
     table = pd.concat(tables)
-    speedups = table[table["quantity"] == "speedup"]["error"].abs()
-    assert len(speedups) == 18 and speedups.median() <= 0.03 and speedups.max() <= 0.09
-    assert len(table) == 34 and table["error"].abs().median() <= 0.03 and table["error"].abs().max() <= 0.12
+    off, batch = table["error"].abs(), table["quantity"] == "speedup"
+    assert batch.sum() == 18 and off[batch].median() <= 0.04 and off[batch].max() <= 0.14
+    assert (~batch).sum() == 16 and off[~batch].median() <= 0.04 and off[~batch].max() <= 0.09
 
 
 def test_calibration_is_what_prediction_reads(tmp_path, monkeypatch):

@@ -150,10 +150,10 @@ def test_old_columns_are_enough(copy):
 
 @pytest.mark.parametrize("evidence", COMMITTED, ids=lambda path: path.parent.name)
 def test_altered_digits_in_committed_evidence_are_found(evidence, tmp_path):
-    """One digit in every kind of file at once: each is found at its place."""
+    """One digit in every kind of text file at once: each is found at its place."""
     copy = shutil.copytree(evidence, tmp_path / "cpu")
     known = set(check(copy).differences)
-    present = [file for file in (*RECIPES, *HASHED) if (copy / file).is_file()]
+    present = [file for file in (*RECIPES, *HASHED) if (copy / file).is_file() and not file.endswith(".gz")]
     altered = {file: flip(copy / file) for file in present}
     found = [difference for difference in check(copy).differences if difference not in known]
     for file, line in altered.items():
