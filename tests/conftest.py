@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 import sys
 
 import hypothesis
@@ -24,6 +25,12 @@ def pytest_collection_finish(session):
     """Hide a module of llvmlite (which numba, hence `swiftkv.simulator`, loads) from vLLM: on a CPU its start looks
     into every object of every loaded module and fails on one there that claims to have any attribute."""
     sys.modules.pop("llvmlite.binding.ffi", None)
+
+
+def pytest_unconfigure(config):
+    """Silence what Triton's bindings say of leaks when the interpreter ends: pytest's summary is the last line."""
+    with open(os.devnull, "w") as sink:
+        os.dup2(sink.fileno(), 2)
 
 
 def save_tiny_base(directory, tokenizer, seed: int = 0, std: float = 0.15, **changes) -> None:
