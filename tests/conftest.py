@@ -1,7 +1,6 @@
 """Fixtures shared by all tests."""
 
 import os
-import sys
 
 import hypothesis
 import pytest
@@ -19,12 +18,6 @@ TINY_SHAPE = {
     "vocab_size": 300,
     "max_position_embeddings": 2048,
 }
-
-
-def pytest_collection_finish(session):
-    """Hide a module of llvmlite (which numba, hence `swiftkv.simulator`, loads) from vLLM: on a CPU its start looks
-    into every object of every loaded module and fails on one there that claims to have any attribute."""
-    sys.modules.pop("llvmlite.binding.ffi", None)
 
 
 def pytest_unconfigure(config):

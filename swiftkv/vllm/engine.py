@@ -6,6 +6,7 @@ One process can hold several engines at once (`in_process=True`); measured in tu
 
 import gc
 import os
+import sys
 import weakref
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,9 @@ def load_vllm():
     from swiftkv.vllm.plugin import register
 
     register()
+    # On a CPU, an engine's start looks into every object of every loaded module, and fails on one of llvmlite (which
+    # numba loads, hence `swiftkv.simulator`) that claims to have any attribute.
+    sys.modules.pop("llvmlite.binding.ffi", None)
     return vllm
 
 
