@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import atexit
 import os
 
 import hypothesis
@@ -20,8 +21,9 @@ TINY_SHAPE = {
 }
 
 
-def pytest_unconfigure(config):
-    """Silence what Triton's bindings say of leaks when the interpreter ends: pytest's summary is the last line."""
+@atexit.register
+def silence_the_end() -> None:
+    """Triton's bindings say what they leak when the interpreter ends; pytest's summary is to be the last line."""
     with open(os.devnull, "w") as sink:
         os.dup2(sink.fileno(), 2)
 

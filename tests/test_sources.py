@@ -103,7 +103,7 @@ def test_short_and_late_answers_are_dropped_and_long_chats_cut(tiny_tokenizer, t
         (json.dumps({"messages": chat("q", "a")}) + "\n{broken\n", "chats.jsonl:2: not valid JSON"),
         ("[1]\n", "chats.jsonl:1: .* is not an object"),
         (json.dumps({"messages": chat("q")}), "no conversation is left for the train split; dropped: 1 with fewer"),
-        ("\udcff", "chats.jsonl: cannot be read as JSON Lines"),
+        ("\udcff", "chats.jsonl: damaged"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(tokenizer, tmp_path, text, reason):

@@ -32,7 +32,7 @@ def local_rows(path: str) -> Iterator[tuple[str, object]]:
     """Place and content of each line. Raises UserError for a missing or empty file, or a line that is not JSON."""
     try:
         rows = files.read_jsonl(path)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{path}: cannot be read as JSON Lines ({error})") from None
     if not rows:
         raise UserError(f"{path}: empty file, no conversations in it")
