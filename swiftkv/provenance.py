@@ -42,9 +42,9 @@ def _run(*command: str) -> str | None:
 
 def git_state() -> dict:
     """Commit of the code that runs, and whether tracked files differ from it (None: not known, as in a git archive)."""
-    archived = (ROOT / ARCHIVED).read_text(encoding="utf-8").strip()
-    if not archived.startswith("$Format"):
-        return {"sha": archived, "dirty": None}
+    archived = ROOT / ARCHIVED
+    if archived.is_file() and not (sha := archived.read_text(encoding="utf-8").strip()).startswith("$Format"):
+        return {"sha": sha, "dirty": None}
     status = _run("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
     return {
         "sha": _run("git", "-C", str(ROOT), "rev-parse", "HEAD"),

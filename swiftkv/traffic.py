@@ -51,17 +51,15 @@ def read(name: str, mirror: Path | None = None, seed: int = 0) -> Traffic:
 
 
 def _published(trace: traces.Trace, mirror: Path) -> Traffic:
-    path = mirror / "traces" / trace.file
-    if not path.is_file():
-        raise UserError(f"{path}: no such trace in the mirror")
+    path = traces.mirrored(trace, mirror)
     data = path.read_bytes()
     traces.verify(trace, data, str(path))
     return _parsed(trace, data, str(path), f"{trace.origin} (arrival times and lengths)")
 
 
 def _parsed(trace: traces.Trace, data: bytes, where: str, source: str) -> Traffic:
-    prompts, outputs = traces.parse(trace, data, where)
-    rows = list(traces.records(data.decode("utf-8-sig"), where))
+    rows = traces.rows_of(data, where)
+    prompts, outputs = traces.lengths_of(trace, rows, where)
     times = np.array(
         [_seconds(row.get(trace.time_field), f"{where}:{number}: {trace.time_field}") for number, row in rows]
     )

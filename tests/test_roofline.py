@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TINY_SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,14 +20,6 @@ from swiftkv.predict import Observation, Workload
 from swiftkv.simulator import rate_at, step_parts
 from swiftkv.verify_results import read_config
 
-SHAPE = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "vocab_size": 300,
-}
 MACHINE = roofline.Machine("test", (1.0,), (1e9,), 1e8, 1e8, 1e9, 1e-3)
 REFERENCE = ROOT / "results" / "reference" / "epyc-2-cores"
 
@@ -50,7 +43,7 @@ def load(directory):
 
 
 def step_flops(cut: int, group: int, *sizes: int) -> int:
-    cost = roofline.cost(SHAPE, cut, group, MACHINE)
+    cost = roofline.cost(TINY_SHAPE, cut, group, MACHINE)
     return sum(step_parts(cost, *sizes))
 
 
@@ -96,7 +89,7 @@ def test_steps_sum_to_the_request(prompt, output, variant):
     """However a request is cut into steps, its FLOPs are the cost model's."""
     steps = [(prompt, 1, costmodel.positions(0, prompt), prompt)]
     steps += [(1, 1, prompt + i, prompt + i) for i in range(1, output)]
-    whole = costmodel.workload_flops(SHAPE, *variant, prompt, output)["total"]
+    whole = costmodel.workload_flops(TINY_SHAPE, *variant, prompt, output)["total"]
     assert sum(step_flops(*variant, *step) for step in steps) == pytest.approx(whole)
 
 
@@ -112,8 +105,8 @@ def test_decode_step_by_hand():
 @settings(max_examples=25)
 @given(st.integers(1, 2000), st.integers(1, 100), st.integers(1, 8), st.sampled_from([(4, 1), (4, 2), (1, 7)]))
 def test_speedup_is_between_one_and_the_layers(prompt, output, count, variant):
-    found = predict.speedup(SHAPE, *variant, Workload(prompt, output, count, 256), MACHINE)
-    assert 1 - 1e-9 <= found <= SHAPE["num_hidden_layers"] / variant[0]
+    found = predict.speedup(TINY_SHAPE, *variant, Workload(prompt, output, count, 256), MACHINE)
+    assert 1 - 1e-9 <= found <= TINY_SHAPE["num_hidden_layers"] / variant[0]
 
 
 def test_rate_follows_the_tokens():
@@ -125,14 +118,14 @@ def test_rate_follows_the_tokens():
 def test_fit_finds_the_machine_it_was_made_from():
     loads = [Workload(500, 1, 4, 512), Workload(100, 50, 8, 512), Workload(64, 64, 1, 512)]
     truth = roofline.Machine("truth", (1.0,), (3e9,), 2e8, 2e8, 1e9, 4e-3)
-    made = [predict.predict(SHAPE, 8, 1, one, truth) for one in loads]
+    made = [predict.predict(TINY_SHAPE, 8, 1, one, truth) for one in loads]
     seen = [Observation(one, "elapsed_s", result.elapsed_s) for one, result in zip(loads, made, strict=True)]
     seen += [Observation(loads[2], "tpot_s", made[2].tpot_s)]
-    found = predict.fit(SHAPE, seen)
+    found = predict.fit(TINY_SHAPE, seen)
     for one, result in zip(loads, made, strict=True):
-        assert predict.predict(SHAPE, 8, 1, one, found).elapsed_s == pytest.approx(result.elapsed_s, rel=0.01)
+        assert predict.predict(TINY_SHAPE, 8, 1, one, found).elapsed_s == pytest.approx(result.elapsed_s, rel=0.01)
     assert found.flops[-1] == pytest.approx(3e9, rel=0.05)
-    overhead = predict.fit(SHAPE, seen, machine=replace(truth, overhead_s=0.0)).overhead_s
+    overhead = predict.fit(TINY_SHAPE, seen, machine=replace(truth, overhead_s=0.0)).overhead_s
     assert overhead == pytest.approx(4e-3, rel=0.02)
 
 
@@ -151,10 +144,10 @@ def test_calibration_is_what_prediction_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "STREAM_BYTES", 2**20)
     monkeypatch.setattr(calibration, "TOKENS", (1, 8))
     config = load_config()
-    small = type(config)({**config.raw, "throughput": {**config["throughput"], "model": SHAPE}}, "test")
+    small = type(config)({**config.raw, "throughput": {**config["throughput"], "model": TINY_SHAPE}}, "test")
     found = calibration.run(small, tmp_path / "here.json", "float32", seconds=0.01)
     assert {(row["projection"], row["tokens"]) for row in found["matmul"]} == {
-        (name, tokens) for name in calibration.projections(SHAPE) for tokens in (1, 8)
+        (name, tokens) for name in calibration.projections(TINY_SHAPE) for tokens in (1, 8)
     }
     machine = roofline.calibrated(tmp_path / "here.json", 0.001)
     assert machine.kind == roofline.MEASURED and machine.tokens == (1.0, 8.0)

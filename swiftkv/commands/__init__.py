@@ -11,6 +11,11 @@ Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file
 Out = Annotated[Path, typer.Option(help="Where the result goes.")]
 Work = Annotated[Path, typer.Option(help="Where unfinished work is kept, to be resumed.")]
 Base = Annotated[Path, typer.Option(help="Directory of the base model.")]
+Students = Annotated[Path, typer.Option(help="Holds one directory per variant.")]
+Arm = Annotated[str, typer.Option(help="base, a variant, or VARIANT-undistilled.")]
+ArmModel = Annotated[Path, typer.Option(help="Directory of the arm's model.")]
+ArmScores = Annotated[Path, typer.Option(help="Holds one directory of scores per arm.")]
+Mirror = Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the public data.")]
 CONFIG = Path("config/config.yaml")
 
 
@@ -20,8 +25,21 @@ def load(path: Path):
     return load_config(path)
 
 
+def load_with_gpu(path: Path, count: int = 1):
+    """The configuration, and a lease of `count` GPUs until the command ends, where the machine has any. A wrong
+    configuration is told before the wait for a device."""
+    loaded = load(path)
+    take_gpu(count)
+    return loaded
+
+
 def take_gpu(count: int = 1) -> None:
     """Lease `count` GPUs until the command ends, where the machine has any."""
     from swiftkv import devices
 
     devices.lease(count)
+
+
+def student_dirs(config, models: Path) -> dict[str, Path]:
+    """The directory of every variant below `models`."""
+    return {variant.name: models / variant.name for variant in config.variants}

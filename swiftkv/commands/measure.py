@@ -5,7 +5,22 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Base, Config, Out, Work, cli, load, take_gpu
+from swiftkv.commands import (
+    CONFIG,
+    Arm,
+    ArmModel,
+    ArmScores,
+    Base,
+    Config,
+    Mirror,
+    Out,
+    Students,
+    Work,
+    cli,
+    load,
+    load_with_gpu,
+    student_dirs,
+)
 
 
 @cli.command()
@@ -13,7 +28,7 @@ def lengths(
     base: Base,
     out: Out,
     config: Config = CONFIG,
-    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")] = None,
+    mirror: Mirror = None,
 ) -> None:
     """Prompt and output lengths of real traces and of the four tasks."""
     from swiftkv.workloads import traces
@@ -23,15 +38,14 @@ def lengths(
 
 @cli.command()
 def verify(
-    base: Base, models: Annotated[Path, typer.Option(help="Holds one directory per variant.")], out: Out,
+    base: Base, models: Students, out: Out,
     config: Config = CONFIG,
 ) -> None:  # fmt: skip
     """Gates before numbers: equivalence with Transformers, KV capacity, early exit, refusals."""
     from swiftkv import verify as stage
 
-    loaded = load(config)
-    take_gpu()
-    stage.run(loaded, base, {v.name: models / v.name for v in loaded.variants}, out)
+    loaded = load_with_gpu(config)
+    stage.run(loaded, base, student_dirs(loaded, models), out)
 
 
 @cli.command()
@@ -39,8 +53,7 @@ def throughput(out: Out, work: Work, config: Config = CONFIG) -> None:
     """Throughput, latency and KV capacity of every arm, interleaved, on dummy weights."""
     from swiftkv import throughput as stage
 
-    take_gpu()
-    stage.run(load(config), out, work)
+    stage.run(load_with_gpu(config), out, work)
 
 
 @cli.command()
@@ -48,20 +61,19 @@ def serve_load(
     out: Out,
     work: Work,
     config: Config = Path("config/served.yaml"),
-    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")] = None,
+    mirror: Mirror = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="First server's port [free ones].")] = None,
 ) -> None:
     """Latency and goodput of vLLM servers under load and of replayed traces, every arm against the base."""
     from swiftkv import serving as stage
 
-    take_gpu()
-    stage.run(load(config), out, work, mirror, port)
+    stage.run(load_with_gpu(config), out, work, mirror, port)
 
 
 @cli.command()
 def accuracy(
-    arm: Annotated[str, typer.Option(help="base, a variant, or VARIANT-undistilled.")],
-    model: Annotated[Path, typer.Option(help="Directory of the arm's model.")],
+    arm: Arm,
+    model: ArmModel,
     out: Out,
     work: Work,
     config: Config = CONFIG,
@@ -69,13 +81,12 @@ def accuracy(
     """Score one model on the four tasks with lm-eval through vLLM."""
     from swiftkv import accuracy as stage
 
-    take_gpu()
-    stage.score_arm(load(config), arm, model, out, work)
+    stage.score_arm(load_with_gpu(config), arm, model, out, work)
 
 
 @cli.command()
 def accuracy_summary(
-    arms: Annotated[Path, typer.Option(help="Holds one directory of scores per arm.")],
+    arms: ArmScores,
     out: Out,
     config: Config = CONFIG,
 ) -> None:
@@ -88,26 +99,25 @@ def accuracy_summary(
 
 @cli.command()
 def protocol(
-    arm: Annotated[str, typer.Option(help="base, a variant, or VARIANT-undistilled.")],
-    model: Annotated[Path, typer.Option(help="Directory of the arm's model.")],
+    arm: Arm,
+    model: ArmModel,
     out: Out,
     work: Work,
     config: Config = CONFIG,
     tasks: Annotated[str | None, typer.Option(help="Some of the tasks, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First items per part of a task, for a trial.")] = None,
-    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the sets.")] = None,
+    mirror: Mirror = None,
 ) -> None:
     """Score one model on the paper's seven tasks, IFEval and MMLU-Pro."""
     from swiftkv import protocol as stage
 
     names = [name.strip() for name in tasks.split(",")] if tasks else None
-    take_gpu()
-    stage.score_arm(load(config), arm, model, out, work, mirror, names, limit)
+    stage.score_arm(load_with_gpu(config), arm, model, out, work, mirror, names, limit)
 
 
 @cli.command()
 def protocol_summary(
-    arms: Annotated[Path, typer.Option(help="Holds one directory of scores per arm.")],
+    arms: ArmScores,
     out: Out,
     config: Config = CONFIG,
 ) -> None:
@@ -119,15 +129,14 @@ def protocol_summary(
 
 @cli.command()
 def diagnose(
-    base: Base, models: Annotated[Path, typer.Option(help="Holds one directory per variant.")], out: Out,
+    base: Base, models: Students, out: Out,
     config: Config = CONFIG,
 ) -> None:  # fmt: skip
     """Where students part from the base: by answer position, prompt length, difficulty, and in long contexts."""
     from swiftkv import diagnose as stage
 
-    loaded = load(config)
-    take_gpu()
-    stage.run(loaded, base, {v.name: models / v.name for v in loaded.variants}, out)
+    loaded = load_with_gpu(config)
+    stage.run(loaded, base, student_dirs(loaded, models), out)
 
 
 @cli.command()
@@ -139,8 +148,7 @@ def calibrate(
     """Measure this machine's FLOP/s, memory bandwidth and KV-cache writes (about a minute)."""
     from swiftkv import calibration
 
-    take_gpu()
-    calibration.run(load(config), out, dtype)
+    calibration.run(load_with_gpu(config), out, dtype)
 
 
 @cli.command()

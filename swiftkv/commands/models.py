@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Base, Config, Out, Work, cli, load, take_gpu
-
-Mirror = Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the corpora.")]
+from swiftkv.commands import CONFIG, Base, Config, Mirror, Out, Work, cli, load, load_with_gpu, take_gpu
 
 
 @cli.command()
@@ -20,7 +18,7 @@ def train_base(
     """Train the base model of the configuration (the embedded one: half an hour on two idle cores; resumable)."""
     from swiftkv import pretrain
 
-    pretrain.run(load(config), out, work, mirror)
+    pretrain.run(load_with_gpu(config), out, work, mirror)
 
 
 @cli.command()
@@ -32,6 +30,7 @@ def fetch_base(
 
     loaded = load(config)
     if loaded["base"]["source"] == "train":
+        take_gpu()
         pretrain.run(loaded, out, work, mirror)
     else:
         base.resolve_base(loaded, out)
@@ -91,8 +90,7 @@ def advise(
     """Which cut and AcrossKV group a base model can take, from cheap probes, beside what each may gain."""
     from swiftkv.distill import advise as advisor
 
-    take_gpu()
-    advisor.run(load(config), base, out, work, budget, probes, steps)
+    advisor.run(load_with_gpu(config), base, out, work, budget, probes, steps)
 
 
 @cli.command()
@@ -107,8 +105,7 @@ def ablate(
     from swiftkv.distill import ablate as stage
     from swiftkv.distill.loop import Options
 
-    take_gpu()
-    stage.run(load(config), base, out, work, Options(float32=float32))
+    stage.run(load_with_gpu(config), base, out, work, Options(float32=float32))
 
 
 @cli.command()
@@ -116,8 +113,7 @@ def similarity(base: Base, out: Out, config: Config = CONFIG) -> None:
     """Measure how much each layer's input differs from the previous layer's."""
     from swiftkv import similarity as stage
 
-    take_gpu()
-    stage.run(load(config), base, out)
+    stage.run(load_with_gpu(config), base, out)
 
 
 @cli.command()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Config, cli, load
+from swiftkv.commands import CONFIG, Config, Mirror, cli, load
 
 
 @cli.command()
@@ -32,7 +32,7 @@ def plan(
     trace: Annotated[str, typer.Option(help="Known trace, or CSV: arrival_s, prompt_tokens, output_tokens.")] = (
         "azure2023_conv"
     ),
-    mirror: Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the traces.")] = None,
+    mirror: Mirror = None,
     scale: Annotated[float, typer.Option(min=1e-6, help="Times the trace's rate.")] = 1000,
     hours: Annotated[float, typer.Option(min=1e-3, help="Time that is simulated.")] = 24,
     slo_ttft: Annotated[float, typer.Option(min=0, help="Seconds to the first token.")] = 2.0,

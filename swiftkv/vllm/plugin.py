@@ -5,6 +5,7 @@ https://docs.vllm.ai/en/latest/design/plugin_system/
 """
 
 import os
+from collections.abc import Callable
 
 DIE_WITH_PARENT = "SWIFTKV_DIE_WITH_PARENT"
 
@@ -31,15 +32,23 @@ def die_with_parent() -> None:
 
     vLLM's workers watch the engine core, but nothing watches for a front end that was killed (SIGKILL).
     """
-    import ctypes
     import multiprocessing
     import signal
-    import sys
 
-    parent = multiprocessing.parent_process()
-    if parent is None or not sys.platform.startswith("linux"):
+    parent, ask = multiprocessing.parent_process(), signal_at_parents_death(signal.SIGKILL)
+    if parent is None or ask is None:
         return
-    set_parent_death_signal = 1
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    ask()
     if os.getppid() != parent.pid:
         os._exit(1)
+
+
+def signal_at_parents_death(number: int) -> Callable[[], None] | None:
+    """A call after which Linux sends the calling process a signal when its parent is gone; None on other systems."""
+    import ctypes
+    import sys
+
+    if not sys.platform.startswith("linux"):
+        return None
+    libc, set_parent_death_signal = ctypes.CDLL(None), 1
+    return lambda: libc.prctl(set_parent_death_signal, number)

