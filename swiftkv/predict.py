@@ -169,7 +169,7 @@ def workloads(config, arm: Arm, summary: pd.DataFrame) -> dict[str, Workload]:
     points, found = {point["name"]: point for point in section["points"]}, {}
     for row in summary[summary["arm"] == BASE_ARM].to_dict("records"):
         if (point := points.get(row["point"])) is None:
-            raise UserError(f"--check: point {row['point']!r} is not in the configuration; give the one of that run")
+            raise UserError(f"predict: point {row['point']!r} is not in the configuration; give the one of that run")
         lengths = (row["input_len"], row["output_len"], row["num_requests"], section["max_num_batched_tokens"])
         found[row["point"]] = Workload(*lengths, held_at_once(config, arm, point), int(row.get("cached_len", 0)))
     return found | {ALONE: Workload(**{key: section["latency"][key] for key in ("input_len", "output_len")})}
@@ -177,7 +177,7 @@ def workloads(config, arm: Arm, summary: pd.DataFrame) -> dict[str, Workload]:
 
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; --check wants a directory that holds throughput/")
+        raise UserError(f"{path}: no such file; wanted is the directory of a run, which holds throughput/")
     try:
         table = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -214,7 +214,7 @@ def _measured(table: pd.DataFrame, quantities: tuple[str, ...]) -> list[dict]:
 def _compare(made: dict, rows: list[dict]) -> pd.DataFrame:
     for row in rows:
         if (row["arm"], row["point"]) not in made:
-            raise UserError(f"--check: arm {row['arm']!r} is not in the configuration; give the one it was run with")
+            raise UserError(f"predict: arm {row['arm']!r} is not in the configuration; give the one it was run with")
         arm, base = made[row["arm"], row["point"]], made[BASE_ARM, row["point"]]
         field = RATIOS[row["quantity"]]
         ratio = base.elapsed_s / arm.elapsed_s if field == "speedup" else getattr(arm, field) / getattr(base, field)
