@@ -3,7 +3,7 @@ SHELL := /bin/bash
 FLAVOUR ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test test-matrix test-slurm lint env lock report bundle h200
+.PHONY: reproduce test test-matrix test-slurm test-storage test-browser lint env lock report bundle h200
 
 env:
 	@MAKE_GOAL=$(firstword $(MAKECMDGOALS)) workflow/setup.sh $(FLAVOUR)
@@ -27,6 +27,17 @@ test-matrix: env
 test-slurm: env
 	@workflow/add_extra.sh slurm
 	python -m pytest -s tests/slurm/pipeline_on_slurm.py
+
+# The reduced pipeline with all its files in S3-compatible storage, which rclone serves from a directory (minutes).
+test-storage: env
+	@workflow/add_extra.sh kubernetes
+	@workflow/add_extra.sh storage
+	python -m pytest -s tests/storage/pipeline_on_s3.py
+
+# Notebooks and report in headless Chromium without network (Debian's chromium and chromium-driver; screenshots in results/browser).
+test-browser: env
+	@workflow/add_extra.sh browser
+	python -m pytest -s tests/browser/pages_in_chromium.py
 
 lint: env
 	ruff check .

@@ -1,4 +1,4 @@
-"""Accuracy: lm-eval on the tasks, greedy generation through vLLM, every arm under the same settings.
+"""Accuracy: lm-eval on the tasks, generation through vLLM (greedy, or drawn with several seeds), every arm alike.
 
 Scores depend on the backend and the batch settings (lm-evaluation-harness issues 3150, 2851, 2583), so all
 arms use one backend and one set of settings, which are written beside the scores and checked by `summarise`.
@@ -16,6 +16,7 @@ from swiftkv import files, lm_eval_tasks
 from swiftkv.accuracy_summary import summarise
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
+from swiftkv.lm_eval_tasks import Sampling
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import real, sqlite_sandbox, tasks
 from swiftkv.workloads.tasks import Item
@@ -27,6 +28,7 @@ BATCH_SIZE = 256  # requests that lm-eval hands over and that vLLM runs at once
 MAX_NUM_BATCHED_TOKENS = 8192
 KV_CACHE_GIB = 1
 SMALL_BYTES = 64 << 20  # weights below this are scored on one thread: less than half the CPU time of two
+Part = tuple[str, Sampling | None]  # a task, answered greedily or drawn with a seed
 MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
 
 
@@ -56,6 +58,14 @@ def limits(config: RunConfig) -> dict[str, int]:
     """The most tokens that are generated per item of each task."""
     found = dict.fromkeys(config["tasks"], config["accuracy"]["max_new_tokens"])
     return found | {task: real.max_new_tokens(task, settings) for task, settings in real_tasks(config).items()}
+
+
+def samplings(config: RunConfig) -> list[Sampling | None]:
+    """How every item is answered: once, greedily, or once per seed where the configuration asks for sampling."""
+    asked = config["accuracy"].get("sampling")
+    if asked is None:
+        return [None]
+    return [Sampling(asked["temperature"], asked["top_p"], config.seed + n) for n in range(asked["seeds"])]
 
 
 def model_hashes(model_dir: Path) -> dict[str, str]:
@@ -145,8 +155,10 @@ def backend(model_dir: Path, settings: dict):
         close_engine(lm.model)
 
 
-def rows_of(arm: str, items: list[Item], samples: list[dict], tokenizer) -> list[dict]:
-    """One row per item: token counts in the model's tokenizer (no EOS), prediction, target and scores."""
+def rows_of(arm: str, items: list[Item], samples: list[dict], sampling: Sampling | None, tokenizer) -> list[dict]:
+    """One row per item: token counts in the model's tokenizer (no EOS), prediction, target and scores; with the seed,
+    where the answer was drawn."""
+    drawn = {"sample_seed": sampling.seed} if sampling else {}
     texts = [sample["filtered_resps"][0] for sample in samples]
     rows = []
     for item, sample, text, prompt, answer, generated in zip(
@@ -161,26 +173,32 @@ def rows_of(arm: str, items: list[Item], samples: list[dict], tokenizer) -> list
         counts = {"prompt_tokens": prompt, "answer_tokens": answer, "generated_tokens": generated}
         outcome = {"prediction": text, "target": item.answer, "score": sample["score"]}
         details = {name: sample[name] for name in lm_eval_tasks.metrics_of(item.task) if name != "score"}
-        rows.append({"arm": arm, "task": item.task, "id": item.id, **counts, **outcome, **details})
+        rows.append({"arm": arm, "task": item.task, "id": item.id, **counts, **outcome, **details, **drawn})
     return rows
 
 
 def finish_tasks(
-    arm: str, model_dir: Path, items: dict, settings: dict, new: dict[str, int], tokenizer, parts: dict[str, Path]
+    arm: str, model_dir: Path, items: dict, settings: dict, new: dict[str, int], tokenizer, parts: dict[Part, Path]
 ) -> None:
-    """Evaluate the tasks whose part is missing, one part at a time; no engine starts if none is."""
-    todo = [task for task, part in parts.items() if not part.is_file()]
+    """Evaluate what part is missing, one part at a time; no engine starts if none is."""
+    todo = {part: path for part, path in parts.items() if not path.is_file()}
     print(f"accuracy {arm}: {len(parts) - len(todo)} of {len(parts)} tasks done before", flush=True)
     if not todo:
         return
     with backend(model_dir, settings) as lm:
-        for task in todo:
-            folder = parts[task].parent / "lm_eval"
-            samples, record = lm_eval_tasks.evaluate(lm, task, items[task], new[task], folder)
-            rows = rows_of(arm, items[task], samples, tokenizer)
-            files.write_json(parts[task], {"record": record, "rows": rows})
+        for (task, sampling), path in todo.items():
+            samples, record = lm_eval_tasks.evaluate(
+                lm, task, items[task], new[task], path.parent / "lm_eval", sampling
+            )
+            rows = rows_of(arm, items[task], samples, sampling, tokenizer)
+            files.write_json(path, {"record": record, "rows": rows})
             mean = sum(row["score"] for row in rows) / len(rows)
-            print(f"accuracy {arm}: {task} {mean:.3f} over {len(rows)} items", flush=True)
+            print(f"accuracy {arm}: {label(task, sampling)} {mean:.3f} over {len(rows)} items", flush=True)
+
+
+def label(task: str, sampling: Sampling | None) -> str:
+    """The name of a part in lm_eval.json."""
+    return f"{task}, seed {sampling.seed}" if sampling else task
 
 
 def score_arm(config: RunConfig, arm: str, model_dir: Path, out_dir: Path, work: Path) -> None:
@@ -191,15 +209,16 @@ def score_arm(config: RunConfig, arm: str, model_dir: Path, out_dir: Path, work:
     tokenizer = load_tokenizer(model_dir)
     items, hashes, new = test_items(config, tokenizer), model_hashes(model_dir), limits(config)
     settings = settings_of(config, model_dir, items, tokenizer)
-    asked = {key: config["accuracy"][key] for key in ("real", "chat_template") if key in config["accuracy"]}
+    asked = {key: config["accuracy"][key] for key in ("real", "chat_template", "sampling") if key in config["accuracy"]}
     parts = {}
     for task, its in items.items():
-        key = key_of(arm, hashes, settings, new[task], [dataclasses.asdict(item) for item in its])
-        parts[task] = work / arm / f"{task}-{key}.json"
+        for sampling in samplings(config):
+            key = key_of(arm, hashes, settings, new[task], [dataclasses.asdict(item) for item in its], sampling)
+            parts[task, sampling] = work / arm / f"{task}-{key}.json"
     with Provenance("accuracy", config, arm=arm, model_sha256=hashes, settings=settings) as provenance:
         finish_tasks(arm, model_dir, items, settings, new, tokenizer, parts)
-        done = {task: files.read_json(part) for task, part in parts.items()}
-        records = {task: part["record"] for task, part in done.items()}
+        done = {part: files.read_json(path) for part, path in parts.items()}
+        records = {label(*part): found["record"] for part, found in done.items()}
         files.write_json(out_dir / "lm_eval.json", {"arm": arm, "settings": settings | asked, "tasks": records})
         provenance.save(out_dir / "samples.jsonl")
-        files.write_jsonl(out_dir / "samples.jsonl", [row for part in done.values() for row in part["rows"]])
+        files.write_jsonl(out_dir / "samples.jsonl", [row for found in done.values() for row in found["rows"]])

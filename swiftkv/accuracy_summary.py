@@ -20,6 +20,7 @@ from swiftkv.stats import (
     minimum_detectable_difference,
     minimum_detectable_loss,
     paired_difference_ci,
+    sign_flip,
     unseen,
 )
 
@@ -27,17 +28,32 @@ MEAN = "mean"
 RESAMPLES = 10_000
 MARGIN = 0.02  # score points that a retained score may lie below the base's, unless the configuration says otherwise
 MIN_LENGTH_RATIO = 0.9  # answers shorter than this share of the base's fail, whatever their score
+SEED = "sample_seed"
 TESTS = ("p_value", "p_holm", "detectable_difference", "retained")  # columns that the base itself has no use for
 
 
 def read_arm(arm: str, folder: Path):
-    """The samples of one arm as a frame indexed by item id. Raises UserError if they are not usable."""
-    frame = pd.DataFrame(files.read_jsonl(folder / "samples.jsonl"))
+    """The samples of one arm as a frame indexed by item id, the mean over seeds where answers were drawn; column
+    `by_seed` holds the score per seed. Raises UserError if they are not usable."""
+    path = folder / "samples.jsonl"
+    frame = pd.DataFrame(files.read_jsonl(path))
     if frame.empty:
-        raise UserError(f"{folder / 'samples.jsonl'}: no samples; score arm {arm!r} first")
-    if frame["id"].duplicated().any():
-        raise UserError(f"{folder / 'samples.jsonl'}: item {frame['id'][frame['id'].duplicated()].iloc[0]} twice")
-    return frame.set_index("id")
+        raise UserError(f"{path}: no samples; score arm {arm!r} first")
+    keys = ["id", SEED] if SEED in frame else ["id"]
+    if (twice := frame.duplicated(keys)).any():
+        raise UserError(f"{path}: item {frame['id'][twice].iloc[0]} twice")
+    return over_seeds(frame, path) if SEED in frame else frame.set_index("id")
+
+
+def over_seeds(frame, path: Path):
+    """One row per item: an item's answers are draws of one thing, so the item stays the unit of every interval."""
+    items = frame.groupby("id", sort=False)
+    seeds = sorted(frame[SEED].unique().tolist())
+    if (incomplete := items[SEED].nunique() < len(seeds)).any():
+        raise UserError(f"{path}: item {incomplete.idxmax()} lacks some of the seeds {seeds}")
+    ordered = frame.sort_values(SEED, kind="stable").groupby("id", sort=False)
+    means = items[["score", "exact_match", "generated_tokens"]].mean()
+    return items[["task", "target"]].first().join(means).assign(by_seed=ordered["score"].agg(list))
 
 
 def check_same(base, other, arm: str) -> None:
@@ -82,7 +98,7 @@ def task_rows(arm: str, base, other, seed: int, margin: float) -> list[dict]:
         mine = other.loc[reference.index]
         differences.append((mine["score"] - reference["score"]).to_numpy())
         _, *interval = paired_difference_ci(mine["score"], reference["score"], seed, RESAMPLES)
-        tests = {"p_value": p_value(mine["score"], reference["score"]), "p_holm": None}
+        tests = {"p_value": p_value(mine["score"], reference["score"], seed), "p_holm": None}
         tests |= judge(differences[-1], len(mine), interval, margin)
         rows.append(row_of(arm, task, mine, reference, interval) | tests)
     for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
@@ -100,10 +116,10 @@ def equally_weighted(differences: list) -> np.ndarray:
     return np.concatenate([task * share / len(task) for task in differences])
 
 
-def p_value(mine, reference) -> float:
-    """McNemar's exact p-value; NaN where a task gives partial credit."""
+def p_value(mine, reference, seed: int) -> float:
+    """McNemar's exact p-value of right and wrong answers; that of flipped signs where there is partial credit."""
     right_or_wrong = np.isin([mine, reference], (0, 1)).all()
-    return mcnemar(mine, reference)["p_value"] if right_or_wrong else float("nan")
+    return mcnemar(mine, reference)["p_value"] if right_or_wrong else sign_flip(mine, reference, seed, RESAMPLES)
 
 
 def judge(differences, items: int, interval: Sequence[float], margin: float) -> dict:
@@ -137,7 +153,17 @@ def row_of(arm: str, task: str, mine, reference, interval: Sequence[float]) -> d
         "length_ratio": length_ratio,
         "exact_match": mine["exact_match"].mean(),
         "length_ok": bool(length_ratio >= MIN_LENGTH_RATIO),
+        **seed_spread(mine),
     }
+
+
+def seed_spread(mine) -> dict:
+    """How many seeds drew the answers, and the standard deviation over them of the arm's score; nothing if greedy."""
+    if "by_seed" not in mine:
+        return {}
+    tasks = mine.groupby("task", sort=False)["by_seed"]
+    per_seed = np.mean([np.mean(scores.tolist(), axis=0) for _, scores in tasks], axis=0)
+    return {"seeds": len(per_seed), "seed_sd": per_seed.std(ddof=1) if len(per_seed) > 1 else float("nan")}
 
 
 def mean_row(arm: str, rows: list[dict], mine, reference, interval: Sequence[float]) -> dict:
@@ -149,8 +175,9 @@ def mean_row(arm: str, rows: list[dict], mine, reference, interval: Sequence[flo
 
 
 def summarise(config: RunConfig, arm_dirs: dict[str, Path], out: Path) -> None:
-    """Write accuracy/summary.csv from the arms' samples: differences to the base, 95% paired bootstrap CIs, McNemar's
-    p-value with Holm's correction over an arm's tasks, detectable difference, non-inferiority and length verdicts.
+    """Write accuracy/summary.csv from the arms' samples: differences to the base, 95% paired bootstrap CIs, p-values
+    (McNemar's, or of flipped signs) with Holm's correction over an arm's tasks, detectable difference, verdicts on
+    non-inferiority and length.
 
     Raises UserError if the base is not among the arms, or arms differ in items or settings.
     """

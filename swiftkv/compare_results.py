@@ -28,7 +28,7 @@ KEYS = {  # table -> the columns that name a row
     "kv_capacity": "arm",
     "compute": "model arm part context counting",
     "accuracy": "arm task",
-    "samples": "arm task id",
+    "samples": "arm task id sample_seed",
     "diagnosis_positions": "arm task position",
     "diagnosis_lengths": "arm prompt_from",
     "diagnosis_difficulty": "arm task records",

@@ -182,6 +182,20 @@ def load_config(path: str | Path = "config/config.yaml") -> RunConfig:
     return RunConfig(raw=raw, path=str(path))
 
 
+def campaign(paths: Sequence[str] | None) -> dict[str, dict]:
+    """The configurations of several runs of one DAG, by scale. Raises UserError if two share a scale: their results
+    would lie in one place."""
+    if not isinstance(paths, list) or not paths:
+        raise UserError(f"runs: {paths!r} is not allowed; allowed is a list of configuration files")
+    runs = {}
+    for path in paths:
+        config = load_config(path)
+        if config.scale in runs:
+            raise UserError(f"{path}: scale {config.scale!r} is also that of another run; allowed is a scale per run")
+        runs[config.scale] = config.raw
+    return runs
+
+
 def freeze(raw: dict, overlays: Sequence[str | Path] = (), given: Mapping | None = None) -> RunConfig:
     """Validate a mapping (Snakemake's `config`) and write it to results/<scale>/config.yaml for the commands.
 

@@ -37,7 +37,10 @@ TABLES = {
     "tab-lengths": "prompt and output tokens per request and their ratio",
     "tab-claims": "published claims, measured values and verdicts",
 }
-ALL = FIGURES | TABLES | SWEEP_FIGURES | SERVED_FIGURES | SERVED_TABLES
+PROTOCOL = {  # of the target `protocol`
+    "tab-protocol": "the paper's seven tasks by model and variant, this run's rows above every published one",
+}
+ALL = FIGURES | TABLES | SWEEP_FIGURES | SERVED_FIGURES | SERVED_TABLES | PROTOCOL
 DOCUMENT = r"""% All tables, a page each: `pdflatex tables.tex`. Needs LaTeX's recommended packages.
 \documentclass{article}
 \usepackage[a3paper,landscape,margin=15mm]{geometry}

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -21,6 +22,14 @@ PREFIX = "swiftkv_"
 CACHE = "datasets"
 STOP = ("\n",)  # beside EOS, which lm-eval adds: every answer to a generated task is one line
 METRICS = ("score", "exact_match")
+
+
+class Sampling(NamedTuple):
+    """How answers are drawn; torch's generator starts from `seed` before every task."""
+
+    temperature: float
+    top_p: float
+    seed: int
 
 
 def process_results(doc: dict, results: list[str]) -> dict[str, float]:
@@ -45,8 +54,9 @@ def item_of(doc: dict) -> Item:
     return Item(**{**doc, "meta": json.loads(doc["meta"])})
 
 
-def task_yaml(task: str, data: Path, max_new_tokens: int) -> str:
-    """The YAML of one greedy generate_until task on `data`; its cache stays beside the data."""
+def task_yaml(task: str, data: Path, max_new_tokens: int, sampling: Sampling | None = None) -> str:
+    """The YAML of one generate_until task on `data`, greedy without `sampling`; its cache stays beside the data."""
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampling else {"temperature": 0.0}
     definition = {
         "task": PREFIX + task,
         "dataset_path": "json",
@@ -60,8 +70,8 @@ def task_yaml(task: str, data: Path, max_new_tokens: int) -> str:
         "doc_to_target": "answer",
         "generation_kwargs": {
             "until": list(real.SETS[task].stop if task in real.SETS else STOP),
-            "do_sample": False,
-            "temperature": 0.0,
+            "do_sample": sampling is not None,
+            **drawn,
             "max_gen_toks": max_new_tokens,
         },
         "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in metrics_of(task)],
@@ -71,16 +81,20 @@ def task_yaml(task: str, data: Path, max_new_tokens: int) -> str:
     return yaml.safe_dump(definition) + f"process_results: !function {__name__}.process_results\n"
 
 
-def write_task(folder: Path, task: str, items: list[Item], max_new_tokens: int) -> None:
+def write_task(
+    folder: Path, task: str, items: list[Item], max_new_tokens: int, sampling: Sampling | None = None
+) -> None:
     """Write the data and the YAML of a task into `folder`. Raises UserError if there are no items."""
     if not items:
         raise UserError(f"task {task!r}: no test rows")
     data = folder / f"{task}.jsonl"
     files.write_jsonl(data, map(doc_of, items))
-    files.write_text(folder / f"{task}.yaml", task_yaml(task, data, max_new_tokens))
+    files.write_text(folder / f"{task}.yaml", task_yaml(task, data, max_new_tokens, sampling))
 
 
-def evaluate(lm, task: str, items: list[Item], max_new_tokens: int, folder: Path) -> tuple[list[dict], dict]:
+def evaluate(
+    lm, task: str, items: list[Item], max_new_tokens: int, folder: Path, sampling: Sampling | None = None
+) -> tuple[list[dict], dict]:
     """Generate and score with lm-eval: its sample of each item, in the order of `items`, and its record.
 
     `lm` is an lm-eval LM. Raises UserError if a prediction is missing or a prompt reached the model altered.
@@ -88,9 +102,10 @@ def evaluate(lm, task: str, items: list[Item], max_new_tokens: int, folder: Path
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    write_task(folder, task, items, max_new_tokens)
+    write_task(folder, task, items, max_new_tokens, sampling)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    result = simple_evaluate(lm, tasks=[PREFIX + task], task_manager=manager)
+    seed = {"torch_random_seed": sampling.seed} if sampling else {}
+    result = simple_evaluate(lm, tasks=[PREFIX + task], task_manager=manager, **seed)
     shutil.rmtree(folder / CACHE, ignore_errors=True)
     return in_order(task, items, result["samples"][PREFIX + task]), record(result, PREFIX + task)
 

@@ -21,7 +21,8 @@ from swiftkv.results import COUNTS, Results
 KEPT = (
     "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "
     "accuracy/*/* predictions/* diagnosis/* models/distill.jsonl* models/base/config.json tables/* figures/*.png "
-    "figures/*.json benchmarks/*.tsv"
+    "figures/*.json benchmarks/*.tsv served/*.json* served/*.csv served/*.md served/*.tex served/*.png "
+    "protocol/*.* protocol/*/*"
 ).split()
 STAGES = {  # benchmark files of a stage -> what it leaves behind
     "base": "models/base",
@@ -194,12 +195,15 @@ def texts(config: RunConfig, machine: str) -> dict[Path, str]:
 
 
 def run(config: RunConfig, machine: str) -> None:
-    """Copy the evidence of a finished run to results/reference/`machine` and write the texts made from it.
+    """Copy the evidence of a finished run to results/reference/`machine`; of the whole pipeline, also write the texts
+    made from it (a sweep or served load has no claims).
 
     Raises UserError if a result is missing or names a directory of this machine.
     """
     results = Results(config.scale, config.results)
     copy_evidence(results, ROOT / "results" / "reference" / machine / config.scale)
+    if not results.has("claims"):
+        return
     for path, text in texts(config, machine).items():
         files.write_text(path, text)
     readme = (ROOT / "README.md").read_text("utf-8")

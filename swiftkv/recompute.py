@@ -16,7 +16,9 @@ from swiftkv import claims as judge
 from swiftkv.claims import report
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.loads import arms
-from swiftkv.results import COUNTS, FRAMES, Results, published, read_rows
+from swiftkv.results import COUNTS, FRAMES, SERVED_FRAMES, Results, published, read_rows
+from swiftkv.serving import report as served_report
+from swiftkv.serving import summary as served
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,18 @@ def accuracy(run: Run, out: Path) -> None:
     accuracy_summary.summarise(run.config, folders, out)
 
 
+def served_summary(run: Run, out: Path) -> None:
+    throughput.write_csv(out, served.summarise(run.config, run.rows("served_rounds")))
+
+
+def served_saturation(run: Run, out: Path) -> None:
+    throughput.write_csv(out, served.saturation(run.config, run.rows("served_rounds")))
+
+
+def served_tables(run: Run, out: Path) -> None:
+    served_report.write_tables(run.results, out.parent)
+
+
 def claims(run: Run, out: Path) -> None:
     """The verdicts; a missing file is named as the pipeline names it, wherever the directory lies now."""
     context = judge.Context(run.config, run.results, published())
@@ -118,6 +132,7 @@ def tables_document(run: Run, out: Path) -> None:
 
 
 MEASUREMENTS, KV_CAPACITY, CLAIMS = (FRAMES[name][0] for name in ("measurements", "kv_capacity", "claims"))
+SERVED_SUMMARIES = (SERVED_FRAMES["served"][0], SERVED_FRAMES["saturation"][0])
 RECIPES: dict[str, Recipe] = {
     MEASUREMENTS: Recipe(measurements, (MEASUREMENTS,), configured=False),
     FRAMES["throughput"][0]: Recipe(summary, (MEASUREMENTS,)),
@@ -126,9 +141,16 @@ RECIPES: dict[str, Recipe] = {
     FRAMES["compute"][0]: Recipe(compute, ()),
     COUNTS: Recipe(parameters, (COUNTS,)),
     FRAMES["accuracy"][0]: Recipe(accuracy, ("accuracy/*/samples.jsonl", "accuracy/*/lm_eval.json")),
+    SERVED_FRAMES["served"][0]: Recipe(served_summary, (SERVED_FRAMES["served_rounds"][0],)),
+    SERVED_FRAMES["saturation"][0]: Recipe(served_saturation, (SERVED_FRAMES["served_rounds"][0],)),
     CLAIMS: Recipe(claims, ()),
     "claims.md": Recipe(claims_text, (CLAIMS,), configured=False),
     **{f"tables/{name}.{form}": table(name) for name in tables.TABLES for form in ("csv", "md", "tex")},
+    **{
+        f"served/{name}.{form}": Recipe(served_tables, SERVED_SUMMARIES, configured=False)
+        for name in exhibits.SERVED_TABLES
+        for form in ("csv", "md", "tex")
+    },
     "tables/tables.tex": Recipe(tables_document, (), configured=False),
 }
 PARTLY = {

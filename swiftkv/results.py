@@ -110,9 +110,13 @@ SERVED_FRAMES: dict[str, tuple[str, str]] = {
         "note",
     ),
 }
+# What `snakemake -- protocol` makes.
+PROTOCOL_FRAMES: dict[str, tuple[str, str]] = {
+    "protocol": ("protocol/summary.csv", "arm task path coverage items cut score difference ci_low ci_high published"),
+}
 # Quantities under load whose ratios to the base `served` holds, as NAME_ratio, NAME_ci_low, NAME_ci_high.
 LOAD_RATIOS = ("ttft_p50", "ttft_p99", "tpot_p50", "itl_p99", "e2el_p50", "e2el_p99", "total_tokens_per")
-ALL_FRAMES = FRAMES | SWEEP_FRAMES | SERVED_FRAMES
+ALL_FRAMES = FRAMES | SWEEP_FRAMES | SERVED_FRAMES | PROTOCOL_FRAMES
 COUNTS = "models/parameters.csv"  # in published evidence alone
 MAY_BE_EMPTY = {"distill", "diagnosis_lost"}  # no distillation step, no curve; a student may lose nothing
 SAMPLES = "arm task id prompt_tokens answer_tokens generated_tokens prediction target score exact_match"
@@ -200,11 +204,12 @@ class Results:
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """Every scored item of every arm: one row per arm, task and item."""
+        """Every answer of every arm: a row per arm, task, item and `sample_seed` ("greedy" where nothing was drawn)."""
         found = files.finished(self.directory, "accuracy/*/samples.jsonl")
         if not found:
             self.must_exist(self.directory / "accuracy" / BASE_ARM / "samples.jsonl")
-        return pd.concat([require(read_rows(path), SAMPLES.split(), path) for path in found], ignore_index=True)
+        frame = pd.concat([require(read_rows(path), SAMPLES.split(), path) for path in found], ignore_index=True)
+        return frame if "sample_seed" in frame else frame.assign(sample_seed="greedy")
 
     @cached_property
     def parameters(self) -> pd.DataFrame:

@@ -114,6 +114,21 @@ def mcnemar(a, b) -> dict:
     return {"a_only": table[0][1], "b_only": table[1][0], "p_value": float(min(1.0, result.pvalue))}
 
 
+def sign_flip(a, b, seed: int = 0, resamples: int = RESAMPLES) -> float:
+    """Two-sided p-value of the mean of a - b over paired items, by flipping the differences' signs at random.
+
+    For partial credit; of right and wrong answers alone, McNemar's test is the same thing worked out exactly.
+    Raises UserError for unequal lengths.
+    """
+    differences = np.subtract(*_pair(a, b, "sign_flip"))
+    if not differences.any():
+        return 1.0
+    result = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=resamples, rng=np.random.default_rng(seed)
+    )
+    return float(result.pvalue)
+
+
 def minimum_detectable_difference(differences, power: float = 0.8, alpha: float = 1 - LEVEL) -> float:
     """Smallest true mean difference that a two-sided paired test of this size finds with probability `power`.
 

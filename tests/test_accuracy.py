@@ -242,7 +242,8 @@ def test_summary_tests(tmp_path):
     arm = write_arm(tmp_path, "skip50", {"sql": wrong, "rag": [0.5, 0.5] * 10, "code": [1] * 200}, tokens=8)
     found = summary(tmp_path, base=base, skip50=arm).loc["skip50"]
     assert found.p_value["sql"] == pytest.approx(20 / 512) and found.p_holm["sql"] == pytest.approx(40 / 512)
-    assert found.p_value["code"] == 1 and np.isnan(found.p_value["rag"]) and np.isnan(found.p_holm["mean"])
+    assert found.p_value["code"] == 1 and np.isnan(found.p_holm["mean"])
+    assert 0.0005 < found.p_value["rag"] < 0.006, "10 differences of one sign: 2 / 1024"
     assert found.retained.to_dict() == {"sql": "lost", "rag": "lost", "code": "yes", "mean": "lost"}
     assert found.detectable_difference["code"] == pytest.approx(stats.minimum_detectable_loss(200), rel=1e-5)
     assert found.detectable_difference["rag"] > 0.2
@@ -251,6 +252,34 @@ def test_summary_tests(tmp_path):
     found = summary(tmp_path / "few", **few).loc["skip50"]
     assert found.retained["code"] == "not shown", "20 items without a difference leave room for a loss of 16 points"
     assert found.length_ok.all()
+
+
+def draw(folder: Path, seeds: dict[int, float]) -> None:
+    """Have an arm's answers drawn with seeds; each turns the given share of the first answers wrong."""
+    rows = files.read_jsonl(folder / "samples.jsonl")
+    drawn = [
+        {**row, "sample_seed": seed, "score": 0.0 if n < wrong * len(rows) else row["score"]}
+        for seed, wrong in seeds.items()
+        for n, row in enumerate(rows)
+    ]
+    files.write_jsonl(folder / "samples.jsonl", drawn)
+
+
+def test_items_stay_the_unit_where_answers_are_drawn(tmp_path):
+    arms = {arm: write_arm(tmp_path, arm, {"sql": [1] * 40}) for arm in ("base", "skip50")}
+    draw(arms["base"], {0: 0, 1: 0})
+    draw(arms["skip50"], {0: 0.5, 1: 0.25})
+    found = summary(tmp_path, **arms).loc[("skip50", "sql")]
+    assert (found["items"], found["score"], found["difference"], found["seeds"]) == (40, 0.625, -0.375, 2)
+    assert found["seed_sd"] == pytest.approx(0.25 / 2**0.5, rel=1e-5), "0.5 and 0.75"
+    per_item = [-1.0] * 10 + [-0.5] * 10 + [0.0] * 20
+    expected = stats.paired_difference_ci(per_item, [0] * 40, config_of().seed, accuracy_summary.RESAMPLES)
+    assert [found["difference"], found["ci_low"], found["ci_high"]] == pytest.approx(expected, rel=1e-5)
+    assert found["p_value"] < 0.01
+    rows = files.read_jsonl(arms["skip50"] / "samples.jsonl")
+    files.write_jsonl(arms["skip50"] / "samples.jsonl", rows[:-1])
+    with pytest.raises(UserError, match=r"item sql-39 lacks some of the seeds \[0, 1\]"):
+        summary(tmp_path, **arms)
 
 
 def test_few_differences_are_not_shown_to_be_within_the_margin():
@@ -353,3 +382,12 @@ def test_end_to_end_through_vllm(model_dir, tmp_path):
     assert [row["id"] for row in student] == [row["id"] for row in first]
     arms = {arm: tmp_path / "accuracy" / arm for arm in ("base", "skip50")}
     assert summary(tmp_path, **arms).loc[("skip50", "mean"), "items"] == 12
+    sampling = {"temperature": 2.0, "top_p": 0.9, "seeds": 2}
+    config = config_of(accuracy={"items_per_task": 3, "sampling": sampling})
+    drawn = score(config, model_dir, tmp_path)
+    assert [row["id"] for row in drawn if row["sample_seed"] == 0] == [row["id"] for row in first]
+    one, two = ([row["prediction"] for row in drawn if row["sample_seed"] == seed] for seed in (0, 1))
+    assert one != two, "two seeds"
+    parts = (tmp_path / "work" / "base").glob("rag-*.json")
+    next(path for path in parts if '"sample_seed": 1' in path.read_text()).unlink()
+    assert drawn == score(config, model_dir, tmp_path), "a part that is made again is the same"

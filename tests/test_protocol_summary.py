@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from swiftkv import files, protocol_summary
+from swiftkv import files, protocol_report, protocol_summary
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
 from swiftkv.paper_tasks import paper_tasks
@@ -69,3 +69,30 @@ def test_an_arm_without_its_base_or_a_task(tmp_path):
     write_arm(tmp_path, "skip50", {"mmlu": [1]})
     with pytest.raises(UserError, match="arm 'skip50' lacks task 'mmlu_cot'"):
         summary(load_config(), tmp_path)
+
+
+def test_table_has_every_published_row_below_those_of_the_run(tmp_path):
+    folder = tmp_path / "cpu" / "protocol"
+    write_arm(folder, "base", ALIKE)
+    write_arm(folder, "skip50", {**ALIKE, "mmlu": [1, 0, 0, 0]}, coverage="whole set; first 4 of each part only")
+    write_arm(folder, "base", ALIKE, coverage="whole set; first 4 of each part only")
+    config = RunConfig(merge(llama().raw, {"scale": "cpu"}), "test")
+    summary(config, folder)
+    protocol_report.run(config, folder, tmp_path)
+    numbers = pd.read_csv(folder / "tab-protocol.csv")
+    own, printed = numbers[numbers.source == "this run"], numbers[numbers.source == "published"]
+    assert own.mmlu.tolist() == [75, 25] and own.difference.iloc[1] == pytest.approx(-50 / 7, abs=1e-3)
+    assert len(printed) == 11 and list(printed.model.unique()) == [
+        f"Llama-3.1-{size}-Instruct{kind}" for size, kind in (("8B", ""), ("70B", ""), ("405B", "-FP8"))
+    ]
+    half = printed[(printed.model == "Llama-3.1-8B-Instruct") & (printed.method == "SwiftKV")].set_index("skip_percent")
+    assert half.difference[50] == pytest.approx(-1.01) and half.gsm8k_cot[50] == 79.45
+    text = (folder / "tab-protocol.md").read_text()
+    assert "| this run (parts of the sets) | Llama-3.1-8B-Instruct | 50% | 75.00 |" in text
+    assert "| published | Llama-3.1-70B-Instruct | 50%, AcrossKV 4-way |" in text
+
+
+def test_table_without_a_protocol_run(tmp_path):
+    (tmp_path / "cpu").mkdir()
+    with pytest.raises(UserError, match=r"protocol/summary\.csv: no such result"):
+        protocol_report.run(load_config(), tmp_path / "out", tmp_path)

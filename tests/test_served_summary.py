@@ -5,14 +5,16 @@ import copy
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import save
 
-from swiftkv import compare_results, files, results
+from swiftkv import compare_results, files, results, verify_results
 from swiftkv.config import ROOT, RunConfig, load_config, validate
 from swiftkv.errors import UserError
 from swiftkv.fleet import Requests
+from swiftkv.recompute import Run
 from swiftkv.serving import metrics, replay, report, summary
 from swiftkv.serving.loads import plan
 from swiftkv.serving.servers import settings_of
@@ -217,3 +219,21 @@ def test_compare_sees_a_ratio_under_load_that_moved(root, tmp_path):
     frame.to_csv(path, index=False)
     differences, _ = compare_results.compare(one, results.Results(CONFIG.scale, again))
     assert [(found.table, found.column) for found in differences] == [("served", "ttft_p50_ratio")]
+
+
+@pytest.mark.parametrize("file", [None, "summary.csv", "saturation.csv", "tab-served.csv", "tab-saturation.md"])
+def test_an_altered_digit_is_found(root, file, tmp_path):
+    """Summaries from the rows of the rounds, tables from the summaries; nothing is found where nothing was altered."""
+    directory = root / CONFIG.scale
+    report.write_tables(results.Results(CONFIG.scale, directory), directory / "served")
+    if file:
+        path = directory / "served" / file
+        text = path.read_text()
+        place = text.rindex("0.")
+        path.write_text(f"{text[:place]}1.{text[place + 2 :]}")
+    files.write_text(directory / "config.yaml", yaml.safe_dump(config_of().raw))
+    config = verify_results.read_config(directory, None)
+    found = verify_results.check(Run(results.Results(CONFIG.scale, directory), config, tmp_path / "scratch"))
+    said = {difference.file for difference in found.differences}
+    assert f"served/{file}" in said if file else not said
+    assert {"served/summary.csv", "served/tab-served.md"} <= found.reached

@@ -104,6 +104,13 @@ def test_mcnemar_exact():
     assert stats.mcnemar(a, a)["p_value"] == 1
 
 
+def test_flipped_signs_agree_with_mcnemar_and_see_partial_credit():
+    a, b = [1] * 8 + [0] + [1] * 20, [0] * 8 + [1] + [1] * 20
+    assert stats.sign_flip(a, b, resamples=20_000) == pytest.approx(20 / 512, abs=0.006)
+    assert stats.sign_flip([0.5] * 10, [1.0] * 10) == pytest.approx(2 / 1024)
+    assert stats.sign_flip([0.3] * 4, [0.3] * 4) == 1
+
+
 def test_minimum_detectable_difference():
     """(1.96 + 0.84) sd / sqrt(n) for many items; a smaller effect needs more of them."""
     differences = np.random.default_rng(0).normal(0, 0.3, 400)

@@ -16,6 +16,9 @@ Arm = Annotated[str, typer.Option(help="base, a variant, or VARIANT-undistilled.
 ArmModel = Annotated[Path, typer.Option(help="Directory of the arm's model.")]
 ArmScores = Annotated[Path, typer.Option(help="Holds one directory of scores per arm.")]
 Mirror = Annotated[Path | None, typer.Option(envvar="SWIFTKV_MIRROR", help="Local copy of the public data.")]
+RunDir = Annotated[
+    Path | None, typer.Option("--results", help="Directory of the run, named by its scale [results/SCALE].")
+]
 CONFIG = Path("config/config.yaml")
 
 
@@ -43,3 +46,16 @@ def take_gpu(count: int = 1) -> None:
 def student_dirs(config, models: Path) -> dict[str, Path]:
     """The directory of every variant below `models`."""
     return {variant.name: models / variant.name for variant in config.variants}
+
+
+def root_of(config, results: Path | None) -> Path:
+    """The directory above that of the run. Raises UserError if `results` does not bear the name of the scale."""
+    if results is None:
+        return config.results.parent
+    if results.name != config.scale:
+        from swiftkv.errors import UserError
+
+        raise UserError(
+            f"--results {results}: allowed is a directory named {config.scale!r}, the configuration's scale"
+        )
+    return results.parent

@@ -5,35 +5,39 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Config, Out, cli, load
+from swiftkv.commands import CONFIG, Config, Out, RunDir, cli, load, root_of
 
 
 @cli.command()
-def claims(out: Out, config: Config = CONFIG) -> None:
+def claims(out: Out, config: Config = CONFIG, results: RunDir = None) -> None:
     """Compute the verdict on every published claim (--out DIR gets claims.csv and claims.md)."""
     from swiftkv import claims as stage
 
-    stage.run(load(config), out / "claims.csv", out / "claims.md")
+    loaded = load(config)
+    stage.run(loaded, out / "claims.csv", out / "claims.md", root_of(loaded, results))
 
 
 @cli.command()
 def figures(
     out: Out,
     config: Config = CONFIG,
+    results: RunDir = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep instead of the pipeline's.")] = False,
 ) -> None:
     """Draw every figure as PNG and SVG."""
     from swiftkv import plots
 
-    plots.draw_all(load(config), out, of_sweep=sweep)
+    loaded = load(config)
+    plots.draw_all(loaded, out, root_of(loaded, results), of_sweep=sweep)
 
 
 @cli.command()
-def tables(out: Out, config: Config = CONFIG) -> None:
+def tables(out: Out, config: Config = CONFIG, results: RunDir = None) -> None:
     """Write every table as CSV, Markdown and LaTeX."""
     from swiftkv import tables as stage
 
-    stage.write_all(load(config), out)
+    loaded = load(config)
+    stage.write_all(loaded, out, root_of(loaded, results))
 
 
 @cli.command()
@@ -48,11 +52,23 @@ def serve_report(
 
 
 @cli.command()
-def notebook(name: str, out: Out, config: Config = CONFIG) -> None:
+def protocol_report(
+    out: Annotated[Path, typer.Option(help="Gets tab-protocol.")],
+    config: Config = CONFIG,
+) -> None:
+    """Write the paper's table of accuracy from a finished `protocol-summary`, above the published rows."""
+    from swiftkv import protocol_report as report
+
+    report.run(load(config), out)
+
+
+@cli.command()
+def notebook(name: str, out: Out, config: Config = CONFIG, results: RunDir = None) -> None:
     """Execute a notebook on the results of the configuration's scale."""
     from swiftkv import notebooks
 
-    notebooks.execute(name, load(config).scale, out)
+    loaded = load(config)
+    notebooks.execute(name, loaded.scale, out, root_of(loaded, results))
 
 
 @cli.command()

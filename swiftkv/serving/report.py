@@ -49,12 +49,17 @@ def saturation(results: Results) -> Table:
     return Table(caption, frame, text)
 
 
+def write_tables(results: Results, out_dir: Path) -> None:
+    """Write tab-served and tab-saturation in their three formats."""
+    for table in (served, saturation):
+        tables.write(table(results), results.origin(table.__name__), f"tab-{table.__name__}", out_dir)
+
+
 def run(config, out_dir: Path, root: str | Path = "results") -> None:
     """Write fig-served, tab-served and tab-saturation. Raises UserError naming the result that is missing."""
     results = load(config.scale, root)
     with Provenance("serve-report", config, inputs=[results.path(name) for name in SERVED_FRAMES]) as provenance:
         for name in plots.SERVED:
             plots.draw(config, name, out_dir, root)
-        for table in (served, saturation):
-            tables.write(table(results), results.origin(table.__name__), f"tab-{table.__name__}", out_dir)
+        write_tables(results, out_dir)
         provenance.save(out_dir / "fig-served")

@@ -2,36 +2,43 @@
 from swiftkv.exhibits import FIGURES, TABLES
 
 NOTEBOOKS = ["throughput", "accuracy", "diagnosis"]
+# All that these stages read of a run; the first file tells them where the run is.
 EVIDENCE = [
-    "<results>/models/distill.jsonl",
-    "<results>/lengths/lengths.csv",
-    "<results>/similarity/similarity.csv",
-    "<results>/verify/gates.json",
-    "<results>/throughput/summary.csv",
-    "<results>/accuracy/summary.csv",
-    "<results>/diagnosis/difficulty.csv",
+    *recorded("<results>/models/distill.jsonl"),
+    "<results>/models/base",
+    collect("<results>/models/{variant}", variant=VARIANTS),
+    recorded("<results>/lengths/lengths.csv"),
+    "<results>/lengths/lengths_quantiles.csv",
+    recorded("<results>/similarity/similarity.csv"),
+    recorded("<results>/verify/gates.json"),
+    recorded(*collect("<results>/throughput/{file}", file=THROUGHPUT)),
+    recorded("<results>/accuracy/summary.csv"),
+    collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
+    recorded(*collect("<results>/diagnosis/{file}", file=DIAGNOSIS)),
 ]
 
 
 rule claims:
     input:
         EVIDENCE,
-        "config/claims.yaml",
-        "config/published.csv",
+        local("config/claims.yaml"),
+        local("config/published.csv"),
     output:
         report(
             "<results>/claims.csv", caption="../report/claims.rst", category="Claims"
         ),
-        "<results>/claims.md",
+        "<results>/claims.csv.provenance.json",
+        recorded("<results>/claims.md"),
     log:
         "<results>/logs/claims.log",
     conda:
         "../../environment.yml"
     params:
         config=RUN.path,
+        run=run_dir,
         out=out_dir,
     shell:
-        "swiftkv claims --config {params.config} --out {params.out} 2>&1 | tee {log}"
+        "swiftkv claims --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
 
 
 rule figures:
@@ -47,21 +54,24 @@ rule figures:
             )
             for figure in FIGURES
         ],
+        collect("<results>/figures/{figure}.svg", figure=FIGURES),
+        "<results>/figures/figures.provenance.json",
     log:
         "<results>/logs/figures.log",
     conda:
         "../../environment.yml"
     params:
         config=RUN.path,
+        run=run_dir,
         out=out_dir,
     shell:
-        "swiftkv figures --config {params.config} --out {params.out} 2>&1 | tee {log}"
+        "swiftkv figures --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
 
 
 rule tables:
     input:
         EVIDENCE,
-        "<results>/claims.csv",
+        recorded("<results>/claims.csv"),
     output:
         [
             report(
@@ -72,29 +82,34 @@ rule tables:
             )
             for table in TABLES
         ],
+        collect("<results>/tables/{table}.{form}", table=TABLES, form=("md", "tex")),
+        "<results>/tables/tables.tex",
+        "<results>/tables/tables.provenance.json",
     log:
         "<results>/logs/tables.log",
     conda:
         "../../environment.yml"
     params:
         config=RUN.path,
+        run=run_dir,
         out=out_dir,
     shell:
-        "swiftkv tables --config {params.config} --out {params.out} 2>&1 | tee {log}"
+        "swiftkv tables --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
 
 
 rule notebook:
     input:
         EVIDENCE,
-        "<results>/claims.csv",
-        notebook="notebooks/{notebook}.ipynb",
+        recorded("<results>/claims.csv"),
+        notebook=local("notebooks/{notebook}.ipynb"),
     output:
-        "<results>/notebooks/{notebook}.ipynb",
+        recorded("<results>/notebooks/{notebook}.ipynb"),
     log:
         "<results>/logs/notebook-{notebook}.log",
     conda:
         "../../environment.yml"
     params:
         config=RUN.path,
+        run=run_dir,
     shell:
-        "swiftkv notebook {wildcards.notebook} --config {params.config} --out {output} 2>&1 | tee {log}"
+        "swiftkv notebook {wildcards.notebook} --config {params.config} --results {params.run} --out {output[0]} 2>&1 | tee {log}"

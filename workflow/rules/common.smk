@@ -8,13 +8,13 @@ from swiftkv import devices
 from swiftkv.config import freeze
 from swiftkv.errors import UserError
 
-# Validated, and also written to RUN.path, which every command reads.
+# Validated, and also written to RUN.path, which every command reads. A run of workflow/campaign.smk comes validated.
+GIVEN = workflow.config_settings.overwrite_config
 try:
-    RUN = freeze(
-        config,
-        workflow.config_settings.configfiles,
-        workflow.config_settings.overwrite_config,
-    )
+    if "runs" in GIVEN:
+        RUN = freeze(config)
+    else:
+        RUN = freeze(config, workflow.config_settings.configfiles, GIVEN)
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
 # Jobs that run here hold a GPU each; without one, jobs that would take it run one at a time.
@@ -34,11 +34,16 @@ def section(*names):
     return {name: RUN[name] for name in ("scale", "seed", *names)}
 
 
+def recorded(*paths):
+    """Files of a stage, each with the provenance record that lies beside it."""
+    return [name for path in paths for name in (path, f"{path}.provenance.json")]
+
+
 def base_files(wildcards):
     """Weights of a base model that lies in a directory: another model there reruns everything."""
     if RUN["base"]["source"] not in ("embedded", "local"):
         return []
-    return sorted(map(str, Path(RUN["base"]["path"]).glob("*.safetensors")))
+    return local(sorted(map(str, Path(RUN["base"]["path"]).glob("*.safetensors"))))
 
 
 def model_of(wildcards):
@@ -54,6 +59,11 @@ def out_dir(wildcards, output):
 def models_dir(wildcards, input):
     """The directory that holds one model directory per arm."""
     return os.path.dirname(input.base)
+
+
+def run_dir(wildcards, input):
+    """The directory of the run, results/<scale> or where object storage keeps it here: two above the first input."""
+    return os.path.dirname(os.path.dirname(input[0]))
 
 
 def arms_dir(wildcards, input):

@@ -6,7 +6,7 @@ rule verify:
         base="<results>/models/base",
         models=collect("<results>/models/{variant}", variant=VARIANTS),
     output:
-        "<results>/verify/gates.json",
+        recorded("<results>/verify/gates.json"),
     log:
         "<results>/logs/verify.log",
     benchmark:
@@ -21,20 +21,18 @@ rule verify:
         models=models_dir,
         settings=section("variants", "verify"),
     shell:
-        "swiftkv verify --config {params.config} --base {input.base} --models {params.models} --out {output}"
+        "swiftkv verify --config {params.config} --base {input.base} --models {params.models} --out {output[0]}"
         " 2>&1 | tee {log}"
+
+
+THROUGHPUT = "measurements.jsonl requests.jsonl.gz summary.csv latency.jsonl latency.csv kv_capacity.csv compute.csv".split()
 
 
 rule throughput:
     input:
         "<results>/verify/gates.json",
     output:
-        collect(
-            "<results>/throughput/{file}",
-            file=(
-                "measurements.jsonl requests.jsonl.gz summary.csv latency.jsonl latency.csv kv_capacity.csv compute.csv".split()
-            ),
-        ),
+        recorded(*collect("<results>/throughput/{file}", file=THROUGHPUT)),
     log:
         "<results>/logs/throughput.log",
     benchmark:
@@ -58,7 +56,7 @@ rule accuracy:
         gates="<results>/verify/gates.json",
         model=model_of,
     output:
-        "<results>/accuracy/{arm}/samples.jsonl",
+        recorded("<results>/accuracy/{arm}/samples.jsonl"),
         "<results>/accuracy/{arm}/lm_eval.json",
     log:
         "<results>/logs/accuracy-{arm}.log",
@@ -84,7 +82,7 @@ rule accuracy_summary:
         collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
         collect("<results>/accuracy/{arm}/lm_eval.json", arm=RUN.accuracy_arms),
     output:
-        "<results>/accuracy/summary.csv",
+        recorded("<results>/accuracy/summary.csv"),
     log:
         "<results>/logs/accuracy-summary.log",
     conda:
@@ -94,7 +92,10 @@ rule accuracy_summary:
         arms=arms_dir,
         settings=section("accuracy"),
     shell:
-        "swiftkv accuracy-summary --config {params.config} --arms {params.arms} --out {output} 2>&1 | tee {log}"
+        "swiftkv accuracy-summary --config {params.config} --arms {params.arms} --out {output[0]} 2>&1 | tee {log}"
+
+
+DIAGNOSIS = "positions.csv lengths.csv difficulty.csv lost.jsonl".split()
 
 
 rule diagnose:
@@ -103,10 +104,7 @@ rule diagnose:
         base="<results>/models/base",
         models=collect("<results>/models/{variant}", variant=VARIANTS),
     output:
-        collect(
-            "<results>/diagnosis/{file}",
-            file="positions.csv lengths.csv difficulty.csv lost.jsonl".split(),
-        ),
+        recorded(*collect("<results>/diagnosis/{file}", file=DIAGNOSIS)),
     log:
         "<results>/logs/diagnose.log",
     benchmark:
@@ -134,7 +132,7 @@ if "protocol" in RUN.raw:
             gates="<results>/verify/gates.json",
             model=model_of,
         output:
-            "<results>/protocol/{arm}/protocol.json",
+            recorded("<results>/protocol/{arm}/protocol.json"),
         log:
             "<results>/logs/protocol-{arm}.log",
         benchmark:
@@ -153,11 +151,11 @@ if "protocol" in RUN.raw:
             "swiftkv protocol --config {params.config} --arm {wildcards.arm} --model {input.model}"
             " --out {params.out} --work {params.work} 2>&1 | tee {log}"
 
-    rule protocol:
+    rule protocol_summary:
         input:
             collect("<results>/protocol/{arm}/protocol.json", arm=RUN.accuracy_arms),
         output:
-            "<results>/protocol/summary.csv",
+            recorded("<results>/protocol/summary.csv"),
         log:
             "<results>/logs/protocol-summary.log",
         conda:
@@ -167,7 +165,22 @@ if "protocol" in RUN.raw:
             arms=arms_dir,
             settings=section("protocol"),
         shell:
-            "swiftkv protocol-summary --config {params.config} --arms {params.arms} --out {output} 2>&1 | tee {log}"
+            "swiftkv protocol-summary --config {params.config} --arms {params.arms} --out {output[0]} 2>&1 | tee {log}"
+
+    rule protocol:
+        input:
+            "<results>/protocol/summary.csv",
+        output:
+            collect("<results>/protocol/tab-protocol.{form}", form=("csv", "md", "tex")),
+        log:
+            "<results>/logs/protocol-report.log",
+        conda:
+            "../../environment.yml"
+        params:
+            config=RUN.path,
+            out=out_dir,
+        shell:
+            "swiftkv protocol-report --config {params.config} --out {params.out} 2>&1 | tee {log}"
 
 
 # Not part of the default run: `snakemake served`, where the configuration has the key `served`.

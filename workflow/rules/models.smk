@@ -46,7 +46,7 @@ rule distill:
         "<results>/models/base",
     output:
         directory(collect("<results>/models/{variant}", variant=VARIANTS)),
-        curve="<results>/models/distill.jsonl",
+        curve=recorded("<results>/models/distill.jsonl"),
     log:
         "<results>/logs/distill.log",
     benchmark:
@@ -71,10 +71,8 @@ rule ablations:
     input:
         "<results>/models/base",
     output:
-        collect(
-            "<results>/ablations/{file}",
-            file="ablations.csv summary.csv summary.md".split(),
-        ),
+        collect("<results>/ablations/{file}", file=("ablations.csv", "summary.md")),
+        recorded("<results>/ablations/summary.csv"),
     log:
         "<results>/logs/ablations.log",
     benchmark:

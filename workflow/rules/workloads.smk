@@ -5,7 +5,7 @@ rule lengths:
     input:
         "<results>/models/base",
     output:
-        "<results>/lengths/lengths.csv",
+        recorded("<results>/lengths/lengths.csv"),
         "<results>/lengths/lengths_quantiles.csv",
     log:
         "<results>/logs/lengths.log",
@@ -23,7 +23,7 @@ rule similarity:
     input:
         "<results>/models/base",
     output:
-        "<results>/similarity/similarity.csv",
+        recorded("<results>/similarity/similarity.csv"),
     log:
         "<results>/logs/similarity.log",
     conda:
@@ -34,4 +34,4 @@ rule similarity:
         config=RUN.path,
         settings=section("similarity", "tasks"),
     shell:
-        "swiftkv similarity --config {params.config} --base {input} --out {output} 2>&1 | tee {log}"
+        "swiftkv similarity --config {params.config} --base {input} --out {output[0]} 2>&1 | tee {log}"
