@@ -103,7 +103,8 @@ rule notebook:
         recorded("<results>/claims.csv"),
         notebook=local("notebooks/{notebook}.ipynb"),
     output:
-        recorded("<results>/notebooks/{notebook}.ipynb"),
+        executed="<results>/notebooks/{notebook}.ipynb",
+        record="<results>/notebooks/{notebook}.ipynb.provenance.json",
     log:
         "<results>/logs/notebook-{notebook}.log",
     conda:
@@ -112,4 +113,4 @@ rule notebook:
         config=RUN.path,
         run=run_dir,
     shell:
-        "swiftkv notebook {wildcards.notebook} --config {params.config} --results {params.run} --out {output[0]} 2>&1 | tee {log}"
+        "swiftkv notebook {wildcards.notebook} --config {params.config} --results {params.run} --out {output.executed} 2>&1 | tee {log}"

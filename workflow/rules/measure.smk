@@ -6,7 +6,8 @@ rule verify:
         base="<results>/models/base",
         models=collect("<results>/models/{variant}", variant=VARIANTS),
     output:
-        recorded("<results>/verify/gates.json"),
+        gates="<results>/verify/gates.json",
+        record="<results>/verify/gates.json.provenance.json",
     log:
         "<results>/logs/verify.log",
     benchmark:
@@ -21,7 +22,7 @@ rule verify:
         models=models_dir,
         settings=section("variants", "verify"),
     shell:
-        "swiftkv verify --config {params.config} --base {input.base} --models {params.models} --out {output[0]}"
+        "swiftkv verify --config {params.config} --base {input.base} --models {params.models} --out {output.gates}"
         " 2>&1 | tee {log}"
 
 
@@ -82,7 +83,8 @@ rule accuracy_summary:
         collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
         collect("<results>/accuracy/{arm}/lm_eval.json", arm=RUN.accuracy_arms),
     output:
-        recorded("<results>/accuracy/summary.csv"),
+        table="<results>/accuracy/summary.csv",
+        record="<results>/accuracy/summary.csv.provenance.json",
     log:
         "<results>/logs/accuracy-summary.log",
     conda:
@@ -92,7 +94,7 @@ rule accuracy_summary:
         arms=arms_dir,
         settings=section("accuracy"),
     shell:
-        "swiftkv accuracy-summary --config {params.config} --arms {params.arms} --out {output[0]} 2>&1 | tee {log}"
+        "swiftkv accuracy-summary --config {params.config} --arms {params.arms} --out {output.table} 2>&1 | tee {log}"
 
 
 DIAGNOSIS = "positions.csv lengths.csv difficulty.csv lost.jsonl".split()
@@ -155,7 +157,8 @@ if "protocol" in RUN.raw:
         input:
             collect("<results>/protocol/{arm}/protocol.json", arm=RUN.accuracy_arms),
         output:
-            recorded("<results>/protocol/summary.csv"),
+            table="<results>/protocol/summary.csv",
+            record="<results>/protocol/summary.csv.provenance.json",
         log:
             "<results>/logs/protocol-summary.log",
         conda:
@@ -165,7 +168,7 @@ if "protocol" in RUN.raw:
             arms=arms_dir,
             settings=section("protocol"),
         shell:
-            "swiftkv protocol-summary --config {params.config} --arms {params.arms} --out {output[0]} 2>&1 | tee {log}"
+            "swiftkv protocol-summary --config {params.config} --arms {params.arms} --out {output.table} 2>&1 | tee {log}"
 
     rule protocol:
         input:

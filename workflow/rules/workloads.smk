@@ -23,7 +23,8 @@ rule similarity:
     input:
         "<results>/models/base",
     output:
-        recorded("<results>/similarity/similarity.csv"),
+        table="<results>/similarity/similarity.csv",
+        record="<results>/similarity/similarity.csv.provenance.json",
     log:
         "<results>/logs/similarity.log",
     conda:
@@ -34,4 +35,4 @@ rule similarity:
         config=RUN.path,
         settings=section("similarity", "tasks"),
     shell:
-        "swiftkv similarity --config {params.config} --base {input} --out {output[0]} 2>&1 | tee {log}"
+        "swiftkv similarity --config {params.config} --base {input} --out {output.table} 2>&1 | tee {log}"
