@@ -15,8 +15,9 @@ reproduce: env
 	if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then snakemake --unlock --quiet all; fi; \
 	snakemake --cores all $(SNAKEMAKE_ARGS)
 
+# Files of tests side by side, one thread each: most of them wait for processes that they start.
 test: env
-	python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 # The vLLM tests against other releases, an environment for each (minutes, 4 GB on disk each, less where hard links work).
 MATRIX ?= 0.27.1 0.28.0 0.29.0 0.30.0 0.31.0 --wheels 0.26.0 0.33.0
