@@ -75,9 +75,10 @@ def test_results_in_storage_agree_with_themselves(store, tmp_path):
 
 def test_a_lost_file_is_made_again_and_nothing_before_it(store):
     folder, environment = store
-    (folder / STORE / "accuracy" / "summary.csv").unlink()
+    (folder / STORE / "claims.csv").unlink()
     planned = run(environment, [*PIPELINE, "-n"])
-    assert "rule accuracy_summary:" in planned and "rule distill:" not in planned
+    assert "rule claims:" in planned and "rule tables:" in planned
+    assert "rule accuracy" not in planned and "rule distill:" not in planned
 
 
 def test_kubernetes_profile_plans_every_job(store):
