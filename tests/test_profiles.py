@@ -23,6 +23,11 @@ def test_rules_with_numbers_of_their_own_exist(profile):
     assert profile["set-resources"].keys() <= set(re.findall(r"^ *rule (\w+):", RULES, re.MULTILINE))
 
 
+@pytest.mark.parametrize("profile", [SLURM, KUBERNETES])
+def test_gpu_jobs_are_not_limited_to_the_gpus_of_the_machine_that_sends_them(profile):
+    assert profile["resources"] == ["gpu=1000"]
+
+
 def test_pods_name_the_maker_of_their_gpus_and_share_no_file_system():
     assert KUBERNETES["default-resources"]["gpu_manufacturer"] == "'nvidia'"
     assert (KUBERNETES["shared-fs-usage"], KUBERNETES["default-storage-provider"]) == ("none", "s3")

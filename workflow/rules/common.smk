@@ -17,8 +17,9 @@ try:
         RUN = freeze(config, workflow.config_settings.configfiles, GIVEN)
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
-# Jobs that run here hold a GPU each; without one, jobs that would take it run one at a time.
-if workflow.local_exec and "gpu" not in workflow.global_resources:
+# Jobs that run here hold a GPU each; without one, jobs that would take it run one at a time. While rules are read, Snakemake
+# does not know yet whether jobs go elsewhere: the profiles of clusters set a limit of their own.
+if "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", max(1, len(devices.visible())))
 VARIANTS = [variant.name for variant in RUN.variants]
 CONTROLS = [arm for arm in RUN.accuracy_arms if arm.endswith("-undistilled")]
