@@ -22,6 +22,21 @@ def predict(
 
 
 @cli.command()
+def predict_served(
+    results: Annotated[Path, typer.Option(help="Finished served run: a directory that holds served/.")],
+    fit: Annotated[Path, typer.Option(help="Run of the same benchmark model on the same machine; holds throughput/.")],
+    out: Annotated[Path, typer.Option(help="Gets served.csv.")],
+    config: Config = Path("config/served.yaml"),
+) -> None:
+    """Hold the engine simulator against measured replays: latency and attainment under load."""
+    from swiftkv.serving import predicted
+    from swiftkv.verify_results import read_config
+
+    fitted = read_config(fit, None) or load(CONFIG)
+    predicted.run(load(config), results, fit, fitted, out)
+
+
+@cli.command()
 def plan(
     out: Annotated[Path, typer.Option(help="Gets plan.csv and plan.md.")] = Path("results/plan"),
     config: Config = CONFIG,
