@@ -147,7 +147,7 @@ def test_measured_speedups_are_predicted():
 def test_the_sweep_is_predicted():
     found = errors_of("sweep").query("quantity == 'speedup'").off
     assert len(found) == 110 and found.median() <= 0.025
-    assert (found > 0.12).sum() <= 2
+    assert found.max() <= 0.12
 
 
 def test_calibration_is_what_prediction_reads(tmp_path, monkeypatch):
