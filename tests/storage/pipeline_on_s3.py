@@ -35,7 +35,18 @@ def store(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        ["rclone", "serve", "s3", folder, "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
+        [
+            "rclone",
+            "serve",
+            "s3",
+            folder,
+            "--addr",
+            f"127.0.0.1:{port}",
+            "--auth-key",
+            f"{KEY},{SECRET}",
+            "--dir-cache-time",
+            "0s",
+        ]
     )
     for _ in range(100):
         with socket.socket() as probe:
