@@ -8,7 +8,7 @@ import pandas as pd
 from swiftkv import exhibits, tables
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.paper_tasks import WHOLE, paper_tasks
-from swiftkv.protocol_summary import MEAN, MEAN_METRIC, method_of
+from swiftkv.protocol_summary import MEAN, MEAN_METRIC, method_of, model_name
 from swiftkv.provenance import Provenance
 from swiftkv.results import Results, load, published
 from swiftkv.tables import Table, formatted, with_ci
@@ -61,11 +61,6 @@ def own_rows(config: RunConfig, frame: pd.DataFrame) -> pd.DataFrame:
             row |= {name: 100 * its[name][MEAN] for name in ("difference", "ci_low", "ci_high")}
         rows.append(row | {"whole": bool((its.coverage.drop(MEAN, errors="ignore") == WHOLE).all())})
     return pd.DataFrame(rows)
-
-
-def model_name(config: RunConfig) -> str:
-    """The base model as published.csv would name it."""
-    return Path(str(config["base"].get("path", "embedded base"))).name
 
 
 def protocol(config: RunConfig, results: Results) -> Table:

@@ -51,15 +51,17 @@ def method_of(config: RunConfig, arm: str) -> tuple[str, float, float]:
     return f"SwiftKV{kind}", 100 * variant.skip, float(variant.key_value_group_size)
 
 
-def published_of(config: RunConfig, arm: str) -> dict[str, tuple[str, float]]:
-    """(id, score from 0 to 1) by metric, of the same base model, cut and group; FP8 values where there are no others.
+def model_name(config: RunConfig) -> str:
+    """The base model as published.csv would name it: the last part of its path or hub name."""
+    return Path(str(config["base"].get("path", "embedded base"))).name
 
-    The base model is known by the last part of its path or hub name.
-    """
+
+def published_of(config: RunConfig, arm: str) -> dict[str, tuple[str, float]]:
+    """(id, score from 0 to 1) by metric, of the same base model, cut and group; FP8 values if there are no others."""
     method, skip, ways = method_of(config, arm)
     table = results.published()
     numbers = {name: pd.to_numeric(table[name], errors="coerce") for name in ("skip_percent", "acrosskv_ways", "value")}
-    same = table["model"] == Path(str(config["base"].get("path", ""))).name
+    same = table["model"] == model_name(config)
     same &= (numbers["skip_percent"] == skip) & (numbers["acrosskv_ways"].fillna(1) == ways)
     found = {}
     for label in (f"{method} FP8", method):

@@ -60,8 +60,7 @@ def simulate(config: RunConfig, arm: Arm, machine: Machine, rows: pd.DataFrame, 
     `rows` are its requests; `cached_share` of each prompt counts as found in the prefix cache.
     """
     rows = rows.sort_values("start_s")
-    columns = (rows[name].to_numpy() for name in ("start_s", "prompt_tokens", "output_tokens"))
-    arrival, prompt, output = columns
+    arrival, prompt, output = (rows[name].to_numpy() for name in ("start_s", "prompt_tokens", "output_tokens"))
     requests = fleet.Requests(arrival.astype(float), prompt.astype(np.int64), output.astype(np.int64))
     shape, section = config["throughput"]["model"], config["served"]
     limits = fleet.Limits(config["throughput"]["max_num_batched_tokens"], section["max_num_seqs"], predict.UNLIMITED)

@@ -35,7 +35,7 @@ rule claims:
         "../../environment.yml"
     params:
         config=RUN.path,
-        run=run_dir,
+        run=two_above,
         out=out_dir,
     shell:
         "swiftkv claims --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
@@ -62,7 +62,7 @@ rule figures:
         "../../environment.yml"
     params:
         config=RUN.path,
-        run=run_dir,
+        run=two_above,
         out=out_dir,
     shell:
         "swiftkv figures --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
@@ -91,7 +91,7 @@ rule tables:
         "../../environment.yml"
     params:
         config=RUN.path,
-        run=run_dir,
+        run=two_above,
         out=out_dir,
     shell:
         "swiftkv tables --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
@@ -111,6 +111,6 @@ rule notebook:
         "../../environment.yml"
     params:
         config=RUN.path,
-        run=run_dir,
+        run=two_above,
     shell:
         "swiftkv notebook {wildcards.notebook} --config {params.config} --results {params.run} --out {output.executed} 2>&1 | tee {log}"

@@ -62,11 +62,7 @@ def models_dir(wildcards, input):
     return os.path.dirname(input.base)
 
 
-def run_dir(wildcards, input):
-    """The directory of the run, results/<scale> or where object storage keeps it here: two above the first input."""
-    return os.path.dirname(os.path.dirname(input[0]))
-
-
-def arms_dir(wildcards, input):
-    """The directory that holds one directory of scores per arm: two above the first input."""
+def two_above(wildcards, input):
+    """Two above the first input: of a file of a stage the run's directory, results/<scale> or where object storage keeps
+    it here; of an arm's scores the directory that holds one per arm."""
     return os.path.dirname(os.path.dirname(input[0]))

@@ -91,7 +91,7 @@ rule accuracy_summary:
         "../../environment.yml"
     params:
         config=RUN.path,
-        arms=arms_dir,
+        arms=two_above,
         settings=section("accuracy"),
     shell:
         "swiftkv accuracy-summary --config {params.config} --arms {params.arms} --out {output.table} 2>&1 | tee {log}"
@@ -165,7 +165,7 @@ if "protocol" in RUN.raw:
             "../../environment.yml"
         params:
             config=RUN.path,
-            arms=arms_dir,
+            arms=two_above,
             settings=section("protocol"),
         shell:
             "swiftkv protocol-summary --config {params.config} --arms {params.arms} --out {output.table} 2>&1 | tee {log}"

@@ -17,7 +17,7 @@ rule predict:
         "../../environment.yml"
     params:
         config=RUN.path,
-        results=arms_dir,
+        results=two_above,
         out=out_dir,
         settings=section("variants", "throughput"),
     shell:
