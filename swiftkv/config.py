@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
 BASE_ARM = "base"
 UNDISTILLED = "-undistilled"
+ALLOWED = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems")  # what an error tells
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,7 @@ def explain(error: jsonschema.ValidationError) -> str:
         allowed = sorted(error.schema.get("properties", {}))
         unknown = sorted(set(error.instance) - set(allowed))
         return f"{key}: unknown key {', '.join(map(repr, unknown))}; allowed are {', '.join(allowed)}"
-    allowed = error.schema.get("enum") or {
-        k: error.schema[k] for k in ("type", "minimum", "maximum", "exclusiveMaximum", "minItems") if k in error.schema
-    }
+    allowed = error.schema.get("enum") or {key: error.schema[key] for key in ALLOWED if key in error.schema}
     if error.validator == "required":
         return f"{key}: {error.message}"
     value = json.dumps(error.instance, default=str)

@@ -120,6 +120,7 @@ def report(frame: pd.DataFrame) -> str:
 def run(config: RunConfig, directory: Path, fit: Path, fit_config: RunConfig, out: Path) -> None:
     """Write NAME to `out` and print the report. Raises UserError for missing results or runs that do not compare."""
     results = Results(config.scale, directory)
+    results.must_exist(results.path("served"))
     inputs = [results.path("served"), directory / "served/requests.jsonl.gz", fit / "throughput" / "summary.csv"]
     with Provenance("predict-served", config, inputs=inputs, kind=roofline.PREDICTED) as record:
         frame = compare(config, machine_of(config, fit, fit_config, results), results)
