@@ -1,30 +1,37 @@
 """The plugin on a CUDA machine: correctness with and without CUDA graphs, and where decode steps spend their time.
 
-    python benchmarks/plugin_cuda.py correctness --out results/h200/plugin/correctness.json
+    python benchmarks/plugin_cuda.py warm-up skip50 --models results/h200/work/throughput/models
+    python benchmarks/plugin_cuda.py correctness --out results/h200/plugin/correctness.json --jobs 6
     python benchmarks/plugin_cuda.py profile --out results/h200/plugin/profile.json [--config config/h200.yaml]
 
+warm-up: compile one arm's engine and leave the code in vLLM's cache. Arms can be warmed up side by side, each in a
+process of its own; a throughput run would compile them one after the other.
 correctness: students of the embedded base (50% skipped, AcrossKV 1, 2, 4) in float32 and bfloat16, graphs off and
 FULL_AND_PIECEWISE, against Transformers in float64 and against the same engine in full prefill.
 profile: decode-only steps of base and 50% at concurrency 1: wall time, time in kernels, launches per step. The eager
 gap between the two halves shows as launches outside graphs and as idle time.
 
-Both also run on a CPU, where there are no graphs and no kernels to count. Speed: `swiftkv throughput`.
+All run on a CPU, too, where there are no graphs and no kernels to count. Speed: `swiftkv throughput`.
 """
 
 import dataclasses
+import multiprocessing
 import tempfile
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from swiftkv import files
+from swiftkv import files, latency
 from swiftkv.arms import VLLMEngine, arms, engine_settings
 from swiftkv.base import local_dir
 from swiftkv.cli import end_in_one_line
 from swiftkv.config import BASE_ARM, RunConfig, load_config
 from swiftkv.convert import convert
 from swiftkv.errors import UserError
+from swiftkv.loads import BLOCK, kv_memory
 from swiftkv.provenance import Provenance
 from swiftkv.verify import prompts
 
@@ -56,34 +63,71 @@ def answers(student: Path, asked: list, dtype: str, graphs: bool, full_prefill: 
         return generate(opened, asked, TOKENS)
 
 
-def check(student: Path, asked: list, dtype: str, graphs: bool) -> dict:
-    """Early exit against Transformers in float64 and against full prefill."""
+def check(student: Path, asked: list, row: dict) -> dict:
+    """`row` (group, dtype, graphs) with early exit held against Transformers in float64 and against full prefill."""
     from swiftkv.vllm.compare import Reference
 
-    ours, full = answers(student, asked, dtype, graphs), answers(student, asked, dtype, graphs, full_prefill=True)
-    against = dataclasses.asdict(Reference(student).compare(ours))
+    how = row["dtype"], row["graphs"]
+    ours, full = answers(student, asked, *how), answers(student, asked, *how, full_prefill=True)
+    reference = Reference(student)
     same = sum(a == b for x, y in zip(ours, full, strict=True) for a, b in zip(x.tokens, y.tokens, strict=True))
-    return against | {"equal_to_full_prefill": same}
+    found = row | dataclasses.asdict(reference.compare(ours)) | {"equal_to_full_prefill": same}
+    found["full_prefill"] = dataclasses.asdict(reference.compare(full))
+    print(f"correctness: {found}", flush=True)
+    return found
 
 
-def check_all(config: RunConfig, out: Path) -> None:
+def exact(row: dict) -> bool:
+    """Whether a float32 engine's answers are those of Transformers."""
+    return row["mismatches"] == 0 and row["delta"] <= 1e-3
+
+
+def found_or_error(row: dict, future: Future) -> dict:
+    """What `check` found, or why it did not get so far: one engine that fails leaves the others."""
+    try:
+        return future.result()
+    except Exception as error:
+        return row | {"error": f"{type(error).__name__}: {error}"}
+
+
+def check_all(config: RunConfig, out: Path, jobs: int) -> None:
     """Write a row per AcrossKV group, dtype and graph mode. Raises UserError for a wrong float32 token or logit."""
-    base, rows = local_dir(config["base"]["path"]), []
+    base = local_dir(config["base"]["path"])
     asked = prompts(config, base)[0]
+    modes = [
+        (dtype, graphs) for dtype in ("float32", "bfloat16") for graphs in ((False, True) if on_cuda() else (False,))
+    ]
+    wanted = [{"group": group, "dtype": dtype, "graphs": graphs} for dtype, graphs in modes for group in GROUPS]
+    fresh = multiprocessing.get_context("spawn")  # a process that used CUDA cannot be forked
     with Provenance("plugin-correctness", config) as provenance, tempfile.TemporaryDirectory() as root:
-        for group in GROUPS:
-            student = Path(root) / str(group)
+        students = {group: Path(root) / str(group) for group in GROUPS}
+        for group, student in students.items():
             convert(base, student, CUT, group)
-            for dtype in ("float32", "bfloat16"):
-                for graphs in (False, True) if on_cuda() else (False,):
-                    row = {"group": group, "dtype": dtype, "graphs": graphs} | check(student, asked, dtype, graphs)
-                    print(f"correctness: {row}", flush=True)
-                    rows.append(row)
+        with ProcessPoolExecutor(jobs, mp_context=fresh) as pool:
+            pending = [pool.submit(check, students[row["group"]], asked, row) for row in wanted]
+            rows = [found_or_error(row, future) for row, future in zip(wanted, pending, strict=True)]
         files.write_json(out, rows)
         provenance.save(out)
-    wrong = [row for row in rows if row["dtype"] == "float32" and (row["mismatches"] or row["delta"] > 1e-3)]
+    wrong = [row for row in rows if "error" in row or (row["dtype"] == "float32" and not exact(row))]
     if wrong:
-        raise UserError(f"{out}: {len(wrong)} float32 engines differ from Transformers, the first: {wrong[0]}")
+        raise UserError(f"{out}: {len(wrong)} engines failed or, in float32, differ, the first: {wrong[0]}")
+
+
+def compile_arm(config: RunConfig, name: str, models: Path) -> None:
+    """Start the engine of arm `name` with room for one request and run a few. Raises UserError for an unknown arm."""
+    known = {arm.name: arm for arm in arms(config)}
+    if name not in known:
+        raise UserError(f"warm-up: no arm {name!r}; allowed are {', '.join(known)}")
+    settings = engine_settings(config)
+    held = kv_memory(settings.shape, arms(config), 2 + settings.max_model_len // BLOCK)
+    began = time.monotonic()
+    engine = VLLMEngine(known[name], dataclasses.replace(settings, kv_memory_bytes=held), models / name)
+    try:
+        started = time.monotonic() - began
+        run = engine.run(**latency.lengths(config), num_requests=1, seed=0)
+        print(f"warm-up: {name}: started in {started:.0f} s; TPOT {run.tpot_s[0] * 1e3:.2f} ms", flush=True)
+    finally:
+        engine.close()
 
 
 def profile_arm(engine: VLLMEngine) -> dict:
@@ -125,9 +169,23 @@ def profiles(config: RunConfig, out: Path) -> None:
 
 
 @cli.command()
-def correctness(out: Out, config: Config = Path("config/h200.yaml")) -> None:
+def correctness(
+    out: Out,
+    config: Config = Path("config/h200.yaml"),
+    jobs: Annotated[int, typer.Option(min=1, help="Engines side by side, a process each.")] = 1,
+) -> None:
     """Hold students in vLLM against Transformers."""
-    check_all(load_config(config), out)
+    check_all(load_config(config), out, jobs)
+
+
+@cli.command()
+def warm_up(
+    arm: Annotated[str, typer.Argument(help="Which model: base or a variant of the configuration.")],
+    models: Annotated[Path, typer.Option(help="The throughput run's --work, /models: vLLM's cache goes by the path.")],
+    config: Config = Path("config/h200.yaml"),
+) -> None:
+    """Compile one arm's engine and leave the code in vLLM's cache."""
+    compile_arm(load_config(config), arm, models)
 
 
 @cli.command()

@@ -4,15 +4,40 @@ vLLM gives its fast-prefill metadata only to the trailing run of layers that sha
 owns one gets the same metadata through the public hook `Attention.get_attn_backend`.
 """
 
+from dataclasses import fields
 from functools import cache
 
+import torch
 from vllm.model_executor.layers.attention import Attention
-from vllm.v1.attention.backend import AttentionBackend, subclass_attention_backend
+from vllm.v1.attention.backend import AttentionBackend, CommonAttentionMetadata, subclass_attention_backend
 from vllm.v1.attention.backends.utils import make_kv_sharing_fast_prefill_common_attn_metadata
 
 # The prefix vLLM gives its own fast-prefill backends. Model runners group layers by backend name, so late layers
 # wrapped here and trailing AcrossKV followers wrapped by the runner share one metadata build per step.
 PREFIX = "FastPrefill"
+# What a batch's metadata keep of the batch they are reduced from, whatever their fields in this vLLM.
+KEPT = {"seq_lens", "num_reqs", "max_seq_len", "block_table_tensor", "slot_mapping", "seq_lens_cpu_upper_bound",
+        "_seq_lens_cpu", "_num_computed_tokens_cpu"}  # fmt: skip
+
+
+def last_tokens(batch: CommonAttentionMetadata) -> CommonAttentionMetadata:
+    """`batch` reduced to the tokens that need logits, unchanged if it only decodes.
+
+    These are one token per request. vLLM's function allows for several and, in 0.26, reads their number back from the
+    GPU, which waits for the CPU then in every step that prefills.
+    """
+    requests = batch.num_reqs
+    if batch.max_query_len == 1 or batch.num_logits_indices != requests:
+        return make_kv_sharing_fast_prefill_common_attn_metadata(batch)
+    starts = batch.query_start_loc
+    return CommonAttentionMetadata(
+        query_start_loc=torch.arange(requests + 1, dtype=starts.dtype, device=starts.device),
+        query_start_loc_cpu=torch.arange(requests + 1, dtype=starts.dtype),
+        num_actual_tokens=requests,
+        max_query_len=1,
+        causal=True,
+        **{field.name: getattr(batch, field.name) for field in fields(batch) if field.name in KEPT},
+    )
 
 
 def early_exit_builder(builder: type) -> type:
@@ -24,7 +49,7 @@ def early_exit_builder(builder: type) -> type:
 
     class EarlyExitBuilder(builder):
         def build(self, common_prefix_len, common_attn_metadata, fast_build=False):
-            reduced = make_kv_sharing_fast_prefill_common_attn_metadata(common_attn_metadata)
+            reduced = last_tokens(common_attn_metadata)
             metadata = super().build(common_prefix_len, reduced, fast_build)
             if reduced is not common_attn_metadata:
                 metadata.logits_indices_padded = common_attn_metadata.logits_indices_padded

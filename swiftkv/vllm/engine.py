@@ -5,6 +5,7 @@ One process can hold several engines at once (`in_process=True`); measured in tu
 """
 
 import gc
+import importlib.util
 import os
 import sys
 import weakref
@@ -15,6 +16,8 @@ from swiftkv import files
 from swiftkv.errors import UserError
 
 GIB = 1 << 30
+SHARED = "shared_dummy"
+RANDOM_WEIGHTS = ("dummy", SHARED)
 # vLLM reads these when it is imported, so they are set before. A user's own setting wins.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -23,9 +26,12 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    # Triton, which computes attention in float32 on GPUs, would round the products to TF32.
+    "TRITON_F32_DEFAULT": "ieee",
 }
 FEW_CORES = 4
 THREADS = "VLLM_CPU_OMP_THREADS_BIND"
+V2_LOGITS_PROCESSORS = "v1/worker/gpu/sample/logits_processor/interface.py"  # students have one, see `guards`
 in_this_process: weakref.WeakSet = weakref.WeakSet()
 
 
@@ -45,6 +51,14 @@ def bind_threads(ranks: int) -> None:
         os.environ[THREADS] = ours[ranks - 1]
 
 
+def keep_one_runner() -> None:
+    """Run base models, too, on the V1 model runner where V2 does not take students (before 0.31): nothing but the model
+    may differ between arms."""
+    found = importlib.util.find_spec("vllm")
+    if found and not (Path(found.origin).parent / V2_LOGITS_PROCESSORS).exists():
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+
+
 def prepare_environment(in_process: bool, ranks: int = 1) -> None:
     """Set what vLLM and its processes read from the environment."""
     from swiftkv.vllm.plugin import DIE_WITH_PARENT
@@ -56,6 +70,7 @@ def prepare_environment(in_process: bool, ranks: int = 1) -> None:
     # It would override kv_cache_gib.
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
     bind_threads(ranks)
+    keep_one_runner()
 
 
 def load_vllm():
@@ -78,7 +93,7 @@ def load_vllm():
 
 def check_model(model_dir: Path, max_model_len: int, load_format: str) -> None:
     """Raise UserError for a model directory that vLLM cannot serve at `max_model_len` tokens."""
-    if load_format == "dummy":
+    if load_format in RANDOM_WEIGHTS:
         if not (model_dir / "config.json").is_file():
             raise UserError(f"{model_dir}: not a model directory (config.json is missing)")
     else:
@@ -90,21 +105,36 @@ def check_model(model_dir: Path, max_model_len: int, load_format: str) -> None:
         raise UserError(f"{model_dir}: max_model_len {max_model_len} exceeds max_position_embeddings {longest}")
 
 
+def share_weights(load_format: str, in_process: bool) -> str:
+    """SHARED instead of "dummy" where engines of one process can share weights: on a CPU, vLLM packs each engine's."""
+    from vllm.platforms import current_platform
+
+    if load_format == "dummy" and in_process and not current_platform.is_cpu():
+        load_format = SHARED
+    if load_format == SHARED:
+        import swiftkv.vllm.shared_weights  # noqa: F401 - registers it
+    return load_format
+
+
 def engine_arguments(model_dir: Path, full_prefill: bool, kv_cache_gib: float, extra: dict) -> dict:
     """The suite's defaults for `vllm.LLM`, `extra` laid over them."""
     from vllm.platforms import current_platform
 
     from swiftkv.vllm.guards import FULL_PREFILL_KEY
 
+    on_cpu = current_platform.is_cpu()
+    # Beside kv_cache_memory_bytes only a check of the memory that is free at the start, which would admit one engine.
+    beside_others = {} if on_cpu else {"gpu_memory_utilization": 0.01}
     arguments = {
         "model": str(model_dir),
         "skip_tokenizer_init": not any(model_dir.glob("token*")),
         "generation_config": "vllm",
-        "enforce_eager": current_platform.is_cpu(),
+        "enforce_eager": on_cpu,
         "kv_cache_memory_bytes": int(kv_cache_gib * GIB),
         "hf_overrides": {FULL_PREFILL_KEY: True} if full_prefill else {},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        **beside_others,
     }
     arguments["hf_overrides"] |= extra.pop("hf_overrides", {})
     return arguments | extra
@@ -135,6 +165,7 @@ def make_engine(
     check_model(model_dir, max_model_len, load_format)
     prepare_environment(in_process, extra.get("tensor_parallel_size", 1))
     vllm = load_vllm()
+    load_format = share_weights(load_format, in_process)
     arguments = engine_arguments(model_dir, full_prefill, kv_cache_gib, extra)
     try:
         engine = vllm.LLM(

@@ -1,0 +1,29 @@
+"""Random weights that all engines of a process share: five arms of a comparison take the memory of one.
+
+Speed does not depend on the values of weights, and arms take turns. The load format is registered by vLLM's public
+`register_model_loader`; importing this module does so.
+"""
+
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
+from torch import nn
+from vllm.model_executor.model_loader import register_model_loader
+from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
+
+from swiftkv.vllm.engine import SHARED
+
+
+@register_model_loader(SHARED)
+class SharedDummyLoader(DummyModelLoader):
+    """vLLM's random weights; a parameter of a name, shape and dtype that a living engine has is that engine's."""
+
+    known: ClassVar[WeakValueDictionary] = WeakValueDictionary()
+
+    def load_weights(self, model: nn.Module, model_config) -> None:
+        """Fill `model`, whose own memory for what is shared becomes free."""
+        super().load_weights(model, model_config)
+        for name, parameter in model.named_parameters():
+            key = (name, tuple(parameter.shape), parameter.dtype, parameter.device)
+            first = self.known.setdefault(key, parameter)
+            parameter.data = first.data
