@@ -74,8 +74,8 @@ stage lengths 300 \
   swiftkv lengths --config "$config" --base "$models/base" --out "$out/lengths"
 
 stage claims 120 swiftkv claims --config "$config" --out "$out"
-stage figures 300 swiftkv figures --config "$config" --out "$out/figures"
-stage tables 120 swiftkv tables --config "$config" --out "$out/tables"
+stage figures 300 swiftkv figures --partial --config "$config" --out "$out/figures"
+stage tables 120 swiftkv tables --partial --config "$config" --out "$out/tables"
 
 # What goes home: everything but weights, token streams and tokenizers. Stages that were finished elsewhere count as such
 # only where they do not depend on weights, which stay here.

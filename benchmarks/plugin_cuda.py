@@ -16,6 +16,7 @@ All run on a CPU, too, where there are no graphs and no kernels to count. Speed:
 
 import dataclasses
 import multiprocessing
+import os
 import tempfile
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -98,6 +99,7 @@ def check_all(config: RunConfig, out: Path, jobs: int) -> None:
         (dtype, graphs) for dtype in ("float32", "bfloat16") for graphs in ((False, True) if on_cuda() else (False,))
     ]
     wanted = [{"group": group, "dtype": dtype, "graphs": graphs} for dtype, graphs in modes for group in GROUPS]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # of each process
     fresh = multiprocessing.get_context("spawn")  # a process that used CUDA cannot be forked
     with Provenance("plugin-correctness", config) as provenance, tempfile.TemporaryDirectory() as root:
         students = {group: Path(root) / str(group) for group in GROUPS}

@@ -3,6 +3,10 @@
 The pipeline, the drawing and the writing code, the PDF of all tables and docs/citing.md take the ids from here.
 """
 
+from collections.abc import Callable, Iterable
+
+from swiftkv.errors import UserError
+
 FIGURES = {  # id -> what it shows
     "fig-lengths": "prompt and output tokens of production traces and of the tasks",
     "fig-rewiring": "which layers prompt tokens run, and where late K and V come from",
@@ -53,6 +57,23 @@ INPUTS
 """
 
 
-def document() -> str:
-    """LaTeX source of a document of all tables; belongs into the directory of their .tex files."""
-    return DOCUMENT.replace("INPUTS", "\n\\clearpage\n".join(f"\\input{{{name}}}" for name in TABLES))
+def document(names: Iterable[str] = TABLES) -> str:
+    """LaTeX source of a document of the tables; belongs into the directory of their .tex files."""
+    return DOCUMENT.replace("INPUTS", "\n\\clearpage\n".join(f"\\input{{{name}}}" for name in names))
+
+
+def make(names: Iterable[str], make_one: Callable[[str], None], partial: bool) -> list[str]:
+    """Call `make_one` for every id and return those that were made. `partial`: say why one could not be and go on;
+    otherwise its UserError is raised. Raises UserError if none could be made."""
+    made, wanted = [], list(names)
+    for name in wanted:
+        try:
+            make_one(name)
+            made.append(name)
+        except UserError as error:
+            if not partial:
+                raise
+            print(f"left out: {name}: {error}", flush=True)
+    if not made:
+        raise UserError(f"none of {', '.join(wanted)} could be made")
+    return made

@@ -1,6 +1,7 @@
 """Publish a finished run (`swiftkv publish`): committed evidence, the README's tables, the base model's card.
 
     results/reference/<machine>/<scale>/   result files with their provenance, tables, figures; no models
+    results/reference/README.md            every claim with what each run found
     README.md                              what stands between its markers
     workflow/resources/base/README.md      the card of the embedded base model
 
@@ -16,12 +17,13 @@ from swiftkv import files
 from swiftkv.claims.report import ORDER
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
+from swiftkv.ledger import page, pipe_table
 from swiftkv.results import COUNTS, Results
 
 KEPT = (
     "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "
     "accuracy/*/* predictions/* diagnosis/* models/distill.jsonl* models/base/config.json tables/* figures/*.png "
-    "figures/*.json benchmarks/*.tsv served/*.json* served/*.csv served/*.md served/*.tex served/*.png "
+    "figures/*.json benchmarks/*.tsv benchmarks/*.json* plugin/* served/*.json* served/*.csv served/*.md served/*.tex served/*.png "
     "protocol/*.* protocol/*/*"
 ).split()
 STAGES = {  # benchmark files of a stage -> what it leaves behind
@@ -33,10 +35,11 @@ STAGES = {  # benchmark files of a stage -> what it leaves behind
     "diagnose": "diagnosis",
 }
 MIB = 1 << 20
+REFERENCE = ROOT / "results" / "reference"
 
 
 def copy_evidence(results: Results, target: Path) -> None:
-    """Copy the KEPT files of a run, and parameter counts in place of its models.
+    """Copy the KEPT files of a run, and parameter counts in place of its models, if it has any.
 
     Raises UserError if a file names a directory of this machine.
     """
@@ -48,7 +51,8 @@ def copy_evidence(results: Results, target: Path) -> None:
             copy = directory / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        files.write_text(directory / COUNTS, results.parameters.to_csv(index=False))
+        if (source / "models").is_dir():
+            files.write_text(directory / COUNTS, results.parameters.to_csv(index=False))
 
 
 def between(text: str, name: str, block: str) -> str:
@@ -83,12 +87,6 @@ def result_row(results: Results, arm: str) -> list[str]:
         f"{capacity:.3f}",
         f"{accuracy} ({100 * score.retention:.1f}% of base)",
     ]
-
-
-def pipe_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, first column flush left."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 def tally(claims: pd.DataFrame) -> str:
@@ -183,11 +181,11 @@ swiftkv train-base --config config/config.yaml --out my/base --work my/base-work
 
 
 def texts(config: RunConfig, machine: str) -> dict[Path, str]:
-    """The generated texts as the committed evidence of `machine` has them: README and card."""
+    """The generated texts as the committed evidence of `machine` has them: README, ledger and card."""
     where = f"results/reference/{machine}/{config.scale}"
     results = Results(config.scale, ROOT / where)
     readme = between((ROOT / "README.md").read_text("utf-8"), "results", results_block(results, where))
-    found = {ROOT / "README.md": readme}
+    found = {ROOT / "README.md": readme, REFERENCE / "README.md": page(REFERENCE)}
     if config["base"]["source"] == "embedded":
         base, samples = ROOT / config["base"]["path"], results.samples
         found[base / "README.md"] = card(base, samples[samples.arm == BASE_ARM])
@@ -195,14 +193,16 @@ def texts(config: RunConfig, machine: str) -> dict[Path, str]:
 
 
 def run(config: RunConfig, machine: str) -> None:
-    """Copy the evidence of a finished run to results/reference/`machine`; of the whole pipeline, also write the texts
-    made from it (a sweep or served load has no claims).
+    """Copy the evidence of a finished run to results/reference/`machine`, and write the texts made from it: of the whole
+    pipeline all, of speed alone the ledger, of a run without verdicts (a sweep, served load) none.
 
     Raises UserError if a result is missing or names a directory of this machine.
     """
     results = Results(config.scale, config.results)
-    copy_evidence(results, ROOT / "results" / "reference" / machine / config.scale)
-    if not results.has("claims"):
+    copy_evidence(results, REFERENCE / machine / config.scale)
+    if results.has("claims"):
+        files.write_text(REFERENCE / "README.md", page(REFERENCE))
+    if not (results.has("claims") and results.has("accuracy")):
         return
     for path, text in texts(config, machine).items():
         files.write_text(path, text)

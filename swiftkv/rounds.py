@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from swiftkv import files, provenance
@@ -64,6 +65,11 @@ class Rounds:
         directory = self._path(name, number, attempt)
         rows = [files.read_json(directory / f"{arm}.json") for arm in self.arms]
         return sorted(rows, key=lambda row: row["position"])
+
+    def span(self) -> list[str]:
+        """When the first and the last measurement were made (UTC); a rerun that finds them there is later."""
+        times = [path.stat().st_mtime for path in self.directory.rglob("*.json")]
+        return [datetime.fromtimestamp(one, UTC).isoformat(timespec="seconds") for one in (min(times), max(times))]
 
     def measure(self, name: str, number: int, measure_arm: Callable[[str], dict]) -> None:
         """Measure every arm once as a new attempt. The arm that goes first rotates with `number` and the attempt."""

@@ -254,12 +254,15 @@ def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
     files.write_text(Path(out_dir) / f"{name}.tex", latex(table, caption, name))
 
 
-def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results") -> None:
-    """Write every table of TABLES from `root/<scale>`, tables.tex (all of them), and one provenance file."""
+def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results", partial: bool = False) -> None:
+    """Write every table of TABLES from `root/<scale>`, tables.tex (all of them), and one provenance file.
+
+    Raises UserError for a missing result file; `partial` leaves such tables out.
+    """
     results = load(config.scale, root)
     inputs = [results.path(frame) for frame in SOURCES.values()]
-    with Provenance("tables", config, inputs=inputs, ids=exhibits.TABLES) as provenance:
-        for name in TABLES:
-            write_one(results, name, out_dir)
-        files.write_text(Path(out_dir) / "tables.tex", exhibits.document())
+    with Provenance("tables", config, inputs=inputs) as provenance:
+        made = exhibits.make(TABLES, lambda name: write_one(results, name, out_dir), partial)
+        files.write_text(Path(out_dir) / "tables.tex", exhibits.document(made))
+        provenance.record["ids"] = made
         provenance.save(Path(out_dir) / "tables")

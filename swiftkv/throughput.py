@@ -43,6 +43,7 @@ def run(config, out_dir: Path, work: Path, factory: Callable = VLLMEngine) -> No
                     capacity = kv_capacity(config, rounds, fleet)
                     latency_rows = latency.measure(config, rounds, fleet)
         record.record["redone_rounds"] = [row for point in points for row in redone(config, point, rounds)]
+        record.record["measured"] = rounds.span()
         rows = [row for point in points for row in read_point(config, point, rounds)]
         write_results(config, out_dir, record, rows, latency_rows, capacity)
 

@@ -1,13 +1,14 @@
 """Whether a result directory agrees with itself (`swiftkv verify-results DIR`).
 
 What can be computed from rows that lie beside it (summaries, tables, verdicts) is made anew in a scratch directory and
-compared with what is stored, to the last digit; every sha256 that a provenance record gives for a file of the directory
+compared with what is stored, to the 15 digits that a double holds; every sha256 that a provenance record gives for a file of the directory
 is taken again. What neither reaches is listed as not checkable.
 """
 
 import csv
 import io
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from swiftkv.publish import KEPT
 from swiftkv.recompute import CLAIMS, PARTLY, RECIPES, Recipe, Run
 from swiftkv.results import COUNTS
 
+ROUNDING = 5e-16  # below one unit in the fifteenth digit
 RECORD = ".provenance.json"
 RULES = ("config/claims.yaml", "config/published.csv")
 UNUSABLE = (UserError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)  # what altered rows lead to
@@ -62,6 +64,14 @@ def differences(file: str, stored: str, recomputed: str) -> Iterator[Difference]
         yield from (Difference(file, f"line {n}", "", a, b) for n, (a, b) in enumerate(lines, 1) if a != b)
 
 
+def same_number(a: str, b: str) -> bool:
+    """Whether two texts are one number, rounded differently in the last bit by another machine's arithmetic."""
+    try:
+        return math.isclose(float(a), float(b), rel_tol=ROUNDING)
+    except ValueError:
+        return False
+
+
 def cells(file: str, stored: list[dict], recomputed: list[dict]) -> Iterator[Difference]:
     """Cells of the stored columns that differ. Columns that only today's code writes do not count."""
     if len(stored) != len(recomputed):
@@ -71,7 +81,7 @@ def cells(file: str, stored: list[dict], recomputed: list[dict]) -> Iterator[Dif
         row = f"row {number} ({', '.join(str(value) for value in list(b.values())[:2])})"
         for column in a:
             old, new = str(a[column]), str(b.get(column, "(no such column)"))
-            if old != new:
+            if old != new and not same_number(old, new):
                 yield Difference(file, row, str(column), old, new)
 
 

@@ -56,10 +56,14 @@ def check(directory: Path) -> verify_results.Findings:
 
 
 def flip(path: Path, seed: int = 0) -> str:
-    """Alter one digit of a file that is not in a name or a leading zero; returns the line as it is now."""
+    """Alter one digit of a file that is not in a name or a leading zero, nor beyond a number's fifteenth; returns the
+    line as it is now."""
     lines = path.read_text("utf-8").split("\n")
     places = [
-        (n, hit.start()) for n, line in enumerate(lines) for hit in re.finditer(r"(?<=[\d.])\d(?![\w-]*\")", line)
+        (n, hit.start())
+        for n, line in enumerate(lines)
+        for hit in re.finditer(r"(?<=[\d.])\d(?![\w-]*\")", line)
+        if len(re.search(r"[\d.]*$", line[: hit.start()])[0].replace(".", "").lstrip("0")) < 15
     ]
     number, place = random.Random(f"{path.name}{seed}").choice(places)
     digit = str((int(lines[number][place]) + 1) % 10)

@@ -3,7 +3,8 @@
     swiftkv.claims.run(config, "results/cpu/claims.csv", "results/cpu/claims.md")
 
 A verdict is computed, never written by hand: `reproduced`, `partly`, `not reproduced`, `not comparable` (this
-scale cannot speak to the claim) or `not measured` (a result is missing; the evidence says which).
+scale cannot speak to the claim), `not gated` (there is a number, but the verify gates have not run beside it) or
+`not measured` (a result is missing; the evidence says which).
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from swiftkv.results import FRAMES, PUBLISHED, Results, published
 CLAIMS = ROOT / "config" / "claims.yaml"
 SCHEMA = ROOT / "workflow" / "schemas" / "claims.schema.json"
 COLUMNS = FRAMES["claims"][1].split()
+UNGATED = "`swiftkv verify` has not run beside it"
 COMPUTED = "none (computed from the model's shape)"
 
 
@@ -67,7 +69,7 @@ def source_of(claim: dict, context: Context) -> pd.Series:
 
 
 def check_gates(results: Results) -> None:
-    """Raise Unanswerable unless every verify gate passed: a number counts only behind green gates."""
+    """Raise Unanswerable if a verify gate failed: its numbers do not count."""
     gates = results.frame("gates")
     failed = gates[~gates.passed.astype(bool)]
     if len(failed):
@@ -78,7 +80,7 @@ def check_gates(results: Results) -> None:
 def measure(claim: dict, context: Context) -> Measurement:
     """The claim's metric. Raises Unanswerable with the verdict and reason where there is no number."""
     try:
-        if claim.get("gated"):
+        if claim.get("gated") and context.results.has("gates"):
             check_gates(context.results)
         return METRICS[claim["metric"]["kind"]](claim["metric"], context)
     except UserError as error:
@@ -95,6 +97,8 @@ def decide(claim: dict, context: Context) -> tuple[Measurement | None, str, str]
         return None, *((stop.verdict, stop.reason) if comparable else ("not comparable", reason))
     if not comparable:
         return found, "not comparable", reason
+    if claim.get("gated") and not context.results.has("gates"):
+        return found, "not gated", f"A number counts only behind green gates, and {UNGATED}"
     return found, *judge(claim["rule"], float(source_of(claim, context).value), found)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from swiftkv import files
 
-ORDER = ["reproduced", "partly", "not reproduced", "not comparable", "not measured"]
+ORDER = ["reproduced", "partly", "not reproduced", "not comparable", "not gated", "not measured"]
 
 
 def rounded(value: float | None) -> float | None:

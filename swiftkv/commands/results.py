@@ -17,27 +17,31 @@ def claims(out: Out, config: Config = CONFIG, results: RunDir = None) -> None:
     stage.run(loaded, out / "claims.csv", out / "claims.md", root_of(loaded, results))
 
 
+Partial = Annotated[bool, typer.Option("--partial", help="Leave out, and say so, what has no results yet.")]
+
+
 @cli.command()
 def figures(
     out: Out,
     config: Config = CONFIG,
     results: RunDir = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep instead of the pipeline's.")] = False,
+    partial: Partial = False,
 ) -> None:
     """Draw every figure as PNG and SVG."""
     from swiftkv import plots
 
     loaded = load(config)
-    plots.draw_all(loaded, out, root_of(loaded, results), of_sweep=sweep)
+    plots.draw_all(loaded, out, root_of(loaded, results), of_sweep=sweep, partial=partial)
 
 
 @cli.command()
-def tables(out: Out, config: Config = CONFIG, results: RunDir = None) -> None:
+def tables(out: Out, config: Config = CONFIG, results: RunDir = None, partial: Partial = False) -> None:
     """Write every table as CSV, Markdown and LaTeX."""
     from swiftkv import tables as stage
 
     loaded = load(config)
-    stage.write_all(loaded, out, root_of(loaded, results))
+    stage.write_all(loaded, out, root_of(loaded, results), partial)
 
 
 @cli.command()

@@ -6,6 +6,7 @@ swiftkv.plots.draw_all(config, "results/cpu/figures")
 from collections.abc import Callable
 from pathlib import Path
 
+from swiftkv import exhibits
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.plots import diagnosis, learning, lengths, rewiring, served, speed, sweep
@@ -43,12 +44,17 @@ def draw(config: RunConfig, name: str, out_dir: str | Path, root: str | Path = "
         save(known[name](config, load(config.scale, root)), Path(out_dir) / name)
 
 
-def draw_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results", of_sweep: bool = False) -> None:
-    """Draw every figure of FIGURES (of a sweep: SWEEP) below `out_dir` from `root/<scale>`, with one provenance."""
+def draw_all(
+    config: RunConfig, out_dir: str | Path, root: str | Path = "results", of_sweep: bool = False, partial: bool = False
+) -> None:
+    """Draw every figure of FIGURES (of a sweep: SWEEP) below `out_dir` from `root/<scale>`, with one provenance.
+
+    Raises UserError for a missing result file; `partial` leaves such figures out.
+    """
     results = load(config.scale, root)
     frames = ["throughput", "kv_capacity", *SWEEP_FRAMES] if of_sweep else [name for name in FRAMES if name != "claims"]
     names = list(SWEEP if of_sweep else FIGURES)
-    with Provenance("figures", config, inputs=[results.path(frame) for frame in frames], ids=names) as provenance:
-        for name in names:
-            draw(config, name, out_dir, root)
+    with Provenance("figures", config, inputs=[results.path(frame) for frame in frames]) as provenance:
+        made = exhibits.make(names, lambda name: draw(config, name, out_dir, root), partial)
+        provenance.record["ids"] = made
         provenance.save(Path(out_dir) / ("sweep" if of_sweep else "figures"))

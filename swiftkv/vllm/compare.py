@@ -28,6 +28,13 @@ class Difference:
     tokens: int
 
 
+def device_for(weights: int) -> str:
+    """Where a model with `weights` bytes runs: on a GPU with room for three times as much, else on the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 3 * weights else "cpu"
+
+
 class Reference:
     """A model in Transformers, every token through every layer.
 
@@ -43,12 +50,13 @@ class Reference:
 
         disable_progress_bar()
         self.torch = torch
-        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+        self.model = model.to(device_for(sum(p.numel() * p.element_size() for p in model.parameters())))
 
     def logits(self, tokens: Sequence[int]):
-        """Token ids [T] -> logits [T, vocabulary]."""
+        """Token ids [T] -> logits [T, vocabulary], on the CPU."""
         with self.torch.inference_mode():
-            return self.model(self.torch.tensor([tokens]), use_cache=False).logits[0]
+            return self.model(self.torch.tensor([tokens], device=self.model.device), use_cache=False).logits[0].cpu()
 
     def compare(self, answers: Iterable[Answer]) -> Difference:
         """Largest |delta logit|, and how often vLLM's greedy token is not the reference's argmax."""
