@@ -1,6 +1,6 @@
 """The ledger: every claim with what each published run measured and its verdict, side by side.
 
-    results/reference/README.md        written by `swiftkv publish`
+results/reference/README.md        written by `swiftkv publish`
 """
 
 from pathlib import Path

@@ -23,8 +23,8 @@ from swiftkv.results import COUNTS, Results
 KEPT = (
     "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "
     "accuracy/*/* predictions/* diagnosis/* models/distill.jsonl* models/base/config.json tables/* figures/*.png "
-    "figures/*.json benchmarks/*.tsv benchmarks/*.json* plugin/* served/*.json* served/*.csv served/*.md served/*.tex served/*.png "
-    "protocol/*.* protocol/*/*"
+    "figures/*.json benchmarks/*.tsv benchmarks/*.json* plugin/* served/*.json* served/*.csv served/*.md served/*.tex "
+    "served/*.png protocol/*.* protocol/*/*"
 ).split()
 STAGES = {  # benchmark files of a stage -> what it leaves behind
     "base": "models/base",
@@ -193,8 +193,9 @@ def texts(config: RunConfig, machine: str) -> dict[Path, str]:
 
 
 def run(config: RunConfig, machine: str) -> None:
-    """Copy the evidence of a finished run to results/reference/`machine`, and write the texts made from it: of the whole
-    pipeline all, of speed alone the ledger, of a run without verdicts (a sweep, served load) none.
+    """Copy the evidence of a finished run to results/reference/`machine`, and write the texts made from it.
+
+    Of the whole pipeline all texts, of speed alone the ledger, of a run without verdicts (sweep, served load) none.
 
     Raises UserError if a result is missing or names a directory of this machine.
     """

@@ -1,8 +1,8 @@
 """Whether a result directory agrees with itself (`swiftkv verify-results DIR`).
 
 What can be computed from rows that lie beside it (summaries, tables, verdicts) is made anew in a scratch directory and
-compared with what is stored, to the 15 digits that a double holds; every sha256 that a provenance record gives for a file of the directory
-is taken again. What neither reaches is listed as not checkable.
+compared with what is stored, to the 15 digits that a double holds; every sha256 that a provenance record gives for a
+file of the directory is taken again. What neither reaches is listed as not checkable.
 """
 
 import csv

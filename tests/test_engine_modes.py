@@ -117,3 +117,78 @@ def test_int8_weights_answer_as_in_full_prefill(student, tmp_path):
     ours, _ = answers_of(tmp_path / "int8", dtype="bfloat16")
     theirs, _ = answers_of(tmp_path / "int8", dtype="bfloat16", full_prefill=True)
     assert_equal_answers(ours, theirs)
+
+
+def test_engines_of_a_process_share_random_weights(student):
+    """All that base and student have in common is one copy, and both still answer."""
+    from swiftkv.vllm.compare import request
+    from swiftkv.vllm.engine import SHARED, engine
+
+    def addresses(model) -> dict:
+        return {name: (parameter.data_ptr(), parameter.shape) for name, parameter in model.named_parameters()}
+
+    with (
+        engine(student.parent / "base", load_format=SHARED, **SETTINGS) as first,
+        engine(student, load_format=SHARED, **SETTINGS) as second,
+    ):
+        base, ours = (opened.apply_model(addresses)[0] for opened in (first, second))
+        assert all(len(request(opened, prompts((7, 64)), 3)) == 2 for opened in (first, second))
+    same_shape = {name for name in base.keys() & ours.keys() if base[name][1] == ours[name][1]}
+    assert len(same_shape) > 40 and all(base[name] == ours[name] for name in same_shape)
+    own = ours.keys() - same_shape
+    assert {name.split(".")[-2] for name in own} == {"q_proj_swiftkv", "kv_proj", "norm_swiftkv"}
+
+
+@pytest.mark.parametrize("lengths", [[5, 1, 300], [1, 1, 1], [7], [1, 40]])
+def test_metadata_of_last_tokens_are_those_of_vllm(lengths):
+    """Without asking the GPU how many there are; `lengths` are the tokens of each request in the step."""
+    from dataclasses import fields
+
+    from vllm.v1.attention.backend import CommonAttentionMetadata
+    from vllm.v1.attention.backends.utils import make_kv_sharing_fast_prefill_common_attn_metadata
+
+    from swiftkv.vllm.attention import last_tokens
+
+    starts = torch.tensor([0, *lengths]).cumsum(0).int()
+    given = {"logits_indices_padded": starts[1:] - 1, "num_logits_indices": len(lengths), "max_logits_per_req": 1}
+    given = {name: value for name, value in given.items() if name in {f.name for f in fields(CommonAttentionMetadata)}}
+    step = CommonAttentionMetadata(
+        query_start_loc=starts,
+        query_start_loc_cpu=starts,
+        seq_lens=torch.tensor(lengths) + 3,
+        num_reqs=len(lengths),
+        num_actual_tokens=sum(lengths),
+        max_query_len=max(lengths),
+        max_seq_len=max(lengths) + 3,
+        block_table_tensor=torch.zeros(len(lengths), 4, dtype=torch.int32),
+        slot_mapping=torch.arange(sum(lengths)),
+        **given,
+    )
+    ours, theirs = last_tokens(step), make_kv_sharing_fast_prefill_common_attn_metadata(step)
+    assert (ours is step) == (theirs is step) == (max(lengths) == 1)
+    for field in fields(step):
+        a, b = getattr(ours, field.name), getattr(theirs, field.name)
+        assert torch.equal(a, b) if torch.is_tensor(a) else a == b, field.name
+
+
+def test_base_models_keep_to_the_runner_that_takes_students(tmp_path, monkeypatch):
+    """vLLM before 0.31 runs Llama on the second runner, which does not take the students' refusal of log-probs."""
+    import importlib.util
+    import os
+    from types import SimpleNamespace
+
+    from swiftkv.vllm.engine import V2_LOGITS_PROCESSORS, keep_one_runner
+
+    name = "VLLM_USE_V2_MODEL_RUNNER"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    monkeypatch.setenv(name, "1")
+    keep_one_runner()
+    assert os.environ[name] == "1"  # a user's own setting wins
+    monkeypatch.delenv(name)
+    keep_one_runner()
+    assert os.environ[name] == "0"
+    monkeypatch.delenv(name)
+    (tmp_path / V2_LOGITS_PROCESSORS).parent.mkdir(parents=True)
+    (tmp_path / V2_LOGITS_PROCESSORS).touch()
+    keep_one_runner()
+    assert name not in os.environ

@@ -1,9 +1,11 @@
 """Published texts: made from evidence, and the committed ones are what the committed evidence says."""
 
+import shutil
+
 import pytest
 from synthetic_results import build
 
-from swiftkv import publish
+from swiftkv import ledger, publish
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.results import Results
@@ -55,3 +57,26 @@ def test_evidence_keeps_results_and_leaves_models_and_machine_paths_out(results,
 def test_committed_texts_are_what_the_committed_evidence_says(machine, config):
     for path, text in publish.texts(config, machine).items():
         assert path.read_text("utf-8") == text, f"{path}: run `swiftkv publish` instead of editing it"
+
+
+def test_ledger_has_a_column_per_run_with_verdicts(results, tmp_path):
+    for machine in ("a", "b"):
+        shutil.copytree(results.directory, tmp_path / "reference" / machine / "cpu")
+    other = tmp_path / "reference" / "b" / "cpu" / "claims.csv"
+    other.write_text(other.read_text().replace("a,s,p,1,1,1,1,x,h,partly", "a,s,p,1,1.5,1.4,1.6,x,h,not gated"))
+    (tmp_path / "reference" / "b" / "sweep").mkdir()  # no verdicts
+    text = ledger.page(tmp_path / "reference")
+    assert "| `a` | 1 x | 1 [1, 1], partly | 1.5 [1.4, 1.6], not gated |" in text
+    assert "| `b` | 1 x | not measured | not measured |" in text and "sweep" not in text
+    assert "`b/cpu`: SYNTHETIC" in text
+
+
+def test_speed_alone_is_published_without_the_readme(results, config, tmp_path, monkeypatch):
+    """A run without models or accuracy, as of a GPU that was there for minutes."""
+    shutil.rmtree(results.directory / "models")
+    shutil.rmtree(results.directory / "accuracy")
+    monkeypatch.setattr(publish, "REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr(type(config), "results", results.directory)
+    publish.run(config, "h")
+    assert (tmp_path / "reference" / "h" / "cpu" / "throughput" / "summary.csv").is_file()
+    assert "`h/cpu`" in (tmp_path / "reference" / "README.md").read_text()

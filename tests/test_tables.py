@@ -107,3 +107,17 @@ def test_document_of_all_tables_compiles(root, tmp_path):
     assert done.returncode == 0, log[-3000:]
     assert f"({len(tables.TABLES)} pages" in log
     assert not re.search(r"Overfull \\hbox|Float too large", log)
+
+
+def test_a_part_of_the_pipeline_gives_a_part_of_the_tables(tmp_path, capsys):
+    """With `partial`, and says what it left out; without any result it fails."""
+    build(tmp_path / "results", CONFIG)
+    (tmp_path / "results" / "cpu" / "accuracy" / "summary.csv").unlink()
+    tables.write_all(CONFIG, tmp_path / "tables", root=tmp_path / "results", partial=True)
+    assert "left out: tab-accuracy: " in capsys.readouterr().out
+    assert not (tmp_path / "tables" / "tab-accuracy.csv").exists()
+    document = (tmp_path / "tables" / "tables.tex").read_text()
+    assert "tab-throughput" in document and "tab-accuracy" not in document
+    (tmp_path / "empty" / "cpu").mkdir(parents=True)
+    with pytest.raises(UserError, match="could be made"):
+        tables.write_all(CONFIG, tmp_path / "none", root=tmp_path / "empty", partial=True)
