@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The stages of a GPU machine without Snakemake, one command after the other, each with a time limit (docs/gpu.md).
-# usage: benchmarks/h200.sh SCALE [STAGE...]     SCALE is that of config/SCALE.yaml: h200, h100, h200-rehearsal
+# usage: benchmarks/h200.sh SCALE [STAGE...]     SCALE is that of config/SCALE.yaml: h200-short, h200, h100, ...
 #   LIMIT_S=N   stop after about N seconds; run it again to go on: finished stages are skipped, others resume
+#   JOBS=N      engines side by side in the stage correctness (a GPU takes 6)
 #   RECIPE      options of benchmarks/distill_recipe.py (default: a Llama of 1.2 B parameters, rows of 1,024 tokens)
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +14,7 @@ config=$out/config.yaml
 models=$out/models
 stages=("$@")
 LIMIT_S=${LIMIT_S:-86400}
+JOBS=${JOBS:-1}
 RECIPE=${RECIPE:---shape 2048 5632 24 16 8 32000 --rows 16 --length 1024}
 mkdir -p "$out/logs"
 open=0
@@ -40,7 +42,7 @@ print(*freeze(load_config(sys.argv[1]).raw).accuracy_arms)' "config/$scale.yaml"
 SECONDS=0
 
 stage correctness 600 \
-  python3 benchmarks/plugin_cuda.py correctness --config "$config" --out "$out/plugin/correctness.json"
+  python3 benchmarks/plugin_cuda.py correctness --config "$config" --out "$out/plugin/correctness.json" --jobs "$JOBS"
 stage throughput 3600 \
   swiftkv throughput --config "$config" --out "$out/throughput" --work "$out/work/throughput"
 stage profile 600 \

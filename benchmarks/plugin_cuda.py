@@ -8,8 +8,9 @@ warm-up: compile one arm's engine and leave the code in vLLM's cache. Arms can b
 process of its own; a throughput run would compile them one after the other.
 correctness: students of the embedded base (50% skipped, AcrossKV 1, 2, 4) in float32 and bfloat16, graphs off and
 FULL_AND_PIECEWISE, against Transformers in float64 and against the same engine in full prefill.
-profile: decode-only steps of base and 50% at concurrency 1: wall time, time in kernels, launches per step. The eager
-gap between the two halves shows as launches outside graphs and as idle time.
+profile: decode-only steps at concurrency 1 of the base, of 50%, and of 50% without the refusal of prompt log-probs, for
+which vLLM's first runner waits for the tokens of the step before: wall time, time in kernels, launches per step. The
+eager gap between the two halves shows as launches outside graphs and as idle time.
 
 All run on a CPU, too, where there are no graphs and no kernels to count. Speed: `swiftkv throughput`.
 """
@@ -20,8 +21,10 @@ import os
 import tempfile
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import patch
 
 import typer
 
@@ -154,16 +157,20 @@ def profile_arm(engine: VLLMEngine) -> dict:
 
 
 def profiles(config: RunConfig, out: Path) -> None:
-    """Write the profile of the base and of the first variant that skips half of the layers."""
+    """Write the profile of the base and of the first variant that skips half of the layers, with and without its guard."""
     layers = config["throughput"]["model"]["num_hidden_layers"]
     half = next(arm for arm in arms(config) if arm.cut == layers // 2)
-    chosen = [arm for arm in arms(config) if arm.name == BASE_ARM] + [half]
+    base = next(arm for arm in arms(config) if arm.name == BASE_ARM)
+    chosen = [(base.name, base, nullcontext()), (half.name, half, nullcontext())]
+    chosen.append((f"{half.name} without the refusal", half, patch("swiftkv.vllm.guards.refuse_prompt_logprobs")))
     with Provenance("plugin-profile", config, weights="dummy") as provenance, tempfile.TemporaryDirectory() as root:
         found = {}
-        for arm in chosen:
-            engine = VLLMEngine(arm, engine_settings(config), Path(root) / arm.name)
+        for name, arm, changed in chosen:
+            with changed:
+                engine = VLLMEngine(arm, engine_settings(config), Path(root) / arm.name)
             try:
-                found[arm.name] = profile_arm(engine)
+                found[name] = profile_arm(engine)
+                print(f"profile: {name}: { ({k: v for k, v in found[name].items() if k != 'top'}) }", flush=True)
             finally:
                 engine.close()
         files.write_json(out, found)

@@ -22,6 +22,7 @@ from swiftkv.verify_results import read_config
 
 MACHINE = roofline.Machine("test", (1.0,), (1e9,), 1e8, 1e8, 1e9, 1e-3)
 REFERENCE = ROOT / "results" / "reference" / "epyc-2-cores"
+H200 = ROOT / "results" / "reference" / "h200" / "h200-short"
 
 
 def counted(run) -> int:
@@ -148,6 +149,14 @@ def test_the_sweep_is_predicted():
     found = errors_of("sweep").query("quantity == 'speedup'").off
     assert len(found) == 110 and found.median() <= 0.025
     assert found.max() <= 0.12
+
+
+def test_an_h200_is_predicted():
+    """Llama-3.1-8B's shape, learned from the base alone; TTFT of one request scattered there."""
+    table = predict.check(read_config(H200, None), H200)[0]
+    off = table["error"].abs().groupby(table.quantity)
+    assert off.size()["speedup"] == 20 and off.median()["speedup"] <= 0.005 and off.max()["speedup"] <= 0.017
+    assert off.size()["tpot_ratio"] == 4 and off.max()["tpot_ratio"] <= 0.031
 
 
 def test_calibration_is_what_prediction_reads(tmp_path, monkeypatch):
