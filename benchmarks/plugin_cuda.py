@@ -157,7 +157,7 @@ def profile_arm(engine: VLLMEngine) -> dict:
 
 
 def profiles(config: RunConfig, out: Path) -> None:
-    """Write the profile of the base and of the first variant that skips half of the layers, with and without its guard."""
+    """Write the profile of the base and of the first variant that skips half, with and without its refusal."""
     layers = config["throughput"]["model"]["num_hidden_layers"]
     half = next(arm for arm in arms(config) if arm.cut == layers // 2)
     base = next(arm for arm in arms(config) if arm.name == BASE_ARM)

@@ -101,7 +101,14 @@ def settings_of(config: RunConfig, model_dir: Path, items: dict[str, list[Item]]
         "disable_log_stats": True,
         "add_bos_token": False,
         "seed": config.seed,
+        **tensor_parallel(config),
     }
+
+
+def tensor_parallel(config: RunConfig) -> dict:
+    """The engine's setting where it has several GPUs. With one, nothing, so that kept scores stay valid."""
+    ranks = config.tensor_parallel_size
+    return {"tensor_parallel_size": ranks} if ranks > 1 else {}
 
 
 def key_of(*values) -> str:
@@ -143,9 +150,10 @@ def backend(model_dir: Path, settings: dict):
     from swiftkv.vllm.engine import GIB, check_model, close_engine, load_vllm, prepare_environment
 
     check_model(model_dir, settings["max_model_len"], "auto")
-    prepare_environment(in_process=True)
+    ranks = settings.get("tensor_parallel_size", 1)
+    prepare_environment(in_process=True, ranks=ranks)
     on_cpu = load_vllm().platforms.current_platform.is_cpu()
-    memory = {"kv_cache_memory_bytes": KV_CACHE_GIB * GIB} if on_cpu else {}  # a GPU gives what it has left
+    memory = {"kv_cache_memory_bytes": KV_CACHE_GIB * GIB // ranks} if on_cpu else {}  # a GPU gives what it has left
     if on_cpu and sum(path.stat().st_size for path in model_dir.glob("*.safetensors")) < SMALL_BYTES:
         use_one_thread()
     lm = vllm_backend()(pretrained=str(model_dir), **settings, **memory)

@@ -117,7 +117,8 @@ class VLLMEngine:
             seed=settings.seed,
             load_format="dummy",
             in_process=True,
-            kv_cache_memory_bytes=settings.kv_memory_bytes,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            kv_cache_memory_bytes=settings.kv_memory_bytes // settings.tensor_parallel_size,  # vLLM's is per GPU
             kv_cache_dtype=settings.kv_cache_dtype,
             disable_log_stats=False,
         )
@@ -152,12 +153,13 @@ class VLLMEngine:
             return _run_vllm_requests(self.llm, requests, n=1, **flags)
 
     def kv(self) -> dict:
-        """What the engine reports: kv_caches (layers that own one), kv_bytes_per_token, capacity_tokens."""
+        """What the engine reports: kv_caches (layers that own one), kv_bytes_per_token (of all its GPUs),
+        capacity_tokens."""
         specs = self.llm.collective_rpc("get_kv_cache_spec")[0].values()
-        cache = self.llm.llm_engine.vllm_config.cache_config
+        cache, ranks = self.llm.llm_engine.vllm_config.cache_config, self.settings.tensor_parallel_size
         return {
             "kv_caches": len(specs),
-            "kv_bytes_per_token": sum(spec.page_size_bytes // spec.block_size for spec in specs),
+            "kv_bytes_per_token": sum(spec.page_size_bytes // spec.block_size for spec in specs) * ranks,
             "capacity_tokens": cache.num_gpu_blocks * cache.block_size,
         }
 

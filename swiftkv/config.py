@@ -89,6 +89,21 @@ class RunConfig:
         return Path("results") / self.scale
 
     @property
+    def parallel(self) -> dict:
+        """How one job uses several GPUs; empty unless configured."""
+        return self.raw.get("parallel", {})
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """GPUs of an engine (vLLM's word for it)."""
+        return self.parallel.get("tensor_parallel_size", 1)
+
+    @property
+    def fsdp_world_size(self) -> int:
+        """Processes of the distillation, a GPU each."""
+        return self.parallel.get("fsdp_world_size", 1)
+
+    @property
     def variants(self) -> list[SwiftKVVariant]:
         return [SwiftKVVariant(**variant) for variant in self.raw["variants"]]
 

@@ -19,12 +19,12 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM
 
 from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.convert import check_checkpoint, weight_files
 from swiftkv.errors import UserError
+from swiftkv.placement import load_whole
 from swiftkv.provenance import Provenance
 from swiftkv.stats import paired_difference_ci
 from swiftkv.workloads import tasks
@@ -95,12 +95,6 @@ def batches(probes: list[Probe]) -> Iterator[list[Probe]]:
     yield batch
 
 
-def load_model(directory: Path):
-    """The model of a directory, in its own dtype, on the accelerator if there is one."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
 @torch.inference_mode()
 def answer_states(model, batch: list[Probe]) -> torch.Tensor:
     """Final hidden states [N, D] at the N positions that choose a batch's answer tokens, one probe after the other."""
@@ -145,11 +139,11 @@ def token_rows(arm: str, batch: list[Probe], mine: Choices, base: Choices, token
 
 def look(base_dir: Path, models: dict[str, Path], probes: list[Probe], tokenizer) -> pd.DataFrame:
     """The token rows of every arm, the base's first; its hidden states are kept, on the CPU, for all of them."""
-    base, parts = load_model(base_dir), list(batches(probes))
+    base, parts = load_whole(base_dir), list(batches(probes))
     states = [answer_states(base, batch).cpu() for batch in parts]
     found = []
     for arm, directory in {BASE_ARM: base_dir, **models}.items():
-        model = base if arm == BASE_ARM else load_model(directory)
+        model = base if arm == BASE_ARM else load_whole(directory)
         for batch, kept in zip(parts, states, strict=True):
             theirs = choices(base, kept)
             mine = theirs if arm == BASE_ARM else choices(model, answer_states(model, batch))

@@ -68,7 +68,8 @@ def load(point: Mapping) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What all arms share: the same flags and the same KV memory, so that nothing but the model differs."""
+    """What all arms share: the same flags and the same KV memory (that of all GPUs of an engine), so that nothing but
+    the model differs."""
 
     shape: dict
     max_model_len: int
@@ -78,6 +79,7 @@ class EngineSettings:
     prefix_caching: bool
     kv_cache_dtype: str
     seed: int
+    tensor_parallel_size: int = 1
 
 
 def engine_settings(config, wanted: Flags = DEFAULT) -> EngineSettings:
@@ -96,6 +98,7 @@ def engine_settings(config, wanted: Flags = DEFAULT) -> EngineSettings:
         prefix_caching=wanted.prefix_caching,
         kv_cache_dtype=wanted.kv_cache_dtype,
         seed=config.seed,
+        tensor_parallel_size=config.tensor_parallel_size,
     )
 
 

@@ -52,6 +52,7 @@ def settings_of(config: RunConfig, model_dir: Path, task: PaperTask) -> dict:
             "generation_config": "vllm",
             "disable_log_stats": True,
             "seed": config.seed,
+            **accuracy.tensor_parallel(config),
         }
     new = section.get("max_new_tokens", task.max_gen_toks) if task.kind == GENERATION else None
     return {"path": path, "max_gen_toks": new, "backend": {"dtype": dtype, "add_bos_token": False, **backend}}

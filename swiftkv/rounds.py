@@ -27,7 +27,7 @@ def digest(value) -> str:
 
 def fingerprint(config, sources: Sequence[Path] = SOURCES, **settings) -> str:
     """Hash of what decides a measurement: variants, seed, versions, machine, the code in `sources`, and `settings`
-    (by default the throughput section)."""
+    (by default the sections throughput and parallel)."""
     decisive = {
         "format": FORMAT,
         "variants": config["variants"],
@@ -35,7 +35,7 @@ def fingerprint(config, sources: Sequence[Path] = SOURCES, **settings) -> str:
         "versions": provenance.versions(),
         "hardware": provenance.hardware_label(provenance.hardware()),
         "sources": [files.sha256(path) for path in sources],
-        **(settings or {"throughput": config["throughput"]}),
+        **(settings or {name: config[name] for name in ("throughput", "parallel") if name in config.raw}),
     }
     return digest(decisive)
 

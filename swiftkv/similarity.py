@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
 
 from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.convert import check_checkpoint, weight_files
+from swiftkv.placement import load_whole
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer
@@ -69,9 +69,8 @@ def run(config: RunConfig, base_dir: Path, out: Path) -> None:
     cosine_to_final, relative_change, prompts, tokens. Raises UserError for a damaged model directory."""
     base_dir = Path(base_dir)
     check_checkpoint(base_dir)
-    tokenizer, device = load_tokenizer(base_dir), "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = load_tokenizer(base_dir)
     with Provenance("similarity", config, inputs=weight_files(base_dir)) as provenance:
-        model = AutoModelForCausalLM.from_pretrained(base_dir, dtype="auto", local_files_only=True)
-        frame = measure(model.to(device).eval(), tokenizer, prompts(config))
+        frame = measure(load_whole(base_dir), tokenizer, prompts(config))
         files.write_text(out, frame.to_csv(index=False))
         provenance.save(out)

@@ -53,7 +53,7 @@ class Checks:
     def __init__(self, config: RunConfig, base_dir: Path, models: dict[str, Path]):
         settings, self.base_dir, self.models = config["verify"], Path(base_dir), models
         self.chunk, self.tolerance = settings["max_num_batched_tokens"], settings["tolerance"]
-        self.tokens = settings["generate"]
+        self.tokens, self.ranks = settings["generate"], config.tensor_parallel_size
         self.base = read_shape(self.base_dir)
         self.prompts, self.questions = prompts(config, self.base_dir)
         longest = max(len(p) + len(q) for p, q in zip(self.prompts, self.questions, strict=True))
@@ -80,7 +80,10 @@ class Checks:
         from swiftkv.vllm.engine import engine
 
         whole = {"max_num_batched_tokens": max(self.max_len, sum(map(len, self.prompts)) + len(self.prompts))}
-        fixed = RAW_LOGITS | {"kv_cache_gib": self.kv_bytes() / (1 << 30)}
+        fixed = RAW_LOGITS | {
+            "kv_cache_gib": self.kv_bytes() / self.ranks / (1 << 30),
+            "tensor_parallel_size": self.ranks,
+        }
         return engine(
             directory, max_model_len=self.max_len, max_num_seqs=len(self.prompts), **fixed, **whole | settings
         )
@@ -133,8 +136,9 @@ class Checks:
 
     def early_exit_gate(self, variant: str, engine) -> Gate:
         """Prefill runs the late layers for as many tokens as logits are needed: one per prompt."""
-        counts = count_tokens(engine)
+        counted = count_tokens(engine)
         request(engine, self.prompts, 1)
+        counts = counted()
         passed = counts["late"] == len(self.prompts) and counts["early"] == sum(map(len, self.prompts))
         detail = f"late-layer tokens of {counts['early']} prompt tokens; equal to the logits needed"
         return Gate("early-exit", variant, counts["late"], len(self.prompts), passed, detail)

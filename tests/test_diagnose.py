@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from swiftkv import diagnose, files
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
+from swiftkv.placement import load_whole
 from swiftkv.results import FRAMES
 from swiftkv.workloads import tasks
 
@@ -33,7 +34,7 @@ def rows_of(arm, model, base, probes, tokenizer) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def models(tiny_base, tiny_student):
-    return diagnose.load_model(tiny_base), diagnose.load_model(tiny_student)
+    return load_whole(tiny_base), load_whole(tiny_student)
 
 
 @pytest.fixture(scope="module")

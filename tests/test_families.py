@@ -158,8 +158,9 @@ def test_vllm_answers_as_transformers(base, family, tmp_path):
     with_dead_tensors(tmp_path / "student", base(family), tmp_path / "published")
     settings = SETTINGS | RAW | {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
     with engine(tmp_path / "published", **settings) as opened:
-        counts = count_tokens(opened)
+        counted = count_tokens(opened)
         first = generate(opened, prompts(), 16)
+        counts = counted()
         assert counts["late"] < counts["early"] / 2
         second = generate(opened, [a.prompt + a.tokens + [7, 8, 9] for a in first], 16)
     assert sum(answer.cached for answer in second) > 0

@@ -14,6 +14,7 @@ import torch
 from swiftkv import accuracy_summary, diagnose, verify
 from swiftkv.config import ROOT, RunConfig, load_config, merge
 from swiftkv.convert import convert
+from swiftkv.placement import load_whole
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer
 
@@ -71,12 +72,12 @@ def summary(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def base_samples():
-    return samples(diagnose.load_model(BASE))
+    return samples(load_whole(BASE))
 
 
 @pytest.fixture(scope="module")
 def healthy(directory):
-    return samples(diagnose.load_model(directory))
+    return samples(load_whole(directory))
 
 
 def test_healthy_student_passes_the_statistics(base_samples, healthy):
@@ -86,7 +87,7 @@ def test_healthy_student_passes_the_statistics(base_samples, healthy):
 
 
 def test_values_of_one_late_layer_lost(directory, base_samples):
-    model = diagnose.load_model(directory)
+    model = load_whole(directory)
     torch.nn.init.zeros_(model.model.layers[-1].self_attn.v_proj_swiftkv.weight)
     found = summary(base_samples, samples(model))
     assert found.retained["mean"] == "lost" and found.retained["summarise"] == "lost"

@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 import typer
 
-from swiftkv import cli
+from swiftkv import cli, memory_plan
 from swiftkv.config import ROOT, load_config
-from swiftkv.loads import arms, by_flags, engine_settings
-from swiftkv.roofline import weight_bytes
+from swiftkv.loads import by_flags, engine_settings
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 SCALES = ("h200", "h100", "h200-short", "h200-dense", "h200-rehearsal")
@@ -102,26 +101,12 @@ def test_pack_holds_results_and_rounds_but_no_weights(project):
     assert set(listed) == {f"results/h200/{name}" for name in {*kept, "config.yaml"}}
 
 
-def own_bytes(shape: dict, arm) -> int:
-    """Weights (bfloat16) that a student does not share with the base: Q of its late layers, K and V of its groups."""
-    late, size = shape["num_hidden_layers"] - arm.cut, shape["hidden_size"] // shape["num_attention_heads"]
-    heads = shape["num_attention_heads"] + 2 * shape["num_key_value_heads"] / arm.group
-    return int(late * shape["hidden_size"] * heads * size * 2)
-
-
-@pytest.mark.parametrize(("scale", "gib"), [("h200", 139), ("h200-short", 139), ("h200-dense", 139), ("h100", 78)])
-def test_the_models_of_a_speed_run_fit_the_gpu(scale, gib):
-    """While the last engine loads, which takes the memory of a whole model before it shares the first one's weights,
-    and when all are there. Each takes 1 GiB for graphs and steps, as measured on an H200 (h200-short: 112.4 GiB)."""
+@pytest.mark.parametrize(("scale", "gib"), [("h200", 141), ("h200-short", 141), ("h200-dense", 141), ("h100", 80)])
+def test_every_stage_fits_the_gpu(scale, gib):
     config = load_config(ROOT / "config" / f"{scale}.yaml")
-    shape, settings = config["throughput"]["model"], engine_settings(config)
-    base = weight_bytes(shape, shape["num_hidden_layers"], 1)
-    shared = base + sum(own_bytes(shape, arm) for arm in arms(config))
-    each = settings.kv_memory_bytes + 2**30
-    loading = shared + base + (len(arms(config)) - 1) * each
-    assert max(loading, shared + len(arms(config)) * each) < gib * 2**30
-    if scale == "h200-short":
-        assert shared + len(arms(config)) * each == pytest.approx(112.4 * 2**30, rel=0.02)
+    assert memory_plan.show(config, None, gib)
+    if scale == "h200-short":  # nvidia-smi said 112.4 GiB on an H200
+        assert memory_plan.throughput(config).each == pytest.approx(112.4 * 2**30, rel=0.02)
 
 
 @pytest.mark.parametrize("scale", ["h200", "h100"])

@@ -247,6 +247,8 @@ def test_show_says_where_the_shape_is_from_and_what_is_assumed(tiny_base, tmp_pa
     assert "40% of 0.1 TFLOP/s a process (given); loss at 100% of the positions" in said
     plan.show(config, tmp_path / "nothing", **H100, answer_share=0.25)
     said = capsys.readouterr().out
-    assert "throughput.model of the configuration" in said
-    assert "fits in 80 GiB" in said
+    assert "from workflow/resources/base/config.json" in said and "fits in 80 GiB" in said
+    plan.show(CHAT, tmp_path / "nothing", **H100, micro_batch_tokens=8192, answer_share=0.25)
+    said = capsys.readouterr().out
+    assert "throughput.model of the configuration" in said and "fits in 80 GiB" in said
     assert "loss at 25%" in said

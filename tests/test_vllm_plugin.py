@@ -78,8 +78,9 @@ def test_chunked_mixed_and_cached_batches_match_transformers(student, cut, group
     reference = Reference(student(cut, group))
     settings = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
     with open_engine(student(cut, group), **settings) as engine:
-        counts = count_tokens(engine)
+        counted = count_tokens(engine)
         first = generate(engine, prompts(), 24)
+        counts = counted()
         assert counts["late"] < counts["early"] / 2
         longer = [answer.prompt + answer.tokens + [7, 8, 9] for answer in first]
         second = generate(engine, longer, 24)
@@ -97,9 +98,9 @@ def test_only_needed_tokens_run_late_layers_and_prompt_logprobs_are_refused(stud
     from swiftkv.vllm.compare import Reference, count_tokens, generate, request
 
     with open_engine(student(4, 2)) as engine:
-        counts = count_tokens(engine)
+        counted = count_tokens(engine)
         request(engine, prompts(), 1)
-        assert counts == Counter(early=sum(map(len, prompts())), late=len(prompts()))
+        assert counted() == Counter(early=sum(map(len, prompts())), late=len(prompts()))
         for wanted in (0, 1):
             with pytest.raises(VLLMValidationError, match=r"prompt_logprobs.*full-prefill mode"):
                 request(engine, prompts(), 1, prompt_logprobs=wanted)
@@ -133,8 +134,9 @@ def test_full_prefill_mode_runs_every_layer_and_scores_prompts(student, monkeypa
     if switch == "environment":
         monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
     with open_engine(student(4, 2), full_prefill=switch == "setting") as engine:
-        counts = count_tokens(engine)
+        counted = count_tokens(engine)
         outputs = request(engine, prompts(), 1, prompt_logprobs=0)
+        counts = counted()
         assert counts["late"] == counts["early"] == sum(map(len, prompts()))
     reference = Reference(student(4, 2))
     assert max(reference.prompt_delta(o.prompt_token_ids, o.prompt_logprobs) for o in outputs) < 1e-3

@@ -28,11 +28,18 @@ def load(path: Path):
     return load_config(path)
 
 
-def load_with_gpu(path: Path, count: int = 1):
-    """The configuration, and a lease of `count` GPUs until the command ends, where the machine has any. A wrong
-    configuration is told before the wait for a device."""
+def load_with_gpu(path: Path):
+    """The configuration, and a lease of a GPU until the command ends, where the machine has any. A wrong configuration
+    is told before the wait for a device."""
     loaded = load(path)
-    take_gpu(count)
+    take_gpu()
+    return loaded
+
+
+def load_with_engine_gpus(path: Path):
+    """As `load_with_gpu`, with the GPUs of an engine."""
+    loaded = load(path)
+    take_gpu(loaded.tensor_parallel_size)
     return loaded
 
 

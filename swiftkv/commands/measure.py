@@ -18,6 +18,7 @@ from swiftkv.commands import (
     Work,
     cli,
     load,
+    load_with_engine_gpus,
     load_with_gpu,
     student_dirs,
 )
@@ -44,7 +45,7 @@ def verify(
     """Gates before numbers: equivalence with Transformers, KV capacity, early exit, refusals."""
     from swiftkv import verify as stage
 
-    loaded = load_with_gpu(config)
+    loaded = load_with_engine_gpus(config)
     stage.run(loaded, base, student_dirs(loaded, models), out)
 
 
@@ -53,7 +54,7 @@ def throughput(out: Out, work: Work, config: Config = CONFIG) -> None:
     """Throughput, latency and KV capacity of every arm, interleaved, on dummy weights."""
     from swiftkv import throughput as stage
 
-    stage.run(load_with_gpu(config), out, work)
+    stage.run(load_with_engine_gpus(config), out, work)
 
 
 @cli.command()
@@ -67,7 +68,7 @@ def serve_load(
     """Latency and goodput of vLLM servers under load and of replayed traces, every arm against the base."""
     from swiftkv import serving as stage
 
-    stage.run(load_with_gpu(config), out, work, mirror, port)
+    stage.run(load_with_engine_gpus(config), out, work, mirror, port)
 
 
 @cli.command()
@@ -81,7 +82,7 @@ def accuracy(
     """Score one model on the four tasks with lm-eval through vLLM."""
     from swiftkv import accuracy as stage
 
-    stage.score_arm(load_with_gpu(config), arm, model, out, work)
+    stage.score_arm(load_with_engine_gpus(config), arm, model, out, work)
 
 
 @cli.command()
@@ -112,7 +113,7 @@ def protocol(
     from swiftkv import protocol as stage
 
     names = [name.strip() for name in tasks.split(",")] if tasks else None
-    stage.score_arm(load_with_gpu(config), arm, model, out, work, mirror, names, limit)
+    stage.score_arm(load_with_engine_gpus(config), arm, model, out, work, mirror, names, limit)
 
 
 @cli.command()

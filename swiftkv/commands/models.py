@@ -52,9 +52,13 @@ def distill(
     out: Annotated[Path | None, typer.Option(help="Gets a directory per student [results/SCALE/models].")] = None,
     work: Annotated[Path | None, typer.Option(help="Where checkpoints are kept [results/SCALE/work/distill].")] = None,
     config: Config = CONFIG,
-    processes: Annotated[int, typer.Option(min=1, help="Processes; as many as GPUs where there are any.")] = 1,
-    micro_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens at once per process [all].")] = None,
-    recompute: Annotated[bool, typer.Option(help="Run late layers again in the backward pass: less memory.")] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="A GPU each [parallel.fsdp_world_size].")] = None,
+    micro_batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens at once per process [parallel.micro_batch_tokens, else all].")
+    ] = None,
+    recompute: Annotated[
+        bool | None, typer.Option(help="Run late layers again in the backward pass: less memory [parallel.recompute].")
+    ] = None,
     float32: Annotated[bool, typer.Option(help="Full precision even where bfloat16 is faster.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print memory and time, load nothing.")] = False,
     gpu_memory: Annotated[float | None, typer.Option(help="With --plan: GiB of a GPU [this machine's].")] = None,
@@ -64,6 +68,9 @@ def distill(
     """Distil every student of the configuration in one run with one teacher pass."""
     loaded = load(config)
     base = base or loaded.model_dir("base")
+    processes = processes or loaded.fsdp_world_size
+    micro_batch_tokens = micro_batch_tokens or loaded.parallel.get("micro_batch_tokens")
+    recompute = loaded.parallel.get("recompute", False) if recompute is None else recompute
     if plan:
         from swiftkv.distill import plan as planner
 

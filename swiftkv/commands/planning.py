@@ -37,6 +37,20 @@ def predict_served(
 
 
 @cli.command()
+def memory_plan(
+    config: Config = CONFIG,
+    base: Annotated[Path | None, typer.Option(help="Directory of the base model [results/SCALE/models/base].")] = None,
+    gpu_memory: Annotated[float, typer.Option(min=1, help="GiB of a GPU.")] = 80,
+) -> None:
+    """What every stage needs of a GPU's memory, before anything is loaded: exit code 0 if all fit, else 1."""
+    from swiftkv import memory_plan as stage
+
+    loaded = load(config)
+    if not stage.show(loaded, base or loaded.model_dir("base"), gpu_memory):
+        raise typer.Exit(1)
+
+
+@cli.command()
 def plan(
     out: Annotated[Path, typer.Option(help="Gets plan.csv and plan.md.")] = Path("results/plan"),
     config: Config = CONFIG,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from swiftkv.base import local_dir
 from swiftkv.config import RunConfig
 from swiftkv.convert import BASE_TYPES, read_config
 from swiftkv.distill.flops import forward_flops, head_flops, peak_flops, student_flops
@@ -130,9 +131,15 @@ def plan(
 
 
 def shape_of(config: RunConfig, base_dir: Path | None) -> tuple[Mapping, str]:
-    """The base model's shape and where it is from: its config.json, or `throughput.model` if it is not there."""
+    """The base model's shape and where it is from: its config.json, what it is to be trained with, or
+    `throughput.model` if neither is there."""
+    source = config["base"]["source"]
+    if source == "embedded" and not (base_dir is not None and Path(base_dir).is_dir()):
+        base_dir = local_dir(config["base"]["path"])
     if base_dir is not None and Path(base_dir).is_dir():
         return read_config(Path(base_dir), BASE_TYPES), f"{base_dir}/config.json"
+    if source == "train":
+        return config["train_base"], "train_base of the configuration"
     return config["throughput"]["model"], "throughput.model of the configuration (no base model there yet)"
 
 

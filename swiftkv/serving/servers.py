@@ -43,6 +43,7 @@ def settings_of(config, plan: list[Load]) -> EngineSettings:
         prefix_caching=False,
         kv_cache_dtype="auto",
         seed=config.seed,
+        tensor_parallel_size=config.tensor_parallel_size,
     )
 
 
@@ -51,13 +52,16 @@ def flags(settings: EngineSettings) -> list[str]:
     from vllm.platforms import current_platform
 
     shared = asdict(settings)
-    limits = [f"--{name.replace('_', '-')}={shared[name]}" for name in ("max_model_len", "max_num_seqs", "seed")]
+    names = ("max_model_len", "max_num_seqs", "seed", "tensor_parallel_size")
+    limits = [f"--{name.replace('_', '-')}={shared[name]}" for name in names]
+    # A GPU takes several servers only if none asks for most of its memory at the start.
+    machine = ["--enforce-eager"] if current_platform.is_cpu() else ["--gpu-memory-utilization=0.01"]
     caching = [f"--block-size={CACHE_BLOCK}", "--enable-prefix-caching"]
     return [
         *(f"--dtype={settings.shape['dtype']}", "--load-format=dummy", *limits),
         f"--max-num-batched-tokens={settings.max_num_batched_tokens}",
         *(caching if settings.prefix_caching else ["--no-enable-prefix-caching"]),
-        *("--uvicorn-log-level=warning", *(["--enforce-eager"] if current_platform.is_cpu() else [])),
+        *("--uvicorn-log-level=warning", *machine),
     ]
 
 
@@ -70,7 +74,7 @@ def serve_arm(arm: Arm, settings: EngineSettings, folder: Path, port: int | None
         model_dir,
         log=folder / "logs" / f"server-{arm.name}.log",
         port=port,
-        kv_cache_gib=settings.kv_memory_bytes / GIB,
+        kv_cache_gib=settings.kv_memory_bytes / settings.tensor_parallel_size / GIB,
         arguments=flags(settings),
         timeout_s=timeout_s,
     ) as running:

@@ -1,7 +1,7 @@
 """A model in vLLM held against the same weights in Transformers."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +28,6 @@ class Difference:
     tokens: int
 
 
-def device_for(weights: int) -> str:
-    """Where a model with `weights` bytes runs: on a GPU with room for three times as much, else on the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 3 * weights else "cpu"
-
-
 class Reference:
     """A model in Transformers, every token through every layer.
 
@@ -43,15 +36,13 @@ class Reference:
 
     def __init__(self, directory: Path, dtype: str = "float64"):
         import torch
-        from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
 
-        import swiftkv.modeling  # noqa: F401 - registers the SwiftKV classes
+        from swiftkv.placement import load_whole
 
         disable_progress_bar()
         self.torch = torch
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
-        self.model = model.to(device_for(sum(p.numel() * p.element_size() for p in model.parameters())))
+        self.model = load_whole(directory, getattr(torch, dtype), times=3)  # an engine wants its place beside it
 
     def logits(self, tokens: Sequence[int]):
         """Token ids [T] -> logits [T, vocabulary], on the CPU."""
@@ -108,11 +99,11 @@ def request(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -
     return engine.generate([{"prompt_token_ids": list(p)} for p in prompts], greedy, use_tqdm=False)
 
 
-def count_tokens(engine) -> Counter:
-    """Start counting the tokens that run the early and the late layers (an engine of this process only)."""
-    counts = Counter()
-    engine.apply_model(lambda model: setattr(model.model, "token_counts", counts))
-    return counts
+def count_tokens(engine) -> Callable[[], Counter]:
+    """Start counting the tokens that run the early and the late layers; the returned function gives the counts, of one
+    tensor-parallel rank, for all count the same."""
+    engine.apply_model(lambda model: setattr(model.model, "token_counts", Counter()))
+    return lambda: engine.apply_model(lambda model: model.model.token_counts)[0]
 
 
 def capacity(engine) -> int:

@@ -105,11 +105,12 @@ def check_model(model_dir: Path, max_model_len: int, load_format: str) -> None:
         raise UserError(f"{model_dir}: max_model_len {max_model_len} exceeds max_position_embeddings {longest}")
 
 
-def share_weights(load_format: str, in_process: bool) -> str:
-    """SHARED instead of "dummy" where engines of one process can share weights: on a CPU, vLLM packs each engine's."""
+def share_weights(load_format: str, one_process: bool) -> str:
+    """SHARED instead of "dummy" where the models of all engines lie in one process, but on a CPU: vLLM packs each
+    engine's weights there."""
     from vllm.platforms import current_platform
 
-    if load_format == "dummy" and in_process and not current_platform.is_cpu():
+    if load_format == "dummy" and one_process and not current_platform.is_cpu():
         load_format = SHARED
     if load_format == SHARED:
         import swiftkv.vllm.shared_weights  # noqa: F401 - registers it
@@ -165,7 +166,7 @@ def make_engine(
     check_model(model_dir, max_model_len, load_format)
     prepare_environment(in_process, extra.get("tensor_parallel_size", 1))
     vllm = load_vllm()
-    load_format = share_weights(load_format, in_process)
+    load_format = share_weights(load_format, in_process and extra.get("tensor_parallel_size", 1) == 1)
     arguments = engine_arguments(model_dir, full_prefill, kv_cache_gib, extra)
     try:
         engine = vllm.LLM(

@@ -17,10 +17,12 @@ try:
         RUN = freeze(config, workflow.config_settings.configfiles, GIVEN)
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
-# Jobs that run here hold a GPU each; without one, jobs that would take it run one at a time. While rules are read, Snakemake
-# does not know yet whether jobs go elsewhere: the profiles of clusters set a limit of their own.
+# Jobs that run here hold their GPUs; without any, jobs that would take one run one at a time, and where there are too few the
+# command says so. While rules are read, Snakemake does not know yet whether jobs go elsewhere: the profiles of clusters set a
+# limit of their own.
 if "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", max(1, len(devices.visible())))
+    most = max(RUN.tensor_parallel_size, RUN.fsdp_world_size)
+    workflow.register_resource("gpu", max(most, len(devices.visible())))
 VARIANTS = [variant.name for variant in RUN.variants]
 CONTROLS = [arm for arm in RUN.accuracy_arms if arm.endswith("-undistilled")]
 
@@ -31,8 +33,9 @@ wildcard_constraints:
 
 
 def section(*names):
-    """The parts of the configuration a rule depends on; a change in them, and only in them, reruns it."""
-    return {name: RUN[name] for name in ("scale", "seed", *names)}
+    """The parts of the configuration a rule depends on, without optional ones that are not there; a change in them, and
+    only in them, reruns it."""
+    return {name: RUN[name] for name in ("scale", "seed", *names) if name in RUN.raw}
 
 
 def recorded(*paths):

@@ -16,11 +16,11 @@ rule verify:
         "../../environment.yml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=RUN.tensor_parallel_size,
     params:
         config=RUN.path,
         models=models_dir,
-        settings=section("variants", "verify"),
+        settings=section("variants", "verify", "parallel"),
     shell:
         "swiftkv verify --config {params.config} --base {input.base} --models {params.models} --out {output.gates}"
         " 2>&1 | tee {log}"
@@ -42,12 +42,12 @@ rule throughput:
         "../../environment.yml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=RUN.tensor_parallel_size,
     params:
         config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/throughput",
-        settings=section("variants", "throughput"),
+        settings=section("variants", "throughput", "parallel"),
     shell:
         "swiftkv throughput --config {params.config} --out {params.out} --work {params.work} 2>&1 | tee {log}"
 
@@ -67,12 +67,12 @@ rule accuracy:
         "../../environment.yml"
     threads: 1  # small models are fastest on one thread; a GPU still takes one arm at a time
     resources:
-        gpu=1,
+        gpu=RUN.tensor_parallel_size,
     params:
         config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/accuracy/{{arm}}",
-        settings=section("accuracy", "tasks"),
+        settings=section("accuracy", "tasks", "parallel"),
     shell:
         "swiftkv accuracy --config {params.config} --arm {wildcards.arm} --model {input.model}"
         " --out {params.out} --work {params.work} 2>&1 | tee {log}"
@@ -143,12 +143,12 @@ if "protocol" in RUN.raw:
             "../../environment.yml"
         threads: workflow.cores
         resources:
-            gpu=1,
+            gpu=RUN.tensor_parallel_size,
         params:
             config=RUN.path,
             out=out_dir,
             work=f"results/{RUN.scale}/work/protocol",
-            settings=section("protocol"),
+            settings=section("protocol", "parallel"),
         shell:
             "swiftkv protocol --config {params.config} --arm {wildcards.arm} --model {input.model}"
             " --out {params.out} --work {params.work} 2>&1 | tee {log}"
@@ -205,12 +205,12 @@ if "served" in RUN.raw:
             "../../environment.yml"
         threads: workflow.cores
         resources:
-            gpu=1,
+            gpu=RUN.tensor_parallel_size,
         params:
             config=RUN.path,
             out=out_dir,
             work=f"results/{RUN.scale}/work/served",
-            settings=section("variants", "throughput", "served"),
+            settings=section("variants", "throughput", "served", "parallel"),
         shell:
             "swiftkv serve-load --config {params.config} --out {params.out} --work {params.work} 2>&1 | tee {log}"
 

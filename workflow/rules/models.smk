@@ -55,12 +55,12 @@ rule distill:
         "../../environment.yml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=RUN.fsdp_world_size,
     params:
         config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/distill",
-        settings=section("variants", "distill", "tasks"),
+        settings=section("variants", "distill", "tasks", "parallel"),
     shell:
         "swiftkv distill --config {params.config} --base {input} --out {params.out} --work {params.work}"
         " 2>&1 | tee {log}"
@@ -86,12 +86,7 @@ rule ablations:
         config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/ablations",
-        settings=section(
-            "variants",
-            "distill",
-            "tasks",
-            *(["ablations"] if "ablations" in RUN.raw else []),
-        ),
+        settings=section("variants", "distill", "tasks", "ablations"),
     shell:
         "swiftkv ablate --config {params.config} --base {input} --out {params.out} --work {params.work}"
         " 2>&1 | tee {log}"

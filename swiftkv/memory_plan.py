@@ -1,0 +1,114 @@
+"""What every stage with a model needs of a GPU's memory, before anything is loaded (`swiftkv memory-plan`).
+
+Weights and KV caches are counted; what else an engine takes is ENGINE, as measured for a model of 8 B parameters on an
+H200 (results/reference/h200). Distillation: `distill.plan`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from swiftkv import costmodel, roofline
+from swiftkv.config import RunConfig
+from swiftkv.distill import plan as distillation
+from swiftkv.distill.plan import GIB, KEPT_FREE
+from swiftkv.errors import UserError
+from swiftkv.loads import BLOCK, DTYPE_BYTES, Arm, arms, by_flags, engine_settings
+
+ENGINE = GIB  # of a GPU: CUDA graphs, activations, the allocator's own
+FLOAT64, FLOAT32, BFLOAT16 = 8, 4, 2
+LEAST_KV = 2 * GIB  # that an engine for accuracy should find; it takes what is left
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage takes of each of its GPUs, in bytes, and in words."""
+
+    stage: str
+    gpus: int
+    each: float
+    what: str
+
+
+def own_weights(shape: Mapping, arm: Arm, dtype_bytes: int) -> float:
+    """Bytes that a student does not share with the base: Q of its late layers, K and V of its late groups."""
+    late, size = shape["num_hidden_layers"] - arm.cut, costmodel.head_dim(shape)
+    heads = shape["num_attention_heads"] + 2 * shape["num_key_value_heads"] / arm.group
+    return dtype_bytes * late * shape["hidden_size"] * heads * size
+
+
+def side_by_side(shape: Mapping, fleet: list[Arm], ranks: int) -> tuple[float, float]:
+    """Weights on a GPU when all engines are there, and what the last one takes on top while it loads.
+
+    Engines of one GPU share their random weights (`vllm.shared_weights`), those of several do not.
+    """
+    dtype = DTYPE_BYTES[shape["dtype"]]
+    base = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, dtype)
+    if ranks > 1:
+        return sum(roofline.weight_bytes(shape, arm.cut, arm.group, dtype) for arm in fleet) / ranks, 0.0
+    return base + sum(own_weights(shape, arm, dtype) for arm in fleet), base
+
+
+def throughput(config: RunConfig) -> Need:
+    """All arms side by side, for the engine flags that need most."""
+    ranks, fleet, shape = config.tensor_parallel_size, arms(config), config["throughput"]["model"]
+    kv = max(engine_settings(config, wanted).kv_memory_bytes for wanted in by_flags(config["throughput"]["points"]))
+    weights, loading = side_by_side(shape, fleet, ranks)
+    caches = kv / ranks + ENGINE
+    each = weights + max(len(fleet) * caches, (len(fleet) - 1) * caches + loading)
+    shared = "shared weights" if ranks == 1 else "weights of their own"
+    return Need(
+        "throughput", ranks, each, f"{len(fleet)} engines side by side, {shared}, {kv / GIB:.3g} GiB of KV each"
+    )
+
+
+def verify(config: RunConfig, shape: Mapping) -> Need:
+    """One engine in float32."""
+    settings, ranks = config["verify"], config.tensor_parallel_size
+    weights = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, FLOAT32)
+    tokens = sum(BLOCK * (2 + (length + 3 * settings["generate"]) // BLOCK) for length in settings["prompt_lengths"])
+    kv = tokens * costmodel.kv_bytes_per_token(shape, shape["num_hidden_layers"], 1, FLOAT32)
+    return Need("verify", ranks, (weights + kv) / ranks + ENGINE, "an engine in float32")
+
+
+def accuracy(config: RunConfig, shape: Mapping) -> Need:
+    """One engine in the model's own format."""
+    ranks, weights = config.tensor_parallel_size, roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, BFLOAT16)
+    return Need("accuracy", ranks, weights / ranks + LEAST_KV + ENGINE, "an engine, with what is left for its KV cache")
+
+
+def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:
+    """A process of the distillation, with the micro-batch and the recomputation of the configuration."""
+    asked = config.parallel.get("micro_batch_tokens"), config.parallel.get("recompute", False)
+    planned = distillation.plan(config, shape, config.fsdp_world_size, gpu_memory_gib, 1.0, *asked)
+    each = sum(planned.memory(planned.rows).values())
+    return Need("distill", planned.processes, each, f"{planned.rows * planned.context:,} tokens at once")
+
+
+def needs(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> list[Need]:
+    """Of every stage that needs a GPU. Raises UserError for a cut or a number of ranks that does not fit the shape."""
+    for heads in (shape["num_key_value_heads"], config["throughput"]["model"]["num_key_value_heads"]):
+        if heads % config.tensor_parallel_size:
+            raise UserError(
+                f"parallel.tensor_parallel_size: {config.tensor_parallel_size} does not divide {heads} key-value heads"
+            )
+    return [distill(config, shape, gpu_memory_gib), verify(config, shape), throughput(config), accuracy(config, shape)]
+
+
+def show(config: RunConfig, base_dir: Path | None, gpu_memory_gib: float) -> bool:
+    """Print the plan; whether every stage fits."""
+    shape, source = distillation.shape_of(config, base_dir)
+    budget, found = (1 - KEPT_FREE) * gpu_memory_gib * GIB, needs(config, shape, gpu_memory_gib)
+    rows = [
+        (need.stage, need.gpus, f"{need.each / GIB:.1f}", "yes" if need.each <= budget else "no", need.what)
+        for need in found
+    ]
+    table = pd.DataFrame(rows, columns=["stage", "GPUs", "GiB of each", "fits", "what"])
+    weights = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, 1)
+    print(f"memory-plan: shape from {source}; GPUs of {gpu_memory_gib:.4g} GiB, {KEPT_FREE:.0%} kept free")
+    print(table.to_string(index=False))
+    reference, pair = (f"{times * weights / GIB:.3g} GiB" for times in (FLOAT64, 2 * BFLOAT16))
+    print(f"on the CPU where no GPU has room: gates' reference in float64, {reference}; base and a student, {pair}")
+    return all(need.each <= budget for need in found)
