@@ -102,8 +102,17 @@ def request(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -
 def count_tokens(engine) -> Callable[[], Counter]:
     """Start counting the tokens that run the early and the late layers; the returned function gives the counts, of one
     tensor-parallel rank, for all count the same."""
-    engine.apply_model(lambda model: setattr(model.model, "token_counts", Counter()))
-    return lambda: engine.apply_model(lambda model: model.model.token_counts)[0]
+    engine.apply_model(_start_counting)
+    return lambda: engine.apply_model(_counts)[0]
+
+
+def _start_counting(model) -> None:
+    """Runs in every rank's process, so it has a name that can be sent there."""
+    model.model.token_counts = Counter()
+
+
+def _counts(model) -> Counter:
+    return model.model.token_counts
 
 
 def capacity(engine) -> int:
