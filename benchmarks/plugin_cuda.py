@@ -170,7 +170,7 @@ def profiles(config: RunConfig, out: Path) -> None:
                 engine = VLLMEngine(arm, engine_settings(config), Path(root) / arm.name)
             try:
                 found[name] = profile_arm(engine)
-                print(f"profile: {name}: { ({k: v for k, v in found[name].items() if k != 'top'}) }", flush=True)
+                print(f"profile: {name}:", *(f"{k} {v:.4g}" for k, v in found[name].items() if k != "top"), flush=True)
             finally:
                 engine.close()
         files.write_json(out, found)

@@ -201,9 +201,9 @@ def run(config: RunConfig, machine: str) -> None:
     """
     results = Results(config.scale, config.results)
     copy_evidence(results, REFERENCE / machine / config.scale)
-    if results.has("claims"):
-        files.write_text(REFERENCE / "README.md", page(REFERENCE))
-    if not (results.has("claims") and results.has("accuracy")):
+    if not results.has("accuracy"):
+        if results.has("claims"):
+            files.write_text(REFERENCE / "README.md", page(REFERENCE))
         return
     for path, text in texts(config, machine).items():
         files.write_text(path, text)
