@@ -68,7 +68,7 @@ class Rounds:
 
     def span(self) -> list[str]:
         """When the first and the last measurement were made (UTC); a rerun that finds them there is later."""
-        times = [path.stat().st_mtime for path in self.directory.rglob("*.json")]
+        times = [path.stat().st_mtime for path in files.finished(self.directory, "**/*.json")]
         return [datetime.fromtimestamp(one, UTC).isoformat(timespec="seconds") for one in (min(times), max(times))]
 
     def measure(self, name: str, number: int, measure_arm: Callable[[str], dict]) -> None:

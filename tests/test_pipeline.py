@@ -10,6 +10,7 @@ import time
 import pandas as pd
 import pytest
 
+from swiftkv import files
 from swiftkv.config import ROOT
 
 pytestmark = pytest.mark.pipeline
@@ -30,7 +31,7 @@ def kill_when(pattern: str, count: int) -> dict:
     )
     try:
         for _ in range(6000):
-            if process.poll() is not None or len(list(RESULTS.glob(pattern))) >= count:
+            if process.poll() is not None or len(files.finished(RESULTS, pattern)) >= count:
                 break
             time.sleep(0.1)
     finally:
@@ -38,7 +39,7 @@ def kill_when(pattern: str, count: int) -> dict:
         process.wait()
     assert not (RESULTS / "claims.csv").exists()
     snakemake("--unlock")
-    return {path: path.stat().st_mtime_ns for path in RESULTS.glob(pattern)}
+    return {path: path.stat().st_mtime_ns for path in files.finished(RESULTS, pattern)}
 
 
 @pytest.fixture(scope="module")
