@@ -48,6 +48,7 @@ lint: env
 
 report: env
 	snakemake --cores all --report results/report.zip
+	swiftkv label-report results/report.zip
 
 # For a CUDA machine without network (docs/gpu.md), e.g. make bundle BUNDLE="h200 --data /my/mirror".
 BUNDLE ?= h200

@@ -67,6 +67,14 @@ def protocol_report(
 
 
 @cli.command()
+def label_report(archive: Annotated[Path, typer.Argument(help="report.zip of `snakemake --report`.")]) -> None:
+    """Name the icons and figures of Snakemake's report for screen readers, in place."""
+    from swiftkv import report_labels
+
+    report_labels.run(archive)
+
+
+@cli.command()
 def notebook(name: str, out: Out, config: Config = CONFIG, results: RunDir = None) -> None:
     """Execute a notebook on the results of the configuration's scale."""
     from swiftkv import notebooks

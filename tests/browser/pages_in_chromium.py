@@ -14,10 +14,12 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+from axe_core_python.selenium import Axe
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from swiftkv import exhibits
 from swiftkv.config import ROOT
 
 SHOTS = ROOT / "results" / "browser"
@@ -60,6 +62,12 @@ def outside(browser) -> set[str]:
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
     return {url for url in urls if urlparse(url).scheme in ("http", "https", "ws") and urlparse(url).hostname != LOCAL}
+
+
+def barriers(browser) -> list[str]:
+    """What axe finds to keep somebody out: critical and serious violations (names, alt text, contrast, headings)."""
+    found = Axe().run(browser)["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("critical", "serious")]
 
 
 def shot(browser, name: str) -> None:
@@ -109,6 +117,7 @@ def report(clone, tmp_path_factory) -> Path:
     archive = tmp_path_factory.mktemp("report") / "report.zip"
     for more in ([], ["--report", archive]):
         subprocess.run([*PLAN.split(), *more], cwd=clone, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["swiftkv", "label-report", archive], cwd=clone, check=True)
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(archive.parent)
     return archive.parent / "report" / "report.html"
@@ -119,11 +128,19 @@ def test_report_shows_figures_and_claims(browser, report):
     WebDriverWait(browser, 30).until(lambda driver: "Figures" in driver.find_element(By.TAG_NAME, "body").text)
     text = browser.find_element(By.TAG_NAME, "body").text
     assert "Claims" in text and "Tables" in text
+    assert not barriers(browser)
     shot(browser, "report")
     browser.find_element(By.XPATH, "//*[text()='Figures']").click()
     time.sleep(1)
     assert "fig-throughput" in browser.find_element(By.TAG_NAME, "body").text
     shot(browser, "report-figures")
+    assert not barriers(browser)
+    browser.find_element(By.CSS_SELECTOR, "a[aria-label='show fig-latency']").click()
+    time.sleep(1)
+    texts = [image.get_attribute("alt") for image in browser.find_elements(By.TAG_NAME, "img")]
+    assert f"fig-latency: {exhibits.FIGURES['fig-latency']}" in texts
+    shot(browser, "report-figure")
+    assert not barriers(browser)
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not errors
     assert not outside(browser)
