@@ -41,11 +41,14 @@ REFERENCE = ROOT / "results" / "reference"
 def copy_evidence(results: Results, target: Path) -> None:
     """Copy the KEPT files of a run, and parameter counts in place of its models, if it has any.
 
-    Raises UserError if a file names a directory of this machine.
+    Raises UserError if there is nothing but a configuration, or a file names a directory of this machine.
     """
     source = results.directory
+    kept = sorted({path for pattern in KEPT for path in files.finished(source, pattern)})
+    if not any(path.parent != source for path in kept):
+        raise UserError(f"{source}: holds no results that could be published")
     with files.atomic_dir(target) as directory:
-        for path in sorted({path for pattern in KEPT for path in files.finished(source, pattern)}):
+        for path in kept:
             if str(ROOT).encode() in path.read_bytes():
                 raise UserError(f"{path}: names a directory of this machine ({ROOT}); it cannot be published")
             copy = directory / path.relative_to(source)

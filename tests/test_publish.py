@@ -80,3 +80,12 @@ def test_speed_alone_is_published_without_the_readme(results, config, tmp_path, 
     publish.run(config, "h")
     assert (tmp_path / "reference" / "h" / "cpu" / "throughput" / "summary.csv").is_file()
     assert "`h/cpu`" in (tmp_path / "reference" / "README.md").read_text()
+
+
+def test_a_run_without_results_replaces_no_evidence(results, tmp_path):
+    publish.copy_evidence(results, tmp_path / "kept")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.yaml").write_text("scale: cpu\n")
+    with pytest.raises(UserError, match="holds no results"):
+        publish.copy_evidence(Results(results.scale, tmp_path / "empty"), tmp_path / "kept")
+    assert (tmp_path / "kept" / "claims.csv").is_file()
