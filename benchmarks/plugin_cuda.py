@@ -16,6 +16,7 @@ All run on a CPU, too, where there are no graphs and no kernels to count. Speed:
 """
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import tempfile
@@ -32,7 +33,7 @@ from swiftkv import files, latency
 from swiftkv.arms import VLLMEngine, arms, engine_settings
 from swiftkv.base import local_dir
 from swiftkv.cli import end_in_one_line
-from swiftkv.config import BASE_ARM, RunConfig, load_config
+from swiftkv.config import RunConfig, load_config
 from swiftkv.convert import convert
 from swiftkv.errors import UserError
 from swiftkv.loads import BLOCK, kv_memory
@@ -98,10 +99,8 @@ def check_all(config: RunConfig, out: Path, jobs: int) -> None:
     """Write a row per AcrossKV group, dtype and graph mode. Raises UserError for a wrong float32 token or logit."""
     base = local_dir(config["base"]["path"])
     asked = prompts(config, base)[0]
-    modes = [
-        (dtype, graphs) for dtype in ("float32", "bfloat16") for graphs in ((False, True) if on_cuda() else (False,))
-    ]
-    wanted = [{"group": group, "dtype": dtype, "graphs": graphs} for dtype, graphs in modes for group in GROUPS]
+    modes = itertools.product(("float32", "bfloat16"), (False, True) if on_cuda() else (False,), GROUPS)
+    wanted = [{"group": group, "dtype": dtype, "graphs": graphs} for dtype, graphs, group in modes]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # of each process
     fresh = multiprocessing.get_context("spawn")  # a process that used CUDA cannot be forked
     with Provenance("plugin-correctness", config) as provenance, tempfile.TemporaryDirectory() as root:
@@ -159,8 +158,8 @@ def profile_arm(engine: VLLMEngine) -> dict:
 def profiles(config: RunConfig, out: Path) -> None:
     """Write the profile of the base and of the first variant that skips half, with and without its refusal."""
     layers = config["throughput"]["model"]["num_hidden_layers"]
-    half = next(arm for arm in arms(config) if arm.cut == layers // 2)
-    base = next(arm for arm in arms(config) if arm.name == BASE_ARM)
+    base, *students = arms(config)
+    half = next(arm for arm in students if arm.cut == layers // 2)
     chosen = [(base.name, base, nullcontext()), (half.name, half, nullcontext())]
     chosen.append((f"{half.name} without the refusal", half, patch("swiftkv.vllm.guards.refuse_prompt_logprobs")))
     with Provenance("plugin-profile", config, weights="dummy") as provenance, tempfile.TemporaryDirectory() as root:

@@ -26,7 +26,6 @@ from swiftkv.results import FRAMES, PUBLISHED, Results, published
 CLAIMS = ROOT / "config" / "claims.yaml"
 SCHEMA = ROOT / "workflow" / "schemas" / "claims.schema.json"
 COLUMNS = FRAMES["claims"][1].split()
-UNGATED = "`swiftkv verify` has not run beside it"
 COMPUTED = "none (computed from the model's shape)"
 
 
@@ -98,7 +97,7 @@ def decide(claim: dict, context: Context) -> tuple[Measurement | None, str, str]
     if not comparable:
         return found, "not comparable", reason
     if claim.get("gated") and not context.results.has("gates"):
-        return found, "not gated", f"A number counts only behind green gates, and {UNGATED}"
+        return found, "not gated", "A number counts only behind green gates, and `swiftkv verify` has not run beside it"
     return found, *judge(claim["rule"], float(source_of(claim, context).value), found)
 
 

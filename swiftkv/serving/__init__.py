@@ -44,6 +44,7 @@ def run(
         Servers(config, settings, work, port, factory) as servers,
     ):
         measure(config, loads, rounds, servers)
+        record.record["measured"] = rounds.span()
         measured = [row for load in loads for number in numbers(config) for row in rounds.read(load.key, number)]
         write_results(config, Path(out_dir), record, measured)
 

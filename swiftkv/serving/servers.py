@@ -15,7 +15,7 @@ from swiftkv.config import BASE_ARM
 from swiftkv.loads import BLOCK, Arm, EngineSettings, arms, kv_memory
 from swiftkv.serving import client
 from swiftkv.serving.loads import Load
-from swiftkv.vllm.engine import GIB
+from swiftkv.vllm.engine import BESIDE_OTHERS, GIB
 from swiftkv.vllm.server import Server, server
 
 SETTLE_S = 1.5
@@ -54,8 +54,7 @@ def flags(settings: EngineSettings) -> list[str]:
     shared = asdict(settings)
     names = ("max_model_len", "max_num_seqs", "seed", "tensor_parallel_size")
     limits = [f"--{name.replace('_', '-')}={shared[name]}" for name in names]
-    # A GPU takes several servers only if none asks for most of its memory at the start.
-    machine = ["--enforce-eager"] if current_platform.is_cpu() else ["--gpu-memory-utilization=0.01"]
+    machine = ["--enforce-eager"] if current_platform.is_cpu() else [f"--gpu-memory-utilization={BESIDE_OTHERS}"]
     caching = [f"--block-size={CACHE_BLOCK}", "--enable-prefix-caching"]
     return [
         *(f"--dtype={settings.shape['dtype']}", "--load-format=dummy", *limits),

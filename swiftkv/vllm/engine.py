@@ -16,6 +16,9 @@ from swiftkv import files
 from swiftkv.errors import UserError
 
 GIB = 1 << 30
+# gpu_memory_utilization: with kv_cache_memory_bytes only a check of what is free at the start. Its default admits one
+# engine to a GPU.
+BESIDE_OTHERS = 0.01
 SHARED = "shared_dummy"
 RANDOM_WEIGHTS = ("dummy", SHARED)
 # vLLM reads these when it is imported, so they are set before. A user's own setting wins.
@@ -124,8 +127,7 @@ def engine_arguments(model_dir: Path, full_prefill: bool, kv_cache_gib: float, e
     from swiftkv.vllm.guards import FULL_PREFILL_KEY
 
     on_cpu = current_platform.is_cpu()
-    # Beside kv_cache_memory_bytes only a check of the memory that is free at the start, which would admit one engine.
-    beside_others = {} if on_cpu else {"gpu_memory_utilization": 0.01}
+    beside_others = {} if on_cpu else {"gpu_memory_utilization": BESIDE_OTHERS}
     arguments = {
         "model": str(model_dir),
         "skip_tokenizer_init": not any(model_dir.glob("token*")),
