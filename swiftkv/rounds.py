@@ -9,7 +9,7 @@ its arms would otherwise not have run side by side.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,8 +26,7 @@ def digest(value) -> str:
 
 
 def fingerprint(config, sources: Sequence[Path] = SOURCES, **settings) -> str:
-    """Hash of what decides a measurement: variants, seed, versions, machine, the code in `sources`, and `settings`
-    (by default the sections throughput and parallel)."""
+    """Hash of what decides a measurement: variants, seed, versions, machine, the code in `sources`, and `settings`."""
     decisive = {
         "format": FORMAT,
         "variants": config["variants"],
@@ -35,19 +34,26 @@ def fingerprint(config, sources: Sequence[Path] = SOURCES, **settings) -> str:
         "versions": provenance.versions(),
         "hardware": provenance.hardware_label(provenance.hardware()),
         "sources": [files.sha256(path) for path in sources],
-        **(settings or {name: config[name] for name in ("throughput", "parallel") if name in config.raw}),
+        **settings,
     }
     return digest(decisive)
 
 
 class Rounds:
-    """The measurements under `work`/`key`. A round that is measured again becomes a new attempt; the last counts."""
+    """The measurements under `work`. A round that is measured again becomes a new attempt; the last counts.
 
-    def __init__(self, work: Path, key: str, arms: list[str]):
-        self.directory, self.arms = Path(work) / key, arms
+    `key` stands for what decides every measurement, `decisive` says by name what else decides those of one workload.
+    """
+
+    def __init__(self, work: Path, key: str, arms: list[str], decisive: Mapping[str, object] | None = None):
+        self.work, self.key, self.arms, self.decisive = Path(work), key, arms, decisive or {}
+
+    def _folder(self, name: str) -> Path:
+        key = digest([self.key, self.decisive[name]]) if name in self.decisive else self.key
+        return self.work / key / name
 
     def _path(self, name: str, number: int, attempt: int) -> Path:
-        return self.directory / name / f"{number:03d}-{attempt}"
+        return self._folder(name) / f"{number:03d}-{attempt}"
 
     def _complete(self, name: str, number: int, attempt: int) -> bool:
         return all((self._path(name, number, attempt) / f"{arm}.json").is_file() for arm in self.arms)
@@ -68,7 +74,8 @@ class Rounds:
 
     def span(self) -> list[str]:
         """When the first and the last measurement were made (UTC); a rerun that finds them there is later."""
-        times = [path.stat().st_mtime for path in files.finished(self.directory, "**/*.json")]
+        folders = [self.work / self.key, *map(self._folder, self.decisive)]
+        times = [path.stat().st_mtime for folder in folders for path in files.finished(folder, "**/*.json")]
         return [datetime.fromtimestamp(one, UTC).isoformat(timespec="seconds") for one in (min(times), max(times))]
 
     def measure(self, name: str, number: int, measure_arm: Callable[[str], dict]) -> None:

@@ -8,6 +8,7 @@ cards; prompt tokens that a cache holds count.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,7 @@ from swiftkv import costmodel, files, latency, stats
 from swiftkv.arms import Fleet, Run, VLLMEngine
 from swiftkv.config import BASE_ARM
 from swiftkv.errors import UserError
-from swiftkv.loads import BLOCK, DEFAULT, Arm, arms, by_flags, load
+from swiftkv.loads import BLOCK, DEFAULT, Arm, arms, by_flags, engine_settings, flags, load
 from swiftkv.provenance import Provenance
 from swiftkv.rounds import Rounds, fingerprint
 
@@ -23,18 +24,19 @@ DRIFT = 0.10  # where the baselines of the repeats differ by more than this, the
 MAX_REDONE = 2  # per workload
 MIN_SECONDS = 1.0  # of a measurement, unless configured: a scheduling hiccup of 10 ms stays within 1%
 TIMES = ("ttft_s", "tpot_s")  # of every request of a measurement
+CAPACITY = "kv-capacity"  # of the round in the work directory
 FILES = "measurements.jsonl requests.jsonl.gz latency.jsonl compute.csv kv_capacity.csv latency.csv summary.csv".split()
 
 
 def run(config, out_dir: Path, work: Path, factory: Callable = VLLMEngine) -> None:
     """Measure throughput, KV capacity and latency; write FILES, each with its provenance, to `out_dir`.
 
-    Measurements are kept in `work` and reused by a rerun with the same configuration, versions and machine (see
-    `rounds`). `factory(arm, settings, directory)` starts an engine. Raises UserError for no points, failed requests
-    or token counts other than those asked for.
+    Measurements are kept in `work` and reused by a rerun with the same engines, loads, versions and machine (see
+    `rounds`): repeats can be added, and points that ask no more of the engines. `factory(arm, settings, directory)`
+    starts an engine. Raises UserError for no points, failed requests or token counts other than those asked for.
     """
     points, out_dir, work = check_points(config), Path(out_dir), Path(work)
-    rounds = Rounds(work, fingerprint(config), [arm.name for arm in arms(config)])
+    rounds = Rounds(work, fingerprint(config), [arm.name for arm in arms(config)], decisive(config))
     with Provenance("throughput", config, weights="dummy") as record:
         for wanted, group in by_flags(points).items():
             with Fleet(config, work / "models", factory, wanted) as fleet:
@@ -46,6 +48,15 @@ def run(config, out_dir: Path, work: Path, factory: Callable = VLLMEngine) -> No
         record.record["measured"] = rounds.span()
         rows = [row for point in points for row in read_point(config, point, rounds)]
         write_results(config, out_dir, record, rows, latency_rows, capacity)
+
+
+def decisive(config) -> dict[str, dict]:
+    """By name of a workload: the engines' settings and the load they are put under."""
+    plain = asdict(engine_settings(config))
+    found = {CAPACITY: {"engine": plain}, latency.NAME: {"engine": plain, "load": latency.lengths(config)}}
+    for point in config["throughput"]["points"]:
+        found[point["name"]] = {"engine": asdict(engine_settings(config, flags(point))), "load": load(point)}
+    return found
 
 
 def write_results(config, out_dir: Path, record: Provenance, rows: list, latency_rows: list, capacity: list) -> None:
@@ -79,11 +90,11 @@ def requests(row: dict) -> list[dict]:
 def check_points(config) -> list[dict]:
     """The workloads of the configuration. Raises UserError if there are none or two share a name."""
     points = config["throughput"]["points"]
-    names = [point["name"] for point in points]
+    names, taken = [point["name"] for point in points], (latency.NAME, CAPACITY)
     if not points:
         raise UserError("throughput.points: empty; name at least one workload")
-    if len(set(names)) < len(names) or latency.NAME in names:
-        raise UserError(f"throughput.points: names must be unique and not {latency.NAME!r}, got {names}")
+    if len(set(names)) < len(names) or {*taken} & {*names}:
+        raise UserError(f"throughput.points: names must be unique and not {' or '.join(taken)}, got {names}")
     return points
 
 
@@ -194,9 +205,9 @@ def redone(config, point: dict, rounds: Rounds) -> list[dict]:
 
 def kv_capacity(config, rounds: Rounds, fleet) -> list[dict]:
     """Rows of kv_capacity.csv: what each engine reports at equal KV memory, against L / (l + (L - l) / n)."""
-    if not rounds.attempts("kv-capacity", 0):
-        rounds.measure("kv-capacity", 0, lambda arm: {"arm": arm} | fleet[arm].kv())
-    reported = {row["arm"]: row for row in rounds.read("kv-capacity", 0)}
+    if not rounds.attempts(CAPACITY, 0):
+        rounds.measure(CAPACITY, 0, lambda arm: {"arm": arm} | fleet[arm].kv())
+    reported = {row["arm"]: row for row in rounds.read(CAPACITY, 0)}
     shape, base = config["throughput"]["model"], reported[BASE_ARM]["capacity_tokens"]
     rows = []
     for arm in arms(config):

@@ -216,6 +216,35 @@ def test_changed_config_measures_again(config, tmp_path):
     assert len(machine.measured()) == 27
 
 
+POINTS = make_config()["throughput"]["points"]
+SHORTER = {"name": "shorter", "input_len": 30, "output_len": 2, "num_requests": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({"repeats": 4}, 2),
+        ({"repeats": 2}, 0),
+        ({"points": [*POINTS, SHORTER]}, 3),
+        ({"points": [POINTS[0] | {"input_len": 40}, POINTS[1]]}, 3),
+        ({"latency": {"input_len": 20, "output_len": 6, "rounds": 5}}, 2),
+        ({"latency": {"input_len": 21, "output_len": 6, "rounds": 3}}, 3),
+        ({"min_seconds": 0.1}, 0),
+        ({"points": [*POINTS, SHORTER | {"input_len": 300}]}, 12),
+        ({"points": [*POINTS, SHORTER | {"num_requests": 9}]}, 12),
+        ({"points": [*POINTS, SHORTER | {"input_len": 300, "prefix_share": 0.5}]}, 3),
+    ],
+)
+def test_what_is_added_is_all_that_is_measured(config, tmp_path, changes, again):
+    """Of 9 rounds of 3 arms, a change of the configuration measures those again whose engines or load it changed."""
+    run(config, tmp_path, Machine())
+    machine, changed = Machine(), make_config(**changes)
+    out = run(changed, tmp_path, machine)
+    assert len(machine.measured()) == 3 * again
+    rows = pd.read_json(out / "measurements.jsonl", lines=True)
+    assert len(rows) == 3 * changed["throughput"]["repeats"] * len(changed["throughput"]["points"])
+
+
 SWEEP = [
     {"name": "plain", "input_len": 50, "output_len": 5, "num_requests": 3},
     {"name": "cached", "input_len": 300, "output_len": 5, "num_requests": 3, "prefix_share": 0.9},
@@ -329,7 +358,7 @@ def test_bad_configurations(config, tmp_path):
     with pytest.raises(UserError, match=r"throughput\.points: empty"):
         run(empty, tmp_path, Machine())
     clash = make_config(points=[{"name": "latency", "input_len": 5, "output_len": 1, "num_requests": 1}])
-    with pytest.raises(UserError, match="not 'latency'"):
+    with pytest.raises(UserError, match="not latency or kv-capacity"):
         run(clash, tmp_path, Machine())
     short = RunConfig(
         config.raw | {"throughput": config["throughput"] | {"latency": {"input_len": 1, "output_len": 1, "rounds": 1}}},
