@@ -18,6 +18,16 @@ def names() -> list[str]:
     return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 
 
+def show(alt: str) -> None:
+    """Display the current figure of a notebook; `alt` describes it to those who cannot see it."""
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+
+    figure = plt.gcf()
+    display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
+
+
 def execute(name: str, scale: str, out: str | Path, root: str | Path = "results") -> None:
     """Run notebooks/<name>.ipynb on `root/<scale>` and write it with its outputs.
 

@@ -27,7 +27,7 @@ def test_clean_and_parametrised(name):
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
     imports = [line for cell in code for line in cell.source.splitlines() if "import" in line and "swiftkv" in line]
-    assert imports == ["from swiftkv.results import find_root, load"]
+    assert imports == ["from swiftkv.notebooks import show", "from swiftkv.results import find_root, load"]
 
 
 @pytest.mark.parametrize("name", ["throughput", "accuracy", "diagnosis"])
@@ -36,6 +36,8 @@ def test_runs_on_results(root, tmp_path, name):
     done = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
     kinds = [kind for cell in done.cells for out in cell.get("outputs", []) for kind in out.get("data", {})]
     assert "image/png" in kinds and "text/html" in kinds
+    pictures = [out for cell in done.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    assert all(len(out.metadata["image/png"]["alt"]) > 40 for out in pictures)
     assert "papermill" not in done.metadata
 
 
