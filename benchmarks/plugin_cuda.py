@@ -1,18 +1,13 @@
-"""The plugin on a CUDA machine: correctness with and without CUDA graphs, and where decode steps spend their time.
+"""The plugin on a CUDA machine: correctness with and without CUDA graphs.
 
     python benchmarks/plugin_cuda.py warm-up skip50 --models results/h200/work/throughput/models
     python benchmarks/plugin_cuda.py correctness --out results/h200/plugin/correctness.json --jobs 6
-    python benchmarks/plugin_cuda.py profile --out results/h200/plugin/profile.json [--config config/h200.yaml]
 
 warm-up: compile one arm's engine and leave the code in vLLM's cache. Arms can be warmed up side by side, each in a
 process of its own; a throughput run would compile them one after the other.
 correctness: students of the embedded base (50% skipped, AcrossKV 1, 2, 4) in float32 and bfloat16, graphs off and
 FULL_AND_PIECEWISE, against Transformers in float64 and against the same engine in full prefill.
-profile: decode-only steps at concurrency 1 of the base, of 50%, and of 50% without the refusal of prompt log-probs, for
-which vLLM's first runner waits for the tokens of the step before: wall time, time in kernels, launches per step. The
-eager gap between the two halves shows as launches outside graphs and as idle time.
-
-All run on a CPU, too, where there are no graphs and no kernels to count. Speed: `swiftkv throughput`.
+Both run on a CPU, too, where there are no graphs. Speed: `swiftkv throughput`; decode steps: decode_profile.py.
 """
 
 import dataclasses
@@ -22,10 +17,8 @@ import os
 import tempfile
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
-from unittest.mock import patch
 
 import typer
 
@@ -42,10 +35,9 @@ from swiftkv.verify import prompts
 
 GROUPS = (1, 2, 4)
 CUT, TOKENS, CHUNK = 4, 24, 96
-PROFILED = {"input_len": 64, "output_len": 64, "num_requests": 1}
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
-Config = Annotated[Path, typer.Option(help="Its shape and variants are profiled; its tasks fill the prompts.")]
+Config = Annotated[Path, typer.Option(help="Its shape and variants are compiled; its tasks fill the prompts.")]
 Out = Annotated[Path, typer.Option(help="Result (JSON).")]
 
 
@@ -134,48 +126,6 @@ def compile_arm(config: RunConfig, name: str, models: Path) -> None:
         engine.close()
 
 
-def profile_arm(engine: VLLMEngine) -> dict:
-    """Wall time, kernel time and launches per decode step of one request, after a warm-up."""
-    from torch import profiler
-
-    kinds = [profiler.ProfilerActivity.CPU, *([profiler.ProfilerActivity.CUDA] if on_cuda() else [])]
-    engine.run(**PROFILED, seed=0)
-    plain = engine.run(**PROFILED, seed=1)
-    with profiler.profile(activities=kinds) as recorded:
-        engine.run(**PROFILED, seed=1)
-    events, steps = recorded.events(), PROFILED["output_len"]
-    kernels = [event for event in events if event.device_type == profiler.DeviceType.CUDA]
-    launches = [event for event in events if event.name in ("cudaLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")]
-    return {
-        "tpot_s": plain.tpot_s[0],
-        "kernel_s_per_step": sum(event.device_time_total for event in kernels) / 1e6 / steps,
-        "launches_per_step": len(launches) / steps,
-        "graph_launches_per_step": sum(event.name == "cudaGraphLaunch" for event in launches) / steps,
-        "top": recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=25),
-    }
-
-
-def profiles(config: RunConfig, out: Path) -> None:
-    """Write the profile of the base and of the first variant that skips half, with and without its refusal."""
-    layers = config["throughput"]["model"]["num_hidden_layers"]
-    base, *students = arms(config)
-    half = next(arm for arm in students if arm.cut == layers // 2)
-    chosen = [(base.name, base, nullcontext()), (half.name, half, nullcontext())]
-    chosen.append((f"{half.name} without the refusal", half, patch("swiftkv.vllm.guards.refuse_prompt_logprobs")))
-    with Provenance("plugin-profile", config, weights="dummy") as provenance, tempfile.TemporaryDirectory() as root:
-        found = {}
-        for name, arm, changed in chosen:
-            with changed:
-                engine = VLLMEngine(arm, engine_settings(config), Path(root) / arm.name)
-            try:
-                found[name] = profile_arm(engine)
-                print(f"profile: {name}:", *(f"{k} {v:.4g}" for k, v in found[name].items() if k != "top"), flush=True)
-            finally:
-                engine.close()
-        files.write_json(out, found)
-        provenance.save(out)
-
-
 @cli.command()
 def correctness(
     out: Out,
@@ -194,12 +144,6 @@ def warm_up(
 ) -> None:
     """Compile one arm's engine and leave the code in vLLM's cache."""
     compile_arm(load_config(config), arm, models)
-
-
-@cli.command()
-def profile(out: Out, config: Config = Path("config/h200.yaml")) -> None:
-    """Where decode steps spend their time."""
-    profiles(load_config(config), out)
 
 
 if __name__ == "__main__":

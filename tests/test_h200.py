@@ -68,9 +68,8 @@ def test_every_command_parses(project, scale):
     config = load_config(ROOT / "config" / f"{scale}.yaml")
     assert parsed.count("accuracy") == len(config.accuracy_arms)
     assert parsed.count("convert") == len(config["accuracy"]["undistilled"])
-    assert {"correctness", "profile", "throughput", "fetch-base", "distill", "verify", "diagnose", "tables"} <= {
-        *parsed
-    }
+    assert {"correctness", "throughput", "fetch-base", "distill", "verify", "diagnose", "tables"} <= {*parsed}
+    assert parsed.count("main") == 2  # profile and recipe
 
 
 def test_finished_stages_are_skipped_and_failed_ones_tried_again(project):
