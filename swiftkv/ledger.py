@@ -1,14 +1,17 @@
 """The ledger: every claim with what each published run measured and its verdict, side by side.
 
 results/reference/README.md        written by `swiftkv publish`
+
+Of a run of served load alone it shows what that measured and leaves the rest blank.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from swiftkv.claims.report import measured, number
-from swiftkv.results import Results
+from swiftkv.results import ALL_FRAMES, Results
 
 HEAD = """# Committed evidence
 
@@ -27,27 +30,56 @@ def pipe_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
-def runs(reference: Path) -> dict[str, Results]:
-    """The runs below `reference` that have verdicts, by machine/run."""
-    found = sorted(path.parent for path in reference.glob("*/*/claims.csv"))
-    return {path.relative_to(reference).as_posix(): Results(path.name, path) for path in found}
+@dataclass(frozen=True)
+class Judged:
+    """A published run with verdicts: its name as machine/run, what made it, and the frame that holds them."""
+
+    name: str
+    results: Results
+    frame: str
+
+    @property
+    def link(self) -> str:
+        """The verdicts with their evidence, seen from the ledger."""
+        return f"[`{self.name}`]({self.name}/{ALL_FRAMES[self.frame][0].removesuffix('.csv')}.md)"
+
+    @property
+    def hardware(self) -> str:
+        measured_by = "throughput" if self.frame == "claims" else "served"
+        return self.results.origin(measured_by).hardware
+
+    def cells(self) -> dict[str, str]:
+        """By claim `1.88 [1.87, 1.88], not gated`, or the verdict alone."""
+        rows = self.results.frame(self.frame)
+        if self.frame != "claims":
+            rows = rows[rows.measured.notna()]
+        return {
+            row.id: row.verdict if pd.isna(row.measured) else f"{measured(row)}, {row.verdict}"
+            for row in rows.itertuples()
+        }
 
 
-def cell(row) -> str:
-    """`1.88 [1.87, 1.88], not gated`, or the verdict alone."""
-    return row.verdict if pd.isna(row.measured) else f"{measured(row)}, {row.verdict}"
+def runs(reference: Path) -> list[Judged]:
+    """The runs below `reference` that have verdicts; those of served load come last."""
+    found = []
+    for frame in ("claims", "served_claims"):
+        file = ALL_FRAMES[frame][0]
+        for path in sorted(reference.glob(f"*/*/{file}")):
+            directory = Path(str(path).removesuffix(file))
+            name = directory.relative_to(reference).as_posix()
+            found.append(Judged(name, Results(directory.name, directory), frame))
+    return found
 
 
 def page(reference: Path) -> str:
     """The whole README.md of `reference`."""
     known = runs(reference)
-    claims = {name: run.claims.set_index("id", drop=False) for name, run in known.items()}
-    order = list(dict.fromkeys(claim for frame in claims.values() for claim in frame.index))
-    rows = []
-    for claim in order:
-        said = next(frame.loc[claim] for frame in claims.values() if claim in frame.index)
-        cells = [cell(frame.loc[claim]) if claim in frame.index else "" for frame in claims.values()]
-        rows.append([f"`{claim}`", f"{number(said.published)} {said.unit}".strip(), *cells])
-    hardware = [f"- `{name}`: {run.origin('throughput').hardware}" for name, run in known.items()]
-    links = [f"[`{name}`]({name}/claims.md)" for name in known]
-    return HEAD + "\n".join(hardware) + "\n\n" + pipe_table(["claim", "published", *links], rows) + "\n"
+    claims = pd.concat([run.results.frame(run.frame) for run in known]).drop_duplicates("id")
+    cells = [run.cells() for run in known]
+    rows = [
+        [f"`{said.id}`", f"{number(said.published)} {said.unit}".strip(), *(found.get(said.id, "") for found in cells)]
+        for said in claims.itertuples()
+    ]
+    hardware = [f"- `{run.name}`: {run.hardware}" for run in known]
+    table = pipe_table(["claim", "published", *(run.link for run in known)], rows)
+    return HEAD + "\n".join(hardware) + "\n\n" + table + "\n"

@@ -198,14 +198,14 @@ def texts(config: RunConfig, machine: str) -> dict[Path, str]:
 def run(config: RunConfig, machine: str) -> None:
     """Copy the evidence of a finished run to results/reference/`machine`, and write the texts made from it.
 
-    Of the whole pipeline all texts, of speed alone the ledger, of a run without verdicts (sweep, served load) none.
+    Of the whole pipeline all texts, of speed or served load alone the ledger, of a run without verdicts (sweep) none.
 
     Raises UserError if a result is missing or names a directory of this machine.
     """
     results = Results(config.scale, config.results)
     copy_evidence(results, REFERENCE / machine / config.scale)
     if not results.has("accuracy"):
-        if results.has("claims"):
+        if results.has("claims") or results.has("served_claims"):
             files.write_text(REFERENCE / "README.md", page(REFERENCE))
         return
     for path, text in texts(config, machine).items():

@@ -16,7 +16,7 @@ from swiftkv import claims as judge
 from swiftkv.claims import report
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.loads import arms
-from swiftkv.results import COUNTS, FRAMES, SERVED_FRAMES, Results, published, read_rows
+from swiftkv.results import ALL_FRAMES, COUNTS, FRAMES, SERVED_FRAMES, Results, published, read_rows
 from swiftkv.serving import report as served_report
 from swiftkv.serving import summary as served
 
@@ -104,17 +104,20 @@ def served_tables(run: Run, out: Path) -> None:
 
 
 def claims(run: Run, out: Path) -> None:
-    """The verdicts; a missing file is named as the pipeline names it, wherever the directory lies now."""
     context = judge.Context(run.config, run.results, published())
     frame = pd.DataFrame([judge.row(claim, context) for claim in judge.read_claims()], columns=judge.COLUMNS)
-    text = frame.to_csv(index=False, lineterminator="\n")
-    files.write_text(out, text.replace(str(run.results.directory), f"results/{run.results.scale}"))
+    files.write_text(out, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def claims_text(run: Run, out: Path) -> None:
-    frame = run.results.claims
-    words = frame.select_dtypes(exclude="number").columns
-    files.write_text(out, report.markdown(frame.fillna(dict.fromkeys(words, "")), run.results.scale))
+def claims_text(name: str) -> Recipe:
+    """The verdicts of frame `name`, to read."""
+
+    def make(run: Run, out: Path) -> None:
+        frame = run.results.frame(name)
+        words = frame.select_dtypes(exclude="number").columns
+        files.write_text(out, report.markdown(frame.fillna(dict.fromkeys(words, "")), run.results.scale))
+
+    return Recipe(make, (ALL_FRAMES[name][0],), configured=False)
 
 
 def table(name: str) -> Recipe:
@@ -132,7 +135,8 @@ def tables_document(run: Run, out: Path) -> None:
     files.write_text(out, exhibits.document(name for name in exhibits.TABLES if (made / f"{name}.tex").is_file()))
 
 
-MEASUREMENTS, KV_CAPACITY, CLAIMS = (FRAMES[name][0] for name in ("measurements", "kv_capacity", "claims"))
+MEASUREMENTS, KV_CAPACITY = (FRAMES[name][0] for name in ("measurements", "kv_capacity"))
+CLAIMS = {name: ALL_FRAMES[name][0] for name in ("claims", "served_claims")}
 SERVED_SUMMARIES = (SERVED_FRAMES["served"][0], SERVED_FRAMES["saturation"][0])
 RECIPES: dict[str, Recipe] = {
     MEASUREMENTS: Recipe(measurements, (MEASUREMENTS,), configured=False),
@@ -144,8 +148,8 @@ RECIPES: dict[str, Recipe] = {
     FRAMES["accuracy"][0]: Recipe(accuracy, ("accuracy/*/samples.jsonl", "accuracy/*/lm_eval.json")),
     SERVED_FRAMES["served"][0]: Recipe(served_summary, (SERVED_FRAMES["served_rounds"][0],)),
     SERVED_FRAMES["saturation"][0]: Recipe(served_saturation, (SERVED_FRAMES["served_rounds"][0],)),
-    CLAIMS: Recipe(claims, ()),
-    "claims.md": Recipe(claims_text, (CLAIMS,), configured=False),
+    **{path: Recipe(claims, ()) for path in CLAIMS.values()},
+    **{str(Path(path).with_suffix(".md")): claims_text(name) for name, path in CLAIMS.items()},
     **{f"tables/{name}.{form}": table(name) for name in tables.TABLES for form in ("csv", "md", "tex")},
     **{
         f"served/{name}.{form}": Recipe(served_tables, SERVED_SUMMARIES, configured=False)

@@ -21,6 +21,7 @@ from swiftkv.errors import UserError
 
 PUBLISHED = ROOT / "config" / "published.csv"
 
+CLAIM_COLUMNS = "id statement source published measured ci_low ci_high unit hardware verdict evidence"
 # frame -> (file below results/<scale>/, columns it must have). Units are in the column names: _s seconds,
 # _len and tokens in tokens, ratios without a unit; `layer` is 1-based.
 FRAMES: dict[str, tuple[str, str]] = {
@@ -75,10 +76,7 @@ FRAMES: dict[str, tuple[str, str]] = {
     ),
     "diagnosis_lost": ("diagnosis/lost.jsonl", "arm task records id prompt_tokens position said answer prompt"),
     "distill": ("models/distill.jsonl", "step variant loss kl learning_rate tokens seconds agreement"),
-    "claims": (
-        "claims.csv",
-        "id statement source published measured ci_low ci_high unit hardware verdict evidence",
-    ),
+    "claims": ("claims.csv", CLAIM_COLUMNS),
 }
 # What `snakemake -- sweep` makes beyond these.
 SWEEP_FRAMES: dict[str, tuple[str, str]] = {
@@ -109,6 +107,7 @@ SERVED_FRAMES: dict[str, tuple[str, str]] = {
         "point kind load_unit arm rounds slo_ttft_s slo_tpot_s wanted highest_within saturation ratio ci_low ci_high "
         "note",
     ),
+    "served_claims": ("served/claims.csv", CLAIM_COLUMNS),
 }
 # What `snakemake -- protocol` makes.
 PROTOCOL_FRAMES: dict[str, tuple[str, str]] = {

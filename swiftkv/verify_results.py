@@ -147,9 +147,9 @@ def check_config(run: Run, records: dict[str, dict], found: Findings) -> None:
         found.unchecked["configuration of " + ", ".join(others)] = f"not {run.config.path}"
 
 
-def changed_rules(run: Run) -> list[str]:
-    """The files of the project that verdicts depend on and that are no longer those of the stored verdicts."""
-    recorded = (run.results.provenance("claims") or {}).get("data_sha256", {})
+def changed_rules(run: Run, name: str) -> list[str]:
+    """The files of the project that verdicts depend on and that are no longer those of the stored verdicts `name`."""
+    recorded = (run.results.provenance(name) or {}).get("data_sha256", {})
     return [file for file in RULES if file in recorded and files.sha256(ROOT / file) != recorded[file]]
 
 
@@ -166,9 +166,10 @@ def relative(run: Run, path: Path) -> str:
 def check(run: Run) -> Findings:
     """Everything that can be checked, in the order of the pipeline: the first difference is nearest to its cause."""
     found, recipes = Findings(), dict(RECIPES)
-    if changed := changed_rules(run):
-        found.unchecked[CLAIMS] = f"judged by another {' and '.join(changed)} than today's"
-        del recipes[CLAIMS]
+    for name, file in CLAIMS.items():
+        if changed := changed_rules(run, name):
+            found.unchecked[file] = f"judged by another {' and '.join(changed)} than today's"
+            del recipes[file]
     for file, recipe in recipes.items():
         recompute(run, file, recipe, found)
     partly = found.reached & set(PARTLY)

@@ -8,14 +8,14 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
-from synthetic_results import build
+from synthetic_results import build, save
 
 from swiftkv import claims, costmodel, files
 from swiftkv.claims.metrics import Measurement
 from swiftkv.claims.verdicts import NOT_REPRODUCED, PARTLY, REPRODUCED, ceiling, judge
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.errors import UserError
-from swiftkv.results import FRAMES, published
+from swiftkv.results import FRAMES, SERVED_FRAMES, published
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 REQUIRED = "ratio-10to1 prefill-compute prefill-speedup throughput-10to1 tpot accuracy kv-memory light-distillation"
@@ -118,6 +118,7 @@ def test_complete_results(root):
     )
     assert frame.verdict["throughput-absolute"] == "not comparable"
     assert frame.verdict["tpot-under-load"] == "not measured" and pd.isna(frame.measured["tpot-under-load"])
+    assert "served/summary.csv: no such result" in frame.evidence["tpot-under-load"]
     judged = frame[frame.verdict.isin(RANK)]
     assert judged.evidence.str.startswith("results/cpu/").all() and judged.measured.notna().all()
     assert "SYNTHETIC" in frame.hardware["accuracy"]
@@ -154,6 +155,29 @@ def test_no_results_at_all(tmp_path):
     assert set(frame.verdict) == {"not measured", "not comparable"}
     assert frame.measured.isna().all() and frame.hardware.isna().all()
     assert "snakemake --cores all" in frame.evidence["accuracy"]
+
+
+def served(root, rates: dict[float, tuple]) -> None:
+    """A served run: TPOT ratio and interval of skip50 by request rate, and a trace that gained more."""
+    rows = []
+    for load, (ratio, low, high) in rates.items():
+        quantities = {"tpot_p50_ratio": ratio, "tpot_p50_ci_low": low, "tpot_p50_ci_high": high}
+        rows.append({"point": "open", "kind": "rate", "load": load, "load_unit": "requests/s", **quantities})
+    rows.append(rows[0] | {"point": "azure", "kind": "trace", "tpot_p50_ratio": 0.1})
+    frame = pd.DataFrame([row | {"arm": "skip50", "rounds": 3} for row in rows])
+    columns = [name for name in SERVED_FRAMES["served"][1].split() if name not in frame]
+    save(root / "cpu" / "served" / "summary.csv", frame.assign(**dict.fromkeys(columns, 1.0)).to_dict("records"))
+
+
+@pytest.mark.parametrize(
+    ("best", "verdict"),
+    [((0.4, 0.3, 0.45), REPRODUCED), ((0.4, 0.3, 0.5), PARTLY), ((0.8, 0.7, 0.9), NOT_REPRODUCED)],
+)
+def test_tpot_under_load_is_that_of_the_best_request_rate(root, best, verdict):
+    served(root, {1: (1.0, 0.9, 1.1), 4: best, 5: (0.9, 0.8, 1.0)})
+    frame = verdicts(root)
+    assert frame.verdict["tpot-under-load"] == verdict and frame.measured["tpot-under-load"] == best[0]
+    assert f"open 4 requests/s (open 1: 1.00, open 4: {best[0]:.2f}, open 5: 0.90)" in frame.evidence["tpot-under-load"]
 
 
 UNJUDGED = {"claims.csv", "diagnosis", "verify"}  # no number comes from them

@@ -71,6 +71,18 @@ def test_ledger_has_a_column_per_run_with_verdicts(results, tmp_path):
     assert "`b/cpu`: SYNTHETIC" in text
 
 
+def test_of_served_load_the_ledger_shows_what_it_measured(results, tmp_path):
+    shutil.copytree(results.directory, tmp_path / "reference" / "a" / "cpu")
+    served = tmp_path / "reference" / "a" / "cpu-served" / "served"
+    served.mkdir(parents=True)
+    text = (results.directory / "claims.csv").read_text()
+    (served / "claims.csv").write_text(text.replace("b,s,p,1,,,,x,,not measured", "b,s,p,1,2,,,x,h,reproduced")
+                                       .replace("a,s,p,1,1,1,1,x,h,partly", "a,s,p,1,,,,x,,not measured"))  # fmt: skip
+    text = ledger.page(tmp_path / "reference")
+    assert "[`a/cpu-served`](a/cpu-served/served/claims.md)" in text
+    assert "| `a` | 1 x | 1 [1, 1], partly |  |" in text and "| `b` | 1 x | not measured | 2, reproduced |" in text
+
+
 def test_speed_alone_is_published_without_the_readme(results, config, tmp_path, monkeypatch):
     """A run without models or accuracy, as of a GPU that was there for minutes."""
     shutil.rmtree(results.directory / "models")

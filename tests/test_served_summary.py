@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import save
 
-from swiftkv import compare_results, files, results, verify_results
+from swiftkv import claims, compare_results, files, results, verify_results
 from swiftkv.config import ROOT, RunConfig, load_config, validate
 from swiftkv.errors import UserError
 from swiftkv.fleet import Requests
@@ -221,10 +221,14 @@ def test_compare_sees_a_ratio_under_load_that_moved(root, tmp_path):
     assert [(found.table, found.column) for found in differences] == [("served", "ttft_p50_ratio")]
 
 
-@pytest.mark.parametrize("file", [None, "summary.csv", "saturation.csv", "tab-served.csv", "tab-saturation.md"])
+@pytest.mark.parametrize(
+    "file", [None, "summary.csv", "saturation.csv", "tab-served.csv", "tab-saturation.md", "claims.csv", "claims.md"]
+)
 def test_an_altered_digit_is_found(root, file, tmp_path):
-    """Summaries from the rows of the rounds, tables from the summaries; nothing is found where nothing was altered."""
+    """Summaries from the rows of the rounds, tables and verdicts from the summaries; nothing is found where nothing was
+    altered."""
     directory = root / CONFIG.scale
+    claims.run(config_of(), directory / "served" / "claims.csv", directory / "served" / "claims.md", root)
     report.write_tables(results.Results(CONFIG.scale, directory), directory / "served")
     if file:
         path = directory / "served" / file

@@ -21,11 +21,12 @@ from swiftkv.config import ROOT, RunConfig, explain
 from swiftkv.errors import UserError
 from swiftkv.files import read_json
 from swiftkv.provenance import Provenance
-from swiftkv.results import FRAMES, PUBLISHED, Results, published
+from swiftkv.results import ALL_FRAMES, FRAMES, PUBLISHED, Results, published
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 SCHEMA = ROOT / "workflow" / "schemas" / "claims.schema.json"
 COLUMNS = FRAMES["claims"][1].split()
+READ = [*(name for name in FRAMES if name != "claims"), "served"]
 COMPUTED = "none (computed from the model's shape)"
 
 
@@ -102,14 +103,15 @@ def decide(claim: dict, context: Context) -> tuple[Measurement | None, str, str]
 
 
 def row(claim: dict, context: Context) -> dict:
-    """One row of claims.csv (COLUMNS); numbers to four significant digits, in the claim's unit."""
+    """One row of claims.csv (COLUMNS); numbers to four significant digits, in the claim's unit. A missing file is named
+    as the pipeline names it, wherever the results lie."""
     source = source_of(claim, context)
     found, verdict, reason = decide(claim, context)
-    origin = context.results.origin(found.frame) if found and found.frame in FRAMES else None
+    origin = context.results.origin(found.frame) if found and found.frame in ALL_FRAMES else None
     hardware = COMPUTED if claim.get("analytic") else (origin.hardware if origin else "")
-    shown = []
+    shown, ours = [], f"results/{context.config.scale}"
     if found:
-        paths = ", ".join(f"results/{context.config.scale}/{name}" for name in found.files)
+        paths = ", ".join(f"{ours}/{name}" for name in found.files)
         shown = [f"{paths}: {found.details}", ceiling(float(source.value), found)]
     return {
         "id": claim["id"],
@@ -122,7 +124,9 @@ def row(claim: dict, context: Context) -> dict:
         "unit": source.unit,
         "hardware": hardware if found else "",
         "verdict": verdict,
-        "evidence": report.sentences([*shown, reason, claim.get("note", "")]),
+        "evidence": report.sentences(
+            [*shown, reason.replace(str(context.results.directory), ours), claim.get("note", "")]
+        ),
     }
 
 
@@ -130,7 +134,7 @@ def run(config: RunConfig, out_csv: str | Path, out_md: str | Path, root: str | 
     """Judge every claim on what `root/<scale>` holds and write claims.csv and claims.md with provenance."""
     results = Results(config.scale, Path(root) / config.scale)
     context = Context(config, results, published())
-    inputs = [CLAIMS, PUBLISHED, *(results.path(name) for name in FRAMES if name != "claims")]
+    inputs = [CLAIMS, PUBLISHED, *map(results.path, READ)]
     with Provenance("claims", config, inputs=inputs) as provenance:
         frame = pd.DataFrame([row(claim, context) for claim in read_claims()], columns=COLUMNS)
         report.write(frame, config.scale, out_csv, out_md)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv.config import BASE_ARM, UNDISTILLED
-from swiftkv.results import FRAMES, require
+from swiftkv.results import ALL_FRAMES, require
 
 
 class Unanswerable(Exception):
@@ -47,7 +47,7 @@ class Measurement:
 
 
 def file_of(frame: str) -> str:
-    return FRAMES[frame][0] if frame in FRAMES else "models/*/*.safetensors"
+    return ALL_FRAMES[frame][0] if frame in ALL_FRAMES else "models/*/*.safetensors"
 
 
 def student(metric: dict, context) -> str:
@@ -266,6 +266,27 @@ def late_similarity(metric: dict, context) -> Measurement:
     )
 
 
+def best_load(metric: dict, context) -> Measurement:
+    """The lowest `column` ratio to the base among the request rates of a served run; details give every rate's."""
+    arm, column = student(metric, context), metric["column"]
+    frame = context.results.served
+    rates = frame[(frame.kind == "rate") & (frame.arm == arm)]
+    names = [f"{column}_{end}" for end in ("ratio", "ci_low", "ci_high")]
+    require(rates, names, Path(file_of("served")))
+    best = rates.loc[rates[names[0]].idxmin()]
+    shown = ", ".join(f"{row.point} {row.load:g}: {getattr(row, names[0]):.2f}" for row in rates.itertuples())
+    value, low, high = (float(best[name]) for name in names)
+    return Measurement(
+        value=value,
+        frame="served",
+        low=low,
+        high=high,
+        is_ci=True,
+        details=f"lowest of {len(rates)} request rates, {best.point} {best.load:g} {best.load_unit} ({shown}), "
+        f"{best.rounds:.0f} rounds each, random weights",
+    )
+
+
 def nothing(metric: dict, context) -> Measurement:
     """A claim that no stage measures yet; the reason is part of the claim."""
     raise Unanswerable("not measured", metric["reason"])
@@ -279,5 +300,6 @@ METRICS = {
     "trace_ratio": trace_ratio,
     "trace_prompt": trace_prompt,
     "late_similarity": late_similarity,
+    "best_load": best_load,
     "none": nothing,
 }

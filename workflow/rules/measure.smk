@@ -216,6 +216,30 @@ if "served" in RUN.raw:
 
     rule served:
         input:
+            "<results>/served/claims.csv",
+            "<results>/served/fig-served.png",
+
+    rule served_claims:
+        input:
+            "<results>/served/summary.csv",
+            "<results>/verify/gates.json",
+            local("config/claims.yaml"),
+            local("config/published.csv"),
+        output:
+            collect("<results>/served/claims.{form}", form=["csv", "md"]),
+        log:
+            "<results>/logs/served-claims.log",
+        conda:
+            "../../environment.yml"
+        params:
+            config=RUN.path,
+            run=two_above,
+            out=out_dir,
+        shell:
+            "swiftkv claims --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
+
+    rule serve_report:
+        input:
             "<results>/served/served.jsonl",
             "<results>/served/summary.csv",
             "<results>/served/saturation.csv",
