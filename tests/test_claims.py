@@ -118,7 +118,7 @@ def test_complete_results(root):
     )
     assert frame.verdict["throughput-absolute"] == "not comparable"
     assert frame.verdict["tpot-under-load"] == "not measured" and pd.isna(frame.measured["tpot-under-load"])
-    assert "served/summary.csv: no such result" in frame.evidence["tpot-under-load"]
+    assert "config/served.yaml -- served" in frame.evidence["tpot-under-load"]
     judged = frame[frame.verdict.isin(RANK)]
     assert judged.evidence.str.startswith("results/cpu/").all() and judged.measured.notna().all()
     assert "SYNTHETIC" in frame.hardware["accuracy"]

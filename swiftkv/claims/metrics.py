@@ -13,6 +13,12 @@ from swiftkv.config import BASE_ARM, UNDISTILLED
 from swiftkv.results import ALL_FRAMES, require
 
 
+NO_SERVED_LOAD = (
+    "This run has no served load, a target of its own: "
+    "`snakemake --cores all --configfile config/served.yaml -- served` (docs/serving.md)"
+)
+
+
 class Unanswerable(Exception):
     """No number to judge; carries the verdict (`not measured` or `not comparable`) and the reason."""
 
@@ -269,6 +275,8 @@ def late_similarity(metric: dict, context) -> Measurement:
 def best_load(metric: dict, context) -> Measurement:
     """The lowest `column` ratio to the base among the request rates of a served run; details give every rate's."""
     arm, column = student(metric, context), metric["column"]
+    if not context.results.has("served"):
+        raise Unanswerable("not measured", NO_SERVED_LOAD)
     frame = context.results.served
     rates = frame[(frame.kind == "rate") & (frame.arm == arm)]
     names = [f"{column}_{end}" for end in ("ratio", "ci_low", "ci_high")]
