@@ -12,7 +12,6 @@ import pandas as pd
 from swiftkv.config import BASE_ARM, UNDISTILLED
 from swiftkv.results import ALL_FRAMES, require
 
-
 NO_SERVED_LOAD = (
     "This run has no served load, a target of its own: "
     "`snakemake --cores all --configfile config/served.yaml -- served` (docs/serving.md)"
