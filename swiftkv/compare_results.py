@@ -15,8 +15,9 @@ import pandas as pd
 
 from swiftkv import files
 from swiftkv.errors import UserError
+from swiftkv.frames import FRAMES, LOAD_RATIOS, SERVED_FRAMES
 from swiftkv.provenance import Provenance, hardware_label
-from swiftkv.results import FRAMES, LOAD_RATIOS, SERVED_FRAMES, Results
+from swiftkv.results import Results
 
 KEYS = {  # table -> the columns that name a row
     "lengths": "workload",

@@ -10,7 +10,8 @@ from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig, SwiftKVVariant
 from swiftkv.convert import STUDENT_TYPES, read_config, weight_files
 from swiftkv.errors import UserError
-from swiftkv.results import FRAMES, Results, read_rows, require
+from swiftkv.frames import FRAMES
+from swiftkv.results import Results, read_rows, require
 
 Hashes = dict[str, str]  # file name -> sha256
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv.claims.report import measured, number
-from swiftkv.results import ALL_FRAMES, Results
+from swiftkv.frames import ALL_FRAMES
+from swiftkv.results import Results
 
 HEAD = """# Committed evidence
 

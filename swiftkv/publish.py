@@ -17,8 +17,9 @@ from swiftkv import files
 from swiftkv.claims.report import ORDER
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
+from swiftkv.frames import COUNTS
 from swiftkv.ledger import page, pipe_table
-from swiftkv.results import COUNTS, Results
+from swiftkv.results import Results
 
 KEPT = (
     "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "

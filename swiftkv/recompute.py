@@ -15,8 +15,9 @@ from swiftkv import accuracy_summary, costmodel, exhibits, files, latency, table
 from swiftkv import claims as judge
 from swiftkv.claims import report
 from swiftkv.config import BASE_ARM, RunConfig
+from swiftkv.frames import ALL_FRAMES, COUNTS, FRAMES, SERVED_FRAMES
 from swiftkv.loads import arms
-from swiftkv.results import ALL_FRAMES, COUNTS, FRAMES, SERVED_FRAMES, Results, published, read_rows
+from swiftkv.results import Results, published, read_rows
 from swiftkv.serving import report as served_report
 from swiftkv.serving import summary as served
 

@@ -19,9 +19,9 @@ from swiftkv import files
 from swiftkv.compare_results import open_results
 from swiftkv.config import ROOT, RunConfig, merge, read_layers, validate
 from swiftkv.errors import UserError
+from swiftkv.frames import COUNTS
 from swiftkv.publish import KEPT
 from swiftkv.recompute import CLAIMS, PARTLY, RECIPES, Recipe, Run
-from swiftkv.results import COUNTS
 
 ROUNDING = 5e-16  # below one unit in the fifteenth digit
 RECORD = ".provenance.json"

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from synthetic_results import build, save
 
 from swiftkv import claims, costmodel, files
-from swiftkv.claims.metrics import Measurement
+from swiftkv.claims.measurement import Measurement
 from swiftkv.claims.verdicts import NOT_REPRODUCED, PARTLY, REPRODUCED, ceiling, judge
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.errors import UserError
-from swiftkv.results import FRAMES, SERVED_FRAMES, published
+from swiftkv.frames import FRAMES, SERVED_FRAMES
+from swiftkv.results import published
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 REQUIRED = "ratio-10to1 prefill-compute prefill-speedup throughput-10to1 tpot accuracy kv-memory light-distillation"

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from swiftkv import diagnose, files
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
+from swiftkv.frames import FRAMES
 from swiftkv.placement import load_whole
-from swiftkv.results import FRAMES
 from swiftkv.workloads import tasks
 
 SMALL = {

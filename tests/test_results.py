@@ -11,7 +11,8 @@ from synthetic_results import build
 
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
-from swiftkv.results import FRAMES, find_root, load, published
+from swiftkv.frames import FRAMES
+from swiftkv.results import find_root, load, published
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 

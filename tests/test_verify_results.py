@@ -15,8 +15,9 @@ from test_throughput import Machine
 from swiftkv import accuracy_summary, claims, cli, files, tables, throughput, verify_results
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
+from swiftkv.frames import COUNTS, FRAMES
 from swiftkv.recompute import RECIPES, Run
-from swiftkv.results import COUNTS, FRAMES, Results
+from swiftkv.results import Results
 
 CONFIG = load_config(ROOT / "config" / "smoke.yaml")
 SCALE = CONFIG.scale

@@ -15,13 +15,15 @@ import pandas as pd
 import yaml
 
 from swiftkv.claims import report
-from swiftkv.claims.metrics import METRICS, Measurement, Unanswerable
+from swiftkv.claims.measurement import Measurement, Unanswerable
+from swiftkv.claims.metrics import METRICS
 from swiftkv.claims.verdicts import ceiling, judge
 from swiftkv.config import ROOT, RunConfig, explain
 from swiftkv.errors import UserError
 from swiftkv.files import read_json
+from swiftkv.frames import ALL_FRAMES, FRAMES
 from swiftkv.provenance import Provenance
-from swiftkv.results import ALL_FRAMES, FRAMES, PUBLISHED, Results, published
+from swiftkv.results import PUBLISHED, Results, published
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 SCHEMA = ROOT / "workflow" / "schemas" / "claims.schema.json"

@@ -1,6 +1,6 @@
 """The rules that turn a measurement into a verdict: comparisons of numbers, blind to what the claim says."""
 
-from swiftkv.claims.metrics import Measurement
+from swiftkv.claims.measurement import Measurement
 
 REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from swiftkv import exhibits
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
+from swiftkv.frames import FRAMES, SWEEP_FRAMES
 from swiftkv.plots import diagnosis, learning, lengths, rewiring, served, speed, sweep
 from swiftkv.plots.style import Figure, save, theme
 from swiftkv.provenance import Provenance
-from swiftkv.results import FRAMES, SWEEP_FRAMES, Results, load
+from swiftkv.results import Results, load
 
 FIGURES: dict[str, Callable[[RunConfig, Results], Figure]] = {
     "fig-lengths": lengths.draw,

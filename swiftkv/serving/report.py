@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv import plots, tables
+from swiftkv.frames import SERVED_FRAMES
 from swiftkv.provenance import Provenance
-from swiftkv.results import SERVED_FRAMES, Results, load
+from swiftkv.results import Results, load
 from swiftkv.tables import Table, formatted, with_ci
 
 

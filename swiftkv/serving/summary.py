@@ -5,7 +5,7 @@ from statistics import median
 
 from swiftkv import stats
 from swiftkv.config import BASE_ARM
-from swiftkv.results import LOAD_RATIOS
+from swiftkv.frames import LOAD_RATIOS
 from swiftkv.serving.metrics import PERCENTILES
 
 TIMES = [f"{name}_p{q}_s" for name in ("ttft", "tpot", "itl", "e2el") for q in PERCENTILES]
