@@ -5,7 +5,8 @@
 steps: decode-only steps of the base, of 50%, and of 50% without the refusal of prompt log-probs, for which vLLM's first
 runner waits for the tokens of the step before; at concurrency 1 and 32. Per step: wall time, time in kernels, time in
 which the GPU ran none, launches, graph launches, and every kernel by name. What a student has more of than the base
-is the cause of a slower step.
+is the cause of a slower step. What happens once per request shows in TPOT at two output lengths, and in the times
+between the copies of sampled tokens to the host.
 products: each projection of the base and each arm's K/V product on 1, 2, 8 and 32 rows, replayed as a CUDA graph, with
 weights from memory, not from the L2 cache.
 
@@ -18,6 +19,7 @@ import tempfile
 from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 from unittest.mock import patch
 
@@ -34,6 +36,7 @@ from swiftkv.loads import Arm
 from swiftkv.provenance import Provenance
 
 INPUT, OUTPUT, CONCURRENCY = 64, 64, (1, 32)
+LENGTHS = (OUTPUT, 4 * OUTPUT)  # TPOT is measured at
 ROWS = (1, 2, 8, 32)
 BEYOND_CACHE, REPLAYS = 512 << 20, 20  # bytes of weights between two uses of one; a GPU's L2 cache has 50 MB
 CPU_SECONDS = 0.1  # per product
@@ -64,6 +67,13 @@ def by_kernel(events: list, steps: int) -> list[dict]:
     return sorted(rows, key=lambda row: -row["us_per_step"])
 
 
+def between_copies_us(events: list) -> list[float]:
+    """Smallest, median and largest time between the starts of copies to the host, one of which ends every step."""
+    starts = sorted(event.time_range.start for event in events if "DtoH" in event.name)
+    gaps = sorted(later - earlier for earlier, later in itertools.pairwise(starts))
+    return [gaps[0], gaps[len(gaps) // 2], gaps[-1]] if gaps else []
+
+
 def summary(events: list, steps: int) -> dict:
     """What a profiler saw, per step: times in microseconds."""
     kernels = ran_on_gpu(events)
@@ -75,6 +85,7 @@ def summary(events: list, steps: int) -> dict:
         "idle_us": (whole - busy_us(kernels)) / steps,
         "launches": len(launched) / steps,
         "graph_launches": launched.count("cudaGraphLaunch") / steps,
+        "between_copies_us": between_copies_us(kernels),
         "kernels": by_kernel(kernels, steps),
     }
 
@@ -84,13 +95,12 @@ def profile_engine(engine: VLLMEngine, requests: int) -> dict:
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
-    load = {"input_len": INPUT, "output_len": OUTPUT, "num_requests": requests}
-    engine.run(**load, seed=0)
-    plain = engine.run(**load, seed=1)
+    engine.run(INPUT, OUTPUT, requests, seed=0)
+    lengths = [length for length in LENGTHS if INPUT + length <= engine.settings.max_model_len]
+    tpot = {length: 1e6 * median(engine.run(INPUT, length, requests, seed=1).tpot_s) for length in lengths}
     with torch.profiler.profile(activities=kinds) as recorded:
-        engine.run(**load, seed=1)
-    tpot = sorted(plain.tpot_s)[requests // 2]
-    return {"requests": requests, "tpot_us": tpot * 1e6, **summary(recorded.events(), OUTPUT)}
+        engine.run(INPUT, OUTPUT, requests, seed=1)
+    return {"requests": requests, "tpot_us": tpot, **summary(recorded.events(), OUTPUT)}
 
 
 def profiled_arms(config: RunConfig) -> list[tuple[str, Arm, object]]:

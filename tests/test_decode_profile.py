@@ -44,9 +44,15 @@ def test_kernels_by_name_the_longest_first():
     assert rows[0] == {"kernel": "gemm", "per_step": 1.0, "us_per_step": 100.0}
 
 
+def test_times_between_copies_to_the_host():
+    copies = [event("Memcpy DtoH (Device -> Pinned)", at, at + 2) for at in (0, 100, 210, 330)]
+    assert decode_profile.between_copies_us([*copies, event("Memcpy HtoD", 50, 51)]) == [100, 110, 120]
+
+
 def test_no_gpu_no_kernels():
     assert decode_profile.summary([event("aten::mm", 0, 9, CPU)], 1) == {
-        **{"busy_us": 0.0, "idle_us": 0.0, "launches": 0.0, "graph_launches": 0.0, "kernels": []}
+        **{"busy_us": 0.0, "idle_us": 0.0, "launches": 0.0, "graph_launches": 0.0, "kernels": []},
+        "between_copies_us": [],
     }
 
 
