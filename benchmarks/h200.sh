@@ -3,7 +3,7 @@
 # usage: benchmarks/h200.sh SCALE [STAGE...]     SCALE is that of config/SCALE.yaml: h200-short, h200, h100, ...
 #   LIMIT_S=N   stop after about N seconds; run it again to go on: finished stages are skipped, others resume
 #   JOBS=N      engines side by side in the stage correctness (a GPU takes 6)
-#   RECIPE      options of benchmarks/distill_recipe.py (default: a Llama of 1.2 B parameters, rows of 1,024 tokens)
+#   RECIPE      options of benchmarks/distill_recipe.py (default: a Llama of 1.2 B parameters, rows of 1,024 tokens; tiny in a rehearsal)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 scale=${1:?usage: benchmarks/h200.sh SCALE [STAGE...]}
@@ -15,7 +15,11 @@ models=$out/models
 stages=("$@")
 LIMIT_S=${LIMIT_S:-86400}
 JOBS=${JOBS:-1}
-RECIPE=${RECIPE:---shape 2048 5632 24 16 8 32000 --rows 16 --length 1024}
+case $scale in
+  *-rehearsal) recipe="--shape 64 128 8 2 1 512 --rows 2 --length 64 --repeats 3" ;;
+  *) recipe="--shape 2048 5632 24 16 8 32000 --rows 16 --length 1024" ;;
+esac
+RECIPE=${RECIPE:-$recipe}
 mkdir -p "$out/logs"
 open=0
 

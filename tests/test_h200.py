@@ -70,6 +70,9 @@ def test_every_command_parses(project, scale):
     assert parsed.count("convert") == len(config["accuracy"]["undistilled"])
     assert {"correctness", "throughput", "fetch-base", "distill", "verify", "diagnose", "tables"} <= {*parsed}
     assert parsed.count("main") == 2  # profile and recipe
+    recipe = next(words for words in noted(project) if words[1].endswith("distill_recipe.py"))
+    hidden = int(recipe[recipe.index("--shape") + 1])
+    assert hidden == (64 if scale == "h200-rehearsal" else 2048), "a CPU rehearses the large one for hours"
 
 
 def test_finished_stages_are_skipped_and_failed_ones_tried_again(project):
