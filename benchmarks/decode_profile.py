@@ -185,13 +185,16 @@ def products(config: RunConfig) -> list[dict]:
 def main(
     out: Annotated[Path, typer.Option(help="Result (JSON).")],
     config: Annotated[Path, typer.Option(help="Its shape and variants are profiled.")] = Path("config/h200.yaml"),
+    models: Annotated[
+        Path | None, typer.Option(help="The throughput run's --work, /models, whose code is in vLLM's cache.")
+    ] = None,
 ) -> None:
     """Profile decode steps and their matrix products."""
     chosen = load_config(config)
-    with Provenance("decode-profile", chosen, weights="dummy") as provenance, tempfile.TemporaryDirectory() as root:
+    with Provenance("decode-profile", chosen, weights="dummy") as provenance, tempfile.TemporaryDirectory() as scratch:
         found = {"products": products(chosen)}
         files.write_json(out, found)  # engines take their time
-        files.write_json(out, found | {"steps": steps(chosen, Path(root))})
+        files.write_json(out, found | {"steps": steps(chosen, models or Path(scratch))})
         provenance.save(out)
 
 

@@ -50,7 +50,8 @@ stage correctness 600 \
 stage throughput 3600 \
   swiftkv throughput --config "$config" --out "$out/throughput" --work "$out/work/throughput"
 stage profile 600 \
-  python3 benchmarks/decode_profile.py --config "$config" --out "$out/plugin/profile.json"
+  python3 benchmarks/decode_profile.py --config "$config" --out "$out/plugin/profile.json" \
+  --models "$out/work/throughput/models"
 # shellcheck disable=SC2086  # RECIPE holds several options
 stage recipe 600 \
   python3 benchmarks/distill_recipe.py $RECIPE --out "$out/benchmarks/distill-recipe.json"
