@@ -31,7 +31,8 @@ from swiftkv.arms import VLLMEngine, arms, engine_settings
 from swiftkv.calibration import DTYPES, projections, timed
 from swiftkv.cli import end_in_one_line
 from swiftkv.config import BASE_ARM, RunConfig, load_config
-from swiftkv.costmodel import head_dim
+from swiftkv.costmodel import head_dim, kv_caches
+from swiftkv.errors import UserError
 from swiftkv.loads import Arm
 from swiftkv.provenance import Provenance
 
@@ -77,12 +78,12 @@ def between_copies_us(events: list) -> list[float]:
 def summary(events: list, steps: int) -> dict:
     """What a profiler saw, per step: times in microseconds."""
     kernels = ran_on_gpu(events)
-    spans = [(event.time_range.start, event.time_range.end) for event in kernels]
-    whole = max(end for _, end in spans) - min(start for start, _ in spans) if spans else 0.0
+    busy, ends = busy_us(kernels), [event.time_range.end for event in kernels]
+    whole = max(ends) - min(event.time_range.start for event in kernels) if kernels else 0.0
     launched = [event.name for event in events if event.name in LAUNCHES]
     return {
-        "busy_us": busy_us(kernels) / steps,
-        "idle_us": (whole - busy_us(kernels)) / steps,
+        "busy_us": busy / steps,
+        "idle_us": (whole - busy) / steps,
         "launches": len(launched) / steps,
         "graph_launches": launched.count("cudaGraphLaunch") / steps,
         "between_copies_us": between_copies_us(kernels),
@@ -104,10 +105,13 @@ def profile_engine(engine: VLLMEngine, requests: int) -> dict:
 
 
 def profiled_arms(config: RunConfig) -> list[tuple[str, Arm, object]]:
-    """Name, arm, and what is changed while its engine starts."""
+    """Name, arm, and what is changed while its engine starts. Raises UserError if no variant skips half."""
     layers = config["throughput"]["model"]["num_hidden_layers"]
     base, *students = arms(config)
-    half = next(arm for arm in students if arm.cut == layers // 2)
+    half = next((arm for arm in students if arm.cut == layers // 2), None)
+    if half is None:
+        there = ", ".join(arm.name for arm in students) or "none"
+        raise UserError(f"profile: no variant skips half of the {layers} layers; the variants are: {there}")
     refusal = patch("swiftkv.vllm.guards.refuse_prompt_logprobs")
     return [
         (base.name, base, nullcontext()),
@@ -138,8 +142,7 @@ def widths(config: RunConfig) -> dict[str, tuple[int, int]]:
     found = projections(shape) | {"logits": (hidden, shape["vocab_size"]), "K and V of one layer": (hidden, kv)}
     for arm in arms(config):
         if arm.name != BASE_ARM:
-            groups = math.ceil((shape["num_hidden_layers"] - arm.cut) / arm.group)
-            found[f"late K and V, {arm.name}"] = (hidden, kv * groups)
+            found[f"late K and V, {arm.name}"] = (hidden, kv * (kv_caches(shape, arm.cut, arm.group) - arm.cut))
     return found
 
 
@@ -191,6 +194,7 @@ def main(
 ) -> None:
     """Profile decode steps and their matrix products."""
     chosen = load_config(config)
+    profiled_arms(chosen)  # before anything is timed
     with Provenance("decode-profile", chosen, weights="dummy") as provenance, tempfile.TemporaryDirectory() as scratch:
         found = {"products": products(chosen)}
         files.write_json(out, found)  # engines take their time

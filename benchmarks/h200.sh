@@ -3,7 +3,8 @@
 # usage: benchmarks/h200.sh SCALE [STAGE...]     SCALE is that of config/SCALE.yaml: h200-short, h200, h100, ...
 #   LIMIT_S=N   stop after about N seconds; run it again to go on: finished stages are skipped, others resume
 #   JOBS=N      engines side by side in the stage correctness (a GPU takes 6)
-#   RECIPE      options of benchmarks/distill_recipe.py (default: a Llama of 1.2 B parameters, rows of 1,024 tokens; tiny in a rehearsal)
+#   RECIPE      options of benchmarks/distill_recipe.py (default: a Llama of 1.2 B parameters, rows of 1,024 tokens;
+#               a tiny one in a rehearsal)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 scale=${1:?usage: benchmarks/h200.sh SCALE [STAGE...]}

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from random import Random
 
-from swiftkv import files
+from swiftkv import costmodel, files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
@@ -61,17 +61,14 @@ class Checks:
 
     def kv_caches(self, shape: dict) -> int:
         """KV caches of a model: L, or l + (L - l) / n."""
-        layers = shape["num_hidden_layers"]
-        cut = shape.get("num_key_value_layers") or layers
-        return cut + (layers - cut) // shape.get("key_value_group_size", 1)
+        cut = shape.get("num_key_value_layers") or shape["num_hidden_layers"]
+        return costmodel.kv_caches(shape, cut, shape.get("key_value_group_size", 1))
 
     def kv_bytes(self) -> int:
         """KV cache memory that every model divides into whole blocks, so that capacities compare exactly."""
         shapes = [self.base, *(read_shape(directory) for directory in self.models.values())]
         whole = math.lcm(*map(self.kv_caches, shapes))
-        heads = self.base["num_key_value_heads"]
-        size = self.base.get("head_dim") or self.base["hidden_size"] // self.base["num_attention_heads"]
-        per_block = 2 * heads * size * 4 * BLOCK
+        per_block = 2 * self.base["num_key_value_heads"] * costmodel.head_dim(self.base) * 4 * BLOCK
         needed = sum(math.ceil(self.max_len / BLOCK) for _ in self.prompts) + SPARE_BLOCKS
         return per_block * whole * math.ceil(needed * self.kv_caches(self.base) / whole)
 
@@ -135,12 +132,11 @@ class Checks:
         return gates
 
     def early_exit_gate(self, variant: str, engine) -> Gate:
-        """Prefill runs the late layers for as many tokens as logits are needed: one per prompt. CUDA graphs may pad
-        the early layers' tokens."""
+        """Prefill runs the late layers for as many tokens as logits are needed: one per prompt."""
         counted = count_tokens(engine)
         request(engine, self.prompts, 1)
         counts = counted()
-        passed = counts["late"] == len(self.prompts) and counts["early"] >= sum(map(len, self.prompts))
+        passed = counts["late"] == len(self.prompts) and counts["early"] == sum(map(len, self.prompts))
         detail = f"late-layer tokens of {counts['early']} prompt tokens; equal to the logits needed"
         return Gate("early-exit", variant, counts["late"], len(self.prompts), passed, detail)
 
