@@ -195,7 +195,10 @@ def main(
     """Profile decode steps and their matrix products."""
     chosen = load_config(config)
     profiled_arms(chosen)  # before anything is timed
-    with Provenance("decode-profile", chosen, weights="dummy") as provenance, tempfile.TemporaryDirectory() as scratch:
+    with (
+        Provenance("decode-profile", chosen, weights="dummy", out=[out]) as provenance,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         found = {"products": products(chosen)}
         files.write_json(out, found)  # engines take their time
         files.write_json(out, found | {"steps": steps(chosen, models or Path(scratch))})

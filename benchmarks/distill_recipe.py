@@ -62,7 +62,7 @@ def ours(config: RunConfig, base_dir: Path, work: Path) -> Ours:
 
     made = Distillation(config, base_dir, work)
     return Ours(
-        lambda batch: made.train_step(batch, PAD),
+        made.train_step,
         lambda: [{n: t.optimizer.state[p]["exp_avg"] for n, p in t.student.trained.items()} for t in made.trainees],
         made.teacher.model,
     )
@@ -123,7 +123,7 @@ def random_batch(rows: int, length: int, share: float, vocabulary: int, seed: in
     ids = torch.randint(PAD + 1, vocabulary, (rows, length), generator=generator)
     answers = torch.rand(rows, length, generator=generator) < share
     answers[:, -1] = True
-    return Batch(ids, answers, rows * length)
+    return Batch(ids, answers, torch.full((rows,), length))
 
 
 def random_base(shape: tuple[int, ...], directory: Path) -> Path:
@@ -246,7 +246,9 @@ def main(
         read_config(base, BASE_TYPES)
         vocabulary = check_checkpoint(base).vocab_size
         batches = [random_batch(rows, length, answers, vocabulary, seed) for seed in range(repeats + 1)]
-        with Provenance("distill-recipe", inputs=weight_files(base), seeds={"seed": 0}, **settings) as provenance:
+        with Provenance(
+            "distill-recipe", inputs=weight_files(base), seeds={"seed": 0}, **settings, out=[out]
+        ) as provenance:
             found = comparisons(base, root, batches, [alone], list(together))
             files.write_json(out, settings | {"comparisons": found})
             provenance.save(out)

@@ -118,7 +118,7 @@ def main(
 ) -> None:
     """Measure both sides."""
     shape = {"vocabulary": vocabulary, "tokens": tokens, "hidden": hidden, "dtype": dtype}
-    with Provenance("loss-memory", seeds={"seed": 0}, **shape) as provenance:
+    with Provenance("loss-memory", seeds={"seed": 0}, **shape, out=[out]) as provenance:
         result = {}
         for side in SIDES:
             result[side] = measure(side, *shape.values(), "meta")

@@ -95,7 +95,7 @@ def check_all(config: RunConfig, out: Path, jobs: int) -> None:
     wanted = [{"group": group, "dtype": dtype, "graphs": graphs} for dtype, graphs, group in modes]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # of each process
     fresh = multiprocessing.get_context("spawn")  # a process that used CUDA cannot be forked
-    with Provenance("plugin-correctness", config) as provenance, tempfile.TemporaryDirectory() as root:
+    with Provenance("plugin-correctness", config, out=[out]) as provenance, tempfile.TemporaryDirectory() as root:
         students = {group: Path(root) / str(group) for group in GROUPS}
         for group, student in students.items():
             convert(base, student, CUT, group)

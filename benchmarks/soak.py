@@ -137,7 +137,9 @@ def main(
     config, begun = check_checkpoint(model), time.monotonic()
     known = pool(model, config.vocab_size)
     with (
-        Provenance("soak", inputs=weight_files(model), requests=requests, concurrency=concurrency) as provenance,
+        Provenance(
+            "soak", inputs=weight_files(model), requests=requests, concurrency=concurrency, out=[out]
+        ) as provenance,
         server(model, log=out.with_suffix(".log"), kv_cache_gib=0.25, arguments=FLAGS) as running,
     ):
         tally = asyncio.run(soak(running, known, requests, concurrency))

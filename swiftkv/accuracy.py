@@ -223,7 +223,8 @@ def score_arm(config: RunConfig, arm: str, model_dir: Path, out_dir: Path, work:
         for sampling in samplings(config):
             key = key_of(arm, hashes, settings, new[task], [dataclasses.asdict(item) for item in its], sampling)
             parts[task, sampling] = work / arm / f"{task}-{key}.json"
-    with Provenance("accuracy", config, arm=arm, model_sha256=hashes, settings=settings) as provenance:
+    written = [out_dir / "lm_eval.json", out_dir / "samples.jsonl"]
+    with Provenance("accuracy", config, out=written, arm=arm, model_sha256=hashes, settings=settings) as provenance:
         finish_tasks(arm, model_dir, items, settings, new, tokenizer, parts)
         done = {part: files.read_json(path) for part, path in parts.items()}
         records = {label(*part): found["record"] for part, found in done.items()}

@@ -184,7 +184,7 @@ def summarise(config: RunConfig, arm_dirs: dict[str, Path], out: Path) -> None:
     if BASE_ARM not in arm_dirs:
         raise UserError(f"accuracy: the arms {sorted(arm_dirs)} lack {BASE_ARM!r}, which the others are compared with")
     samples = {arm: folder / "samples.jsonl" for arm, folder in arm_dirs.items()}
-    with Provenance("accuracy-summary", config, inputs=samples.values(), resamples=RESAMPLES) as provenance:
+    with Provenance("accuracy-summary", config, inputs=samples.values(), resamples=RESAMPLES, out=[out]) as provenance:
         check_settings(arm_dirs)
         frames = {arm: read_arm(arm, folder) for arm, folder in arm_dirs.items()}
         for arm, frame in frames.items():

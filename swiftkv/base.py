@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from swiftkv import files
+from swiftkv import outputs
 from swiftkv.config import ROOT, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
@@ -54,29 +54,32 @@ def source_dir(settings: dict, trained: Path | None) -> Path:
     return local_dir(settings["path"])
 
 
-def place(source: Path, out_dir: Path) -> None:
-    """Fill `out_dir` with the files of `source`: copies if small together, else links to the large ones."""
+def place(source: Path, directory: Path) -> None:
+    """Fill `directory` with the files of `source`: copies if small together, else links to the large ones."""
     present = [path for path in source.iterdir() if path.is_file()]
     small = sum(path.stat().st_size for path in present) < COPY_BELOW_BYTES
-    with files.atomic_dir(out_dir) as directory:
-        for path in present:
-            if small or path.suffix != ".safetensors":
-                shutil.copyfile(path, directory / path.name)
-            else:
-                (directory / path.name).symlink_to(path.resolve())
+    for path in present:
+        if small or path.suffix != ".safetensors":
+            shutil.copyfile(path, directory / path.name)
+        else:
+            (directory / path.name).symlink_to(path.resolve())
 
 
 def resolve_base(config: RunConfig, out_dir: Path, trained: Path | None = None) -> None:
     """Put the base model of `config` into `out_dir`, checked, with provenance.
 
     `trained` is the directory `swiftkv train-base` wrote; it is used if `base.source` is `train`. Raises
-    UserError if the model cannot be had, is damaged, or is of a family that is not supported.
+    UserError if the model cannot be had, is damaged, or is of a family that is not supported, and if `out_dir` holds
+    anything but an earlier base.
     """
     from swiftkv.convert import BASE_TYPES, check_checkpoint, read_config, weight_files
 
     source = source_dir(config["base"], trained)
     read_config(source, BASE_TYPES)
     check_checkpoint(source)
-    with Provenance("base", config, inputs=weight_files(source), base=config["base"]) as provenance:
-        place(source, Path(out_dir))
-        provenance.save(Path(out_dir) / "config.json")
+    with (
+        outputs.directory(out_dir, ["base"], [source]) as directory,
+        Provenance("base", config, inputs=weight_files(source), base=config["base"]) as provenance,
+    ):
+        place(source, directory)
+        provenance.save(directory / "config.json")

@@ -92,7 +92,7 @@ def run(config, out: Path, dtype: str | None = None, seconds: float = SECONDS) -
     if dtype not in DTYPES:
         raise UserError(f"--dtype {dtype!r}: allowed are {', '.join(DTYPES)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with Provenance("calibrate", config) as provenance, torch.inference_mode():
+    with Provenance("calibrate", config, out=[out]) as provenance, torch.inference_mode():
         rows = matmul(shape, dtype, device, seconds)
         found = {"device": hardware_label(hardware()), "threads": torch.get_num_threads(), "dtype": dtype}
         found |= {"memory_bytes": memory_here(device) * GIB, "model_flops": model_flops(rows)}

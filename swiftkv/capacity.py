@@ -217,7 +217,8 @@ def run(
     left_out = sorted({variant.name for variant in config.variants} - {name for name, *_ in variants})
     lines = assumptions(model, machine, load, options, left_out)
     arms = [(BASE_ARM, layers, 1), *((name, cut, group) for name, _, cut, group in variants)]
-    with Provenance("plan", config, kind=roofline.PREDICTED, assumptions=lines) as provenance:
+    written = [out / "plan.csv", out / "plan.md"]
+    with Provenance("plan", config, out=written, kind=roofline.PREDICTED, assumptions=lines) as provenance:
         # Compiled code runs outside Python's lock, so threads are enough.
         with ThreadPoolExecutor(provenance.record["hardware"]["cores"]) as pool:
             table = pd.DataFrame(pool.map(lambda arm: said(row(shape, *arm, machine, load, options)), arms))

@@ -1,6 +1,7 @@
 """The `swiftkv` command: one sub-command per pipeline stage, each of which also runs by hand.
 
-Errors a user can mend are printed as one line on standard error and end with exit code 2.
+Errors a user can mend are printed as one line on standard error and end with exit code 2; where there is nothing to
+check or to judge, it is 1.
 """
 
 import os
@@ -14,13 +15,13 @@ cli.info.help = __doc__
 
 
 def end_in_one_line(command: Callable[[], None]) -> None:
-    """Run a command; a UserError becomes one line on standard error and exit code 2."""
+    """Run a command; a UserError becomes one line on standard error and its exit code."""
     try:
         command()
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
             print(f"swiftkv: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.code)
 
 
 def app() -> None:

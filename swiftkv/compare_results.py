@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv import files
-from swiftkv.errors import UserError
+from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.frames import FRAMES, LOAD_RATIOS, SERVED_FRAMES
 from swiftkv.provenance import Provenance, hardware_label
 from swiftkv.results import Results
@@ -77,12 +77,15 @@ class Difference:
 
 
 def open_results(directory: Path) -> Results:
-    """The results in a directory, whatever its name. Raises UserError if it is none or holds no result."""
+    """The results in a directory, whatever its name. Raises UserError if it is none, NothingToJudge if it holds no
+    result."""
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory of results")
     results = Results(directory.resolve().name, directory)
     if not any(results.has(name) for name in FRAMES):
-        raise UserError(f"{directory}: holds no results; expected are {', '.join(path for path, _ in FRAMES.values())}")
+        raise NothingToJudge(
+            f"{directory}: holds no results; expected are {', '.join(path for path, _ in FRAMES.values())}"
+        )
     return results
 
 
@@ -190,7 +193,7 @@ def compare(a: Results, b: Results, tolerance: float = TOLERANCE) -> tuple[list[
     """
     common = [name for name in KEYS if has(a, name) and has(b, name)]
     if not common:
-        raise UserError(f"{a.directory} and {b.directory} have no table in common")
+        raise NothingToJudge(f"{a.directory} and {b.directory} have no table in common")
     found, remarks = [], []
     for name in KEYS:
         if has(a, name) != has(b, name):
@@ -208,7 +211,7 @@ def run(a: Path, b: Path, tolerance: float = TOLERANCE, out: Path | None = None)
     """
     first, second = open_results(a), open_results(b)
     inputs = [results.path(name) for results in (first, second) for name in (*FRAMES, *SERVED_FRAMES)]
-    with Provenance("compare", inputs=inputs, tolerance=tolerance) as provenance:
+    with Provenance("compare", inputs=inputs, out=[out] if out else [], tolerance=tolerance) as provenance:
         found, remarks = compare(first, second, tolerance)
         for line in (*remarks, *found):
             print(line)

@@ -17,12 +17,16 @@ import yaml
 
 from swiftkv import files
 from swiftkv.errors import UserError
+from swiftkv.files import ROOT
 from swiftkv.workloads.tasks import BY_NAME
 
-ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
 BASE_ARM = "base"
 UNDISTILLED = "-undistilled"
+# Directories below results/ that are no scale's.
+RESERVED_SCALES = ("reference", "plan", "bundle", "browser")
+# Lists of variants by section and key, and whether one that would be left without a name takes all variants.
+CHOICES = (("accuracy", "undistilled", False), ("served", "arms", True))
 ALLOWED = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems")  # what an error tells
 
 
@@ -134,6 +138,20 @@ def merge(base: dict, change: dict) -> dict:
     return merged
 
 
+def lay(raw: dict, change: dict) -> dict:
+    """`merge` of configurations. Where `change` brings variants of its own, lists of variants that `raw` had chosen and
+    `change` does not mention lose the names that are gone."""
+    merged = merge(raw, change)
+    if not isinstance(change.get("variants"), list):
+        return merged
+    names = [variant.get("name") for variant in change["variants"] if isinstance(variant, dict)]
+    for section, key, never_empty in CHOICES:
+        chosen = merged.get(section, {})
+        if isinstance(chosen, dict) and isinstance(chosen.get(key), list) and key not in change.get(section, {}):
+            chosen[key] = [name for name in chosen[key] if name in names] or names * never_empty
+    return merged
+
+
 def read_layers(path: str | Path, seen: tuple = ()) -> dict:
     """Read a YAML config and what it extends. Raises UserError for a missing file, bad YAML or a loop."""
     path = Path(path)
@@ -148,7 +166,7 @@ def read_layers(path: str | Path, seen: tuple = ()) -> dict:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a config must be a mapping, not {type(raw).__name__}")
     parent = raw.pop("extends", None)
-    return merge(read_layers(path.parent / parent, (*seen, path.resolve())), raw) if parent else raw
+    return lay(read_layers(path.parent / parent, (*seen, path.resolve())), raw) if parent else raw
 
 
 def explain(error: jsonschema.ValidationError) -> str:
@@ -171,19 +189,26 @@ def validate(raw: dict, where: str) -> None:
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(raw))
     if error is not None:
         raise UserError(f"{where}: {explain(error)}")
+    if raw["scale"].lower() in RESERVED_SCALES:
+        raise UserError(
+            f"{where}: scale: {raw['scale']!r} is not allowed; results/{'|'.join(RESERVED_SCALES)} are kept for other "
+            "things, so choose another name"
+        )
     names = [variant["name"] for variant in raw["variants"]]
+    if taken := [name for name in names if name.endswith(UNDISTILLED)]:
+        raise UserError(
+            f"{where}: variants: {taken[0]!r} is not allowed; names that end in {UNDISTILLED} are controls'"
+        )
     if len(set(names)) < len(names) or BASE_ARM in names:
         raise UserError(f"{where}: variants: names must differ from each other and from {BASE_ARM!r}, got {names}")
     arms = raw.get("ablations", {}).get("arms", ())
     for name in [*raw["tasks"], *(task for arm in arms for task in arm.get("tasks", ()))]:
         if name not in BY_NAME:
             raise UserError(f"{where}: tasks: {name!r} is not a task; allowed are {', '.join(BY_NAME)}")
-    for name in raw["accuracy"]["undistilled"]:
-        if name not in names:
-            raise UserError(f"{where}: accuracy.undistilled: {name!r} is not a variant; allowed are {names}")
-    for name in raw.get("served", {}).get("arms", []):
-        if name not in names:
-            raise UserError(f"{where}: served.arms: {name!r} is not a variant; allowed are {names}")
+    for section, key, _ in CHOICES:
+        for name in raw.get(section, {}).get(key, []):
+            if name not in names:
+                raise UserError(f"{where}: {section}.{key}: {name!r} is not a variant; allowed are {names}")
     points = [point["name"] for point in raw.get("served", {}).get("points", [])]
     if len(set(points)) < len(points):
         raise UserError(f"{where}: served.points: names must differ from each other, got {points}")
@@ -216,8 +241,8 @@ def freeze(raw: dict, overlays: Sequence[str | Path] = (), given: Mapping | None
     Snakemake knows no `extends`: `overlays` are its --configfile files, and `given` is what these and --config say.
     """
     for path in overlays:
-        raw = merge(raw, read_layers(path))
-    raw = {key: value for key, value in merge(raw, given or {}).items() if key != "extends"}
+        raw = lay(raw, read_layers(path))
+    raw = {key: value for key, value in lay(raw, given or {}).items() if key != "extends"}
     validate(raw, "config")
     path = Path("results") / raw["scale"] / "config.yaml"
     text = yaml.safe_dump(raw, sort_keys=False)

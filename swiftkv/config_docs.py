@@ -6,6 +6,7 @@ from pathlib import Path
 
 from swiftkv import files
 from swiftkv.config import ROOT, SCHEMA, read_layers
+from swiftkv.errors import UserError
 
 HEAD = """# Configuration keys
 
@@ -79,5 +80,8 @@ def render() -> str:
 
 
 def write(out: Path) -> None:
-    """Write the page."""
+    """Write the page. Raises UserError if `out` is another page, or no page at all."""
+    title = HEAD.splitlines()[0]
+    if out.exists() and (not out.is_file() or not out.read_bytes().startswith(title.encode())):
+        raise UserError(f"--out {out}: exists and is not this page ({title}); name another file")
     files.write_text(out, render())

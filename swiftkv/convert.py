@@ -7,13 +7,14 @@ model directory goes through `check_checkpoint` before anything is measured on i
 import json
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from swiftkv import files
+from swiftkv import files, outputs
 from swiftkv.config import check_cut
 from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES  # importing it registers the SwiftKV classes with Transformers
@@ -21,7 +22,12 @@ from swiftkv.provenance import Provenance
 
 BASE_TYPES = tuple(FAMILIES)
 STUDENT_TYPES = tuple(model.config_class.model_type for model in FAMILIES.values())
+# Whose work a stage that writes students may replace.
+REPLACED = {"convert": ["convert"], "distill": ["convert", "distill"]}
 INDEX = "model.safetensors.index.json"
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+BUFFERS = ("BOOL", "I64")  # masks and positions that old checkpoints carry; no scheme stores weights so
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 Tensors = dict[str, torch.Tensor]
 # What a student takes over from its base besides weights and config.json.
 COPIED = (
@@ -35,8 +41,32 @@ COPIED = (
 )
 
 
+def scheme_of(raw: dict) -> str | None:
+    """The quantisation that config.json `raw` names, as Transformers reads it; None if there is none."""
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    settings = raw.get("quantization_config") or raw.get("compression_config")  # the second: old compressed-tensors
+    if not settings:
+        return None
+    try:
+        method = AutoQuantizationConfig.from_dict(settings).quant_method
+        return str(getattr(method, "value", method))
+    except Exception:  # a scheme of a newer release, or one whose package is not installed
+        named = settings.get("quant_method") if isinstance(settings, dict) else None
+        return str(named or "of an unknown scheme")
+
+
+def refuse_quantised(directory: Path, how: str) -> NoReturn:
+    """Raise UserError: K and V of the late layers are means of the base's weights, which its stored numbers are not."""
+    raise UserError(
+        f"{directory}: the base model is quantised ({how}); allowed are weights in {', '.join(FLOATS.values())} and no "
+        "quantization_config, so take the unquantised checkpoint, or write a dequantised one"
+    )
+
+
 def read_config(directory: Path, allowed: tuple[str, ...] = BASE_TYPES + STUDENT_TYPES) -> dict:
-    """config.json of a model directory. Raises UserError if absent or of a family not in `allowed`."""
+    """config.json of a model directory. Raises UserError if absent, of a family not in `allowed`, or of a quantised
+    base model."""
     if not directory.is_dir():
         raise UserError(f"{directory}: no such model directory")
     if not (directory / "config.json").is_file():
@@ -48,6 +78,8 @@ def read_config(directory: Path, allowed: tuple[str, ...] = BASE_TYPES + STUDENT
             f"{directory}: model_type {family!r} is not supported; allowed is {' or '.join(allowed)} "
             "(mixture-of-experts and latent-attention families are out of scope)"
         )
+    if family in BASE_TYPES and (scheme := scheme_of(config)):
+        refuse_quantised(directory, f"quantization_config: {scheme}")
     return config
 
 
@@ -63,16 +95,18 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
-def tensor_shapes(directory: Path) -> dict[str, list[int]]:
-    """Name -> shape of every tensor, read from the file headers. Raises UserError naming a truncated file."""
-    shapes = {}
+def tensor_headers(directory: Path) -> dict[str, tuple[str, list[int]]]:
+    """Name -> type (as safetensors calls it) and shape of every tensor, read from the file headers. Raises UserError
+    naming a truncated file."""
+    found = {}
     for path in weight_files(directory):
         try:
             with safe_open(path, "pt") as file:
-                shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+                parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                found |= {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
-    return shapes
+    return found
 
 
 def load_tensors(directory: Path) -> Tensors:
@@ -119,16 +153,21 @@ def expected_shapes(config: PreTrainedConfig) -> dict[str, list[int]]:
 def check_checkpoint(directory: str | Path) -> PreTrainedConfig:
     """Check that a base or student directory is whole and return its configuration; weights are not read.
 
-    Raises UserError naming the culprit: directory, file, config value, missing tensor or wrong shape.
+    Raises UserError naming the culprit: directory, file, config value, missing tensor, wrong shape, or a base's weights
+    that are not floating-point numbers of 16 bits or more.
     """
     directory = Path(directory)
     config = parse_config(directory, read_config(directory))
-    found = tensor_shapes(directory)
+    found = tensor_headers(directory)
+    if config.model_type in BASE_TYPES:
+        for name, (dtype, _) in found.items():
+            if dtype not in (*FLOATS, *BUFFERS):
+                refuse_quantised(directory, f"tensor {name} is {dtype}")
     for name, shape in expected_shapes(config).items():
         if name not in found:
             raise UserError(f"{directory}: tensor {name} is missing (expected shape {shape})")
-        if list(found[name]) != shape:
-            raise UserError(f"{directory}: tensor {name} has shape {list(found[name])}, expected {shape}")
+        if list(found[name][1]) != shape:
+            raise UserError(f"{directory}: tensor {name} has shape {list(found[name][1])}, expected {shape}")
     return config
 
 
@@ -192,10 +231,19 @@ def save_model(directory: Path, raw: dict, tensors: Tensors) -> None:
         path.chmod(0o644)
 
 
+def has_own_head(raw: dict, base: Tensors) -> bool:
+    """Whether a checkpoint holds a head of its own although its config.json ties it to the embeddings.
+
+    Transformers and vLLM (from 0.32 on) compare the two tensors and take the head; older vLLM takes the embeddings.
+    """
+    return bool(raw.get("tie_word_embeddings")) and HEAD in base and not torch.equal(base[HEAD], base[EMBEDDING])
+
+
 def write_student(base_dir: Path, out_dir: Path, cut: int, group: int, trained: Tensors | None = None) -> None:
     """Write a student directory atomically, with provenance; `base_dir` must have passed `check_checkpoint`.
 
-    `trained` (published names) replaces initial or frozen tensors, in the base's dtype.
+    `trained` (published names) replaces initial or frozen tensors, in the base's dtype. Raises UserError if `out_dir`
+    may not be replaced: a conversion does not replace a distilled student.
     """
     raw, base = read_config(base_dir, BASE_TYPES), load_tensors(base_dir)
     layers = raw["num_hidden_layers"]
@@ -204,10 +252,12 @@ def write_student(base_dir: Path, out_dir: Path, cut: int, group: int, trained: 
     model = FAMILIES[raw["model_type"]]
     raw |= {"model_type": model.config_class.model_type, "architectures": [model.__name__], "swiftkv": True}
     raw |= {"num_key_value_layers": cut, "key_value_group_size": group}
-    stage = "distill" if trained else "convert"
+    if has_own_head(raw, base):
+        raw["tie_word_embeddings"] = False  # say what is so: every reader then takes the head
+    stage = "convert" if trained is None else "distill"
     with (
+        outputs.directory(out_dir, REPLACED[stage], [base_dir]) as directory,
         Provenance(stage, inputs=weight_files(base_dir), cut=cut, group=group) as provenance,
-        files.atomic_dir(out_dir) as directory,
     ):
         save_model(directory, raw, tensors)
         copy_companions(base_dir, directory)
@@ -221,6 +271,7 @@ def convert(base_dir: str | Path, out_dir: str | Path, cut: int, group: int) -> 
     Raises UserError for a damaged or unsupported base, a cut outside 1..L or a group that does not divide.
     """
     base_dir, out_dir = Path(base_dir), Path(out_dir)
+    outputs.check_dir(out_dir, REPLACED["convert"], [base_dir])
     read_config(base_dir, BASE_TYPES)
     layers = check_checkpoint(base_dir).num_hidden_layers
     check_cut(cut, layers, group, where=str(out_dir))

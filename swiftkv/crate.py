@@ -119,7 +119,11 @@ def describe(directory: Path) -> dict:
 
 
 def write(directory: Path) -> None:
-    """Write the metadata file of the crate into `directory`. Raises UserError as `describe` does."""
+    """Write the metadata file of the crate into `directory`. Raises UserError as `describe` does, and if another's crate
+    is there."""
+    path = directory / METADATA
+    if path.exists() and f'"{SOFTWARE}"' not in path.read_text(encoding="utf-8"):
+        raise UserError(f"{path}: exists and was not written by `swiftkv crate`; move it elsewhere first")
     metadata = describe(directory)
-    files.write_json(directory / METADATA, metadata)
-    print(f"{directory / METADATA}: {sum(entity['@type'] == 'File' for entity in metadata['@graph'])} files")
+    files.write_json(path, metadata)
+    print(f"{path}: {sum(entity['@type'] == 'File' for entity in metadata['@graph'])} files")

@@ -103,7 +103,8 @@ class Curriculum(Dataset):
             return made
         rows = self.text.rows(stage.length, plain, step * plain)
         answers = torch.cat([made.answers, torch.zeros(rows.shape, dtype=torch.bool)])
-        return Batch(torch.cat([made.input_ids, rows]), answers, made.tokens + rows.numel())
+        lengths = torch.cat([made.lengths, torch.full((len(rows),), rows.shape[1])])
+        return Batch(torch.cat([made.input_ids, rows]), answers, lengths)
 
     def batches(self, start: int, processes: int = 0) -> Iterator[Batch]:
         """Every batch from number `start` on, made in advance by `processes` others if there are any."""

@@ -30,6 +30,7 @@ from swiftkv.stats import paired_difference_ci
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer
 
+FILES = "positions.csv lengths.csv difficulty.csv lost.jsonl".split()
 NEEDLE = "needle"
 SHORTEST_PASSAGE = 8  # tokens, in any tokenizer: its words
 BATCH_TOKENS = 8192
@@ -236,7 +237,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out_dir: Pat
     base_dir, tokenizer = Path(base_dir), load_tokenizer(base_dir)
     limit = check(base_dir, models)
     inputs = [path for directory in (base_dir, *models.values()) for path in weight_files(Path(directory))]
-    with Provenance("diagnose", config, inputs=inputs) as provenance:
+    with Provenance("diagnose", config, inputs=inputs, out=[out_dir / name for name in FILES]) as provenance:
         probes = all_probes(config, tokenizer, limit)
         tokens = look(base_dir, models, probes, tokenizer)
         items = items_of(tokens)

@@ -13,15 +13,16 @@ import huggingface_hub
 import torch
 from transformers import AutoModelForCausalLM
 
-from swiftkv import files, model_card
+from swiftkv import model_card, outputs
 from swiftkv.config import RunConfig
 from swiftkv.convert import INDEX, check_checkpoint, copy_companions, load_tensors, save_model, weight_files
 from swiftkv.errors import UserError
-from swiftkv.evidence import Evidence, read_record
+from swiftkv.evidence import Evidence
 from swiftkv.licence import licence_files
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.tokens import load_tokenizer
 
+STAGE = "export"
 DTYPES = ("float32", "bfloat16")
 PROBE = "SELECT name FROM users WHERE id = 7; def add(a, b): return a + b"
 
@@ -37,9 +38,7 @@ def check_options(out: Path, push: str | None, dtype: str | None) -> None:
             raise UserError(f"--push {push}: {error}") from None
         if "/" not in push:
             raise UserError(f"--push {push}: the name must be ORG/NAME")
-    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    if not empty and read_record(out / "config.json").get("stage") != "export":
-        raise UserError(f"--out {out}: exists and is not an earlier export; name another directory")
+    outputs.check_dir(out, [STAGE])
 
 
 def write_model(evidence: Evidence, directory: Path, dtype: str) -> None:
@@ -86,8 +85,8 @@ def write_folder(evidence: Evidence, out: Path, name: str, repository: str, dtyp
     """Write the folder atomically, through the gate. Returns its provenance."""
     used = [evidence.results.path(frame) for frame in ("accuracy", "throughput", "latency", "kv_capacity")]
     with (
-        Provenance("export", evidence.config, inputs=used, model_sha256=evidence.weights) as provenance,
-        files.atomic_dir(out.resolve()) as directory,
+        Provenance(STAGE, evidence.config, inputs=used, model_sha256=evidence.weights) as provenance,
+        outputs.directory(out, [STAGE], [evidence.directory]) as directory,
     ):
         provenance.record = public(provenance.record) | {"student": public(evidence.record)}
         card = model_card.card(evidence, name, repository, dtype)

@@ -1,5 +1,6 @@
 """Reading and writing result files so that an interrupted run never leaves half of one."""
 
+import glob
 import gzip
 import hashlib
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from swiftkv.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]  # the project
 
 
 @contextmanager
@@ -90,21 +93,44 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def atomic_dir(path: str | Path):
-    """Yield a temporary sibling directory that replaces `path` only if the block ends without an error.
+def unfinished(path: Path) -> str:
+    """What the names of half-written and outgoing directories of `path` begin with; they are its siblings."""
+    return f".swiftkv-unfinished-{path.name}-"
 
-    What a killed writer of the same `path` left behind is removed.
+
+@contextmanager
+def atomic_dir(path: str | Path, replace: bool = False):
+    """Yield a temporary sibling directory that becomes `path` only if the block ends without an error.
+
+    What a killed writer of the same `path` left behind is removed. Raises UserError if `path` holds anything, unless
+    `replace` says that the caller may (see `outputs`).
     """
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left_behind in path.parent.glob(f".{path.name}.*"):
+    for left_behind in path.parent.glob(f"{glob.escape(unfinished(path))}*"):
         shutil.rmtree(left_behind, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=unfinished(path)))
     os.chmod(temporary, 0o755)
     try:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        put(temporary, path, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put(temporary: Path, path: Path, replace: bool) -> None:
+    """Rename `temporary` to `path`; what was there is deleted last, and comes back if the renaming fails."""
+    if not path.exists():
+        os.replace(temporary, path)
+        return
+    if not replace and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: exists and is not empty; nothing was replaced")
+    outgoing = Path(tempfile.mkdtemp(dir=path.parent, prefix=unfinished(path))) / path.name
+    os.replace(path, outgoing)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(outgoing, path)
+        raise
+    finally:
+        shutil.rmtree(outgoing.parent, ignore_errors=True)

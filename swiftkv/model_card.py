@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from swiftkv.accuracy_summary import MEAN
 from swiftkv.config import ROOT
-from swiftkv.convert import tensor_shapes
+from swiftkv.convert import tensor_headers
 from swiftkv.evidence import Evidence, digests
 from swiftkv.licence import licence, licence_text
 from swiftkv.provenance import git_state, hardware_label
@@ -177,7 +177,7 @@ def distillation(evidence: Evidence) -> str:
 
 def parameters(evidence: Evidence) -> dict[str, str]:
     """SwiftKV's own and the trained parameters, each with its share of all parameters of the student."""
-    sizes = {name: prod(shape) for name, shape in tensor_shapes(evidence.directory).items()}
+    sizes = {name: prod(shape) for name, (_, shape) in tensor_headers(evidence.directory).items()}
     own = sum(size for name, size in sizes.items() if "_swiftkv" in name)
     layers = own + sum(size for name, size in sizes.items() if "_swiftkv" not in name and ".layers." in name)
     trained = {"qkv": own, "layers": layers}.get(settings(evidence, evidence.distillation[1]).get("train"))

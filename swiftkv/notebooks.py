@@ -41,7 +41,7 @@ def execute(name: str, scale: str, out: str | Path, root: str | Path = "results"
         raise UserError(f"notebook {name!r}: unknown; there are {', '.join(names())}")
     out = Path(out) if Path(out).suffix == ".ipynb" else Path(out) / f"{name}.ipynb"
     source = NOTEBOOKS / f"{name}.ipynb"
-    with Provenance("notebook", scale=scale, inputs=[source]) as provenance:
+    with Provenance("notebook", scale=scale, inputs=[source], out=[out]) as provenance:
         try:
             notebook = papermill.execute_notebook(
                 source,

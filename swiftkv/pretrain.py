@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from swiftkv import checkpoint, files
+from swiftkv import checkpoint, files, outputs
 from swiftkv.config import RunConfig
 from swiftkv.curriculum import Curriculum
 from swiftkv.errors import UserError
@@ -23,6 +23,7 @@ from swiftkv.initialise import initialise
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.stream import Batch
 
+STAGE = "train-base"
 SAVE_EVERY_S = 60
 REPORT_EVERY = 100  # steps
 ADAMW_SHARE = 0.6  # of the learning rate, for embeddings and norms
@@ -186,7 +187,7 @@ def export(trainer: Trainer, out_dir: Path, provenance: Provenance) -> None:
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "data": trainer.curriculum.data_record(),
     }
-    with files.atomic_dir(out_dir) as directory:
+    with outputs.directory(out_dir, [STAGE]) as directory:
         trainer.model.save_pretrained(directory)
         trainer.tokenizer.save_pretrained(directory)
         files.write_jsonl(directory / CURVE, trainer.curve)
@@ -200,7 +201,8 @@ def run(config: RunConfig, out_dir: Path, work: Path, mirror: Path | None = None
 
     Raises UserError on a NaN or infinite loss (the last checkpoint stays), or for a corpus that is not there.
     """
-    with Provenance("train-base", config) as provenance:
+    outputs.check_dir(out_dir, [STAGE])
+    with Provenance(STAGE, config) as provenance:
         trainer = Trainer(config, work, mirror)
         trainer.resume()
         trainer.train()

@@ -84,6 +84,7 @@ def protocol(config: RunConfig, results: Results) -> Table:
 def run(config: RunConfig, out_dir: Path, root: str | Path = "results") -> None:
     """Write tab-protocol as CSV, Markdown and LaTeX. Raises UserError naming the result that is missing."""
     results = load(config.scale, root)
-    with Provenance("protocol-report", config, inputs=[results.path("protocol")], ids=exhibits.PROTOCOL) as provenance:
+    inputs, written = [results.path("protocol")], [out_dir / f"{TABLE}.csv"]
+    with Provenance("protocol-report", config, inputs=inputs, out=written, ids=exhibits.PROTOCOL) as provenance:
         tables.write(protocol(config, results), results.origin("protocol"), TABLE, out_dir)
         provenance.save(out_dir / TABLE)

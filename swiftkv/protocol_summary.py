@@ -126,7 +126,7 @@ def summarise(config: RunConfig, arms: Path, out: Path) -> None:
     scored = {arm: path for arm, path in paths.items() if path.is_file()}
     if BASE_ARM not in scored:
         raise UserError(f"{paths[BASE_ARM]}: no such file; score arm {BASE_ARM!r} first")
-    with Provenance("protocol-summary", config, inputs=scored.values(), resamples=RESAMPLES) as provenance:
+    with Provenance("protocol-summary", config, inputs=scored.values(), resamples=RESAMPLES, out=[out]) as provenance:
         read = {arm: read_arm(path.parent) for arm, path in scored.items()}
         rows = [row for arm, entry in read.items() for row in arm_rows(config, arm, entry, read[BASE_ARM])]
         provenance.save(out)

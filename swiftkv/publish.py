@@ -8,6 +8,7 @@
 All numbers in these texts come from result files; a test holds the committed texts against the committed evidence.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -35,12 +36,27 @@ STAGES = {  # benchmark files of a stage -> what it leaves behind
     "accuracy": "accuracy",
     "diagnose": "diagnosis",
 }
+MACHINE = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 MIB = 1 << 20
 REFERENCE = ROOT / "results" / "reference"
 
 
+def place(machine: str, scale: str) -> Path:
+    """Where the evidence of a run goes. Raises UserError for a name that leaves results/reference, and for a directory
+    there that is no published run of this scale."""
+    if not re.fullmatch(MACHINE, machine) or (REFERENCE / machine).is_file():
+        raise UserError(
+            f"--machine {machine}: allowed is a name of letters, digits, '.', '_' and '-', such as h100-sxm"
+        )
+    target = REFERENCE / machine / scale
+    records = map(files.read_json, files.finished(target, "**/*.provenance.json"))
+    if target.exists() and any(target.iterdir()) and not any(record.get("scale") == scale for record in records):
+        raise UserError(f"{target}: exists and is no published run of scale {scale}; it is not replaced")
+    return target
+
+
 def copy_evidence(results: Results, target: Path) -> None:
-    """Copy the KEPT files of a run, and parameter counts in place of its models, if it has any.
+    """Copy the KEPT files of a run, and parameter counts in place of its models, if it has any, for `target`.
 
     Raises UserError if there is nothing but a configuration, or a file names a directory of this machine.
     """
@@ -48,7 +64,7 @@ def copy_evidence(results: Results, target: Path) -> None:
     kept = sorted({path for pattern in KEPT for path in files.finished(source, pattern)})
     if not any(path.parent != source for path in kept):
         raise UserError(f"{source}: holds no results that could be published")
-    with files.atomic_dir(target) as directory:
+    with files.atomic_dir(target, replace=True) as directory:
         for path in kept:
             if str(ROOT).encode() in path.read_bytes():
                 raise UserError(f"{path}: names a directory of this machine ({ROOT}); it cannot be published")
@@ -201,10 +217,10 @@ def run(config: RunConfig, machine: str) -> None:
 
     Of the whole pipeline all texts, of speed or served load alone the ledger, of a run without verdicts (sweep) none.
 
-    Raises UserError if a result is missing or names a directory of this machine.
+    Raises UserError if a result is missing or names a directory of this machine, or `machine` is no name.
     """
-    results = Results(config.scale, config.results)
-    copy_evidence(results, REFERENCE / machine / config.scale)
+    results, target = Results(config.scale, config.results), place(machine, config.scale)
+    copy_evidence(results, target)
     if not results.has("accuracy"):
         if results.has("claims") or results.has("served_claims"):
             files.write_text(REFERENCE / "README.md", page(REFERENCE))

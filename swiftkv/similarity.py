@@ -70,7 +70,7 @@ def run(config: RunConfig, base_dir: Path, out: Path) -> None:
     base_dir = Path(base_dir)
     check_checkpoint(base_dir)
     tokenizer = load_tokenizer(base_dir)
-    with Provenance("similarity", config, inputs=weight_files(base_dir)) as provenance:
+    with Provenance("similarity", config, inputs=weight_files(base_dir), out=[out]) as provenance:
         frame = measure(load_whole(base_dir), tokenizer, prompts(config))
         files.write_text(out, frame.to_csv(index=False))
         provenance.save(out)

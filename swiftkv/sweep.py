@@ -72,7 +72,9 @@ def run(config, directory: Path, out: Path, machine: Machine | None = None) -> p
     Returns speedups.csv. Raises UserError as `predict.check`.
     """
     inputs = [directory / "throughput" / name for name in predict.COLUMNS]
-    with Provenance("predict", config, inputs=inputs, kind=roofline.PREDICTED) as record:
+    with Provenance(
+        "predict", config, inputs=inputs, out=[out / name for name in FILES], kind=roofline.PREDICTED
+    ) as record:
         table, fitted = predict.check(config, directory, machine)
         report = predict.check_report(table, fitted)
         files.write_text(out / "speedups.csv", table.to_csv(index=False))

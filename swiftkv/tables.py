@@ -261,7 +261,8 @@ def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "result
     """
     results = load(config.scale, root)
     inputs = [results.path(frame) for frame in SOURCES.values()]
-    with Provenance("tables", config, inputs=inputs) as provenance:
+    written = [Path(out_dir) / f"{name}.csv" for name in TABLES]
+    with Provenance("tables", config, inputs=inputs, out=written) as provenance:
         made = exhibits.make(TABLES, lambda name: write_one(results, name, out_dir), partial)
         files.write_text(Path(out_dir) / "tables.tex", exhibits.document(made))
         provenance.record["ids"] = made

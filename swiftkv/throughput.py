@@ -37,7 +37,7 @@ def run(config, out_dir: Path, work: Path, factory: Callable = VLLMEngine) -> No
     """
     points, out_dir, work = check_points(config), Path(out_dir), Path(work)
     rounds = Rounds(work, fingerprint(config), [arm.name for arm in arms(config)], decisive(config))
-    with Provenance("throughput", config, weights="dummy") as record:
+    with Provenance("throughput", config, out=[out_dir / name for name in FILES], weights="dummy") as record:
         for wanted, group in by_flags(points).items():
             with Fleet(config, work / "models", factory, wanted) as fleet:
                 measure(config, group, rounds, fleet)

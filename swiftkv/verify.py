@@ -220,7 +220,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out: Path) -
     for directory in (base_dir, *models.values()):
         check_checkpoint(directory)
     inputs = [path for directory in (base_dir, *models.values()) for path in Path(directory).glob("*.safetensors")]
-    with Provenance("verify", config, inputs=inputs) as provenance:
+    with Provenance("verify", config, inputs=inputs, out=[out]) as provenance:
         checks = Checks(config, base_dir, models)
         gates = checks.base_gates()
         for variant in models:

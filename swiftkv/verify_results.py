@@ -18,7 +18,7 @@ from pathlib import Path
 from swiftkv import files
 from swiftkv.compare_results import open_results
 from swiftkv.config import ROOT, RunConfig, merge, read_layers, validate
-from swiftkv.errors import UserError
+from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.frames import COUNTS
 from swiftkv.publish import KEPT
 from swiftkv.recompute import CLAIMS, PARTLY, RECIPES, Recipe, Run
@@ -206,7 +206,8 @@ def grouped(unchecked: dict[str, str]) -> list[str]:
 def run(directory: Path, config: Path | None = None) -> bool:
     """Check a result directory, print what was found; whether all that can be checked agrees.
 
-    Raises UserError for a directory without results or an unusable configuration.
+    Raises UserError for a directory without results or an unusable configuration, and NothingToJudge if nothing in it
+    can be checked.
     """
     results, loaded = open_results(directory), read_config(directory, config)
     results.scale = loaded.scale if loaded else results.scale
@@ -216,5 +217,7 @@ def run(directory: Path, config: Path | None = None) -> bool:
         print(f"not checkable: {line}")
     for number, difference in enumerate(found.differences):
         print(f"{'difference' if number else 'first difference'}: {difference}")
+    if not found.reached and not found.differences:
+        raise NothingToJudge(f"{directory}: none of its files can be checked")
     print(f"{directory}: {len(found.reached)} files checked, {len(found.differences)} differences")
     return not found.differences

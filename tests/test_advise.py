@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from test_distill import PAD, SETTINGS, make_batch, make_config
+from test_distill import SETTINGS, make_batch, make_config
 from transformers import AutoModelForCausalLM
 
 from swiftkv.config import SwiftKVVariant
@@ -28,7 +28,14 @@ def test_answers_are_numbered_by_runs_of_positions():
     ids = torch.arange(2, 18).reshape(2, 8)
     answers = torch.zeros(2, 8, dtype=torch.bool)
     answers[0, [2, 3, 6]] = answers[1, [5, 6, 7]] = True
-    assert answer_numbers(select(Batch(ids, answers, 16), PAD, "answers", False)).tolist() == [0, 0, 1, 2, 2, 2]
+    assert answer_numbers(select(Batch(ids, answers, torch.tensor([8, 8])), "answers", False)).tolist() == [
+        0,
+        0,
+        1,
+        2,
+        2,
+        2,
+    ]
 
 
 def test_probe_equals_the_definition(tiny_base, tmp_path, monkeypatch):
@@ -37,7 +44,7 @@ def test_probe_equals_the_definition(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: False)
     teacher = Teacher(tiny_base, World())
     student = Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS)
-    (tally,), (left,) = probe(teacher, [student], [data], PAD, exits=(4,))
+    (tally,), (left,) = probe(teacher, [student], [data], exits=(4,))
     convert(tiny_base, tmp_path / "student", 4, 1)
     with torch.inference_mode():
         base, other = (

@@ -76,6 +76,12 @@ def test_crate_holds_every_file_with_its_hash_and_every_stage(run):
     assert tables["startTime"] <= tables["endTime"] <= by_id["./"]["datePublished"]
 
 
+def test_another_crate_is_not_replaced(run):
+    (run / crate.METADATA).write_text('{"@graph": []}')
+    with pytest.raises(UserError, match="was not written by `swiftkv crate`"):
+        crate.write(run)
+
+
 def test_every_reference_of_the_crate_leads_somewhere(run):
     crate.write(run)
     crate.write(run)  # its own file is no part of it

@@ -14,7 +14,7 @@ from swiftkv import claims, costmodel, files
 from swiftkv.claims.measurement import Measurement
 from swiftkv.claims.verdicts import NOT_REPRODUCED, PARTLY, REPRODUCED, ceiling, judge
 from swiftkv.config import ROOT, RunConfig, load_config
-from swiftkv.errors import UserError
+from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.frames import FRAMES, SERVED_FRAMES
 from swiftkv.results import published
 
@@ -151,10 +151,16 @@ def test_slower_decoding_is_not_hidden(root):
     assert verdicts(root).verdict["tpot"] == NOT_REPRODUCED
 
 
-def test_no_results_at_all(tmp_path):
-    frame = verdicts(tmp_path)
-    assert set(frame.verdict) == {"not measured", "not comparable"}
-    assert frame.measured.isna().all() and frame.hardware.isna().all()
+def test_no_results_at_all_are_no_verdicts(tmp_path):
+    with pytest.raises(NothingToJudge, match="holds no results, so there is nothing to judge"):
+        verdicts(tmp_path)
+    assert not list(tmp_path.rglob("claims.*"))
+
+
+def test_what_is_missing_is_named_with_the_target_that_makes_it(root):
+    shutil.rmtree(root / "cpu" / "accuracy")
+    frame = verdicts(root)
+    assert frame.verdict["accuracy"] == "not measured" and pd.isna(frame.measured["accuracy"])
     assert "snakemake --cores all" in frame.evidence["accuracy"]
 
 

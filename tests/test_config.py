@@ -37,6 +37,9 @@ def test_default_config_is_valid_and_names_every_arm():
         ({"base": {"source": "hub"}}, ["base", "revision"]),
         ({"variants": [{"name": "x", "skip": 1.5}]}, ["variants.0.skip", "1.5"]),
         ({"variants": [{"name": "base", "skip": 0.5}]}, ["variants", "base"]),
+        ({"variants": [{"name": "skip50-undistilled", "skip": 0.5}]}, ["variants", "'skip50-undistilled'", "controls"]),
+        ({"scale": "reference"}, ["scale", "'reference'", "results/reference"]),
+        ({"scale": "Plan"}, ["scale", "'Plan'"]),
         ({"accuracy": {"undistilled": ["nobody"]}}, ["accuracy.undistilled", "nobody", "skip25"]),
         ({"accuracy": {"margin": 0}}, ["accuracy.margin: 0", "exclusiveMinimum"]),
         ({"throughput": {"repeats": 2}}, ["throughput.repeats", "2"]),
@@ -45,6 +48,31 @@ def test_default_config_is_valid_and_names_every_arm():
 def test_wrong_key_or_value_is_named_with_what_is_allowed(change, words):
     message = broken(change)
     assert all(word in message for word in ["f.yaml", *words]), message
+
+
+MINE = {"scale": "mine", "variants": [{"name": "half", "skip": 0.5}, {"name": "skip50", "skip": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    ("parent", "section", "key"), [("config.yaml", "accuracy", "undistilled"), ("served.yaml", "served", "arms")]
+)
+def test_variants_of_ones_own_need_no_key_beside_them(parent, section, key, tmp_path, monkeypatch):
+    """What the parent chose of its variants keeps those that are still there, however the file is given."""
+    raw = MINE | {"extends": str(module.ROOT / "config" / parent)}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path)
+    loaded = load_config("mine.yaml")
+    frozen = module.freeze(DEFAULT.raw, ["mine.yaml"], raw)
+    assert loaded[section][key] == frozen[section][key] == ["skip50"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw | {"variants": [{"name": "half", "skip": 0.5}]}))
+    assert load_config("mine.yaml")[section][key] == (["half"] if section == "served" else [])
+
+
+def test_a_name_that_the_user_chose_is_never_left_out(tmp_path):
+    raw = MINE | {"extends": str(module.ROOT / "config" / "config.yaml"), "accuracy": {"undistilled": ["skip62"]}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match=r"accuracy\.undistilled: 'skip62' is not a variant; allowed are \['half'"):
+        load_config(tmp_path / "mine.yaml")
 
 
 def test_cut_of_each_published_share_is_a_whole_layer():

@@ -17,7 +17,7 @@ from swiftkv import files
 from swiftkv.config import RunConfig, SwiftKVVariant, load_config
 from swiftkv.convert import convert
 from swiftkv.distill import loop
-from swiftkv.distill.data import lengths, select
+from swiftkv.distill.data import select
 from swiftkv.distill.loop import Options
 from swiftkv.distill.loss import Targets, kl_sum
 from swiftkv.distill.parallel import World
@@ -53,7 +53,7 @@ def make_batch(index: int, rows: int = 8, length: int = 32) -> Batch:
     places = torch.arange(length)
     ids[places >= ends] = PAD
     answers = (places >= ends // 2) & (places < ends)
-    return Batch(ids, answers, int(ends.sum()))
+    return Batch(ids, answers, ends[:, 0])
 
 
 def stream(start: int):
@@ -80,7 +80,7 @@ def teacher(tiny_base):
 
 def look(teacher, data, *students):
     """One pass that keeps what the students need."""
-    return teacher.look(data, PAD, set().union(*(student.kept_layers for student in students)))
+    return teacher.look(data, set().union(*(student.kept_layers for student in students)))
 
 
 # Selection
@@ -90,9 +90,8 @@ def look(teacher, data, *students):
 @given(st.integers(0, 10_000), st.sampled_from(["answers", "all"]), st.booleans())
 def test_selection_is_what_a_loop_would_choose(seed, loss_on, every_position):
     data = make_batch(seed, rows=4, length=12)
-    chosen = select(data, PAD, loss_on, every_position)
-    for row in range(4):
-        real = int((data.input_ids[row] != PAD).sum())
+    chosen = select(data, loss_on, every_position)
+    for row, real in enumerate(data.lengths.tolist()):
         wanted = [t for t in range(real - 1) if loss_on == "all" or data.answers[row, t + 1]]
         run = list(range(real)) if every_position else wanted
         assert chosen.positions[row][chosen.run[row]].tolist() == run
@@ -100,13 +99,16 @@ def test_selection_is_what_a_loop_would_choose(seed, loss_on, every_position):
         assert not chosen.positions[row][~chosen.run[row]].any()
 
 
-def test_length_counts_pad_ids_inside_the_text():
-    ids = torch.tensor([[5, 0, 7, 0, 0], [0, 0, 0, 0, 0], [1, 2, 3, 4, 5]])
-    assert lengths(ids, 0).tolist() == [3, 0, 5]
+def test_padding_that_is_the_end_of_sequence_token_hides_no_token():
+    """Llama 3.x has no other: the last token of a row is that of its padding, and is trained on all the same."""
+    ids, answers = torch.tensor([[5, 6, 7, 1, 1, 1]]), torch.tensor([[False, False, True, True, False, False]])
+    chosen = select(Batch(ids, answers, torch.tensor([4])), "all", True)
+    assert chosen.positions[chosen.run].tolist() == [0, 1, 2, 3]
+    assert chosen.positions[chosen.loss].tolist() == [0, 1, 2]
 
 
 def test_mask_hides_later_keys_only():
-    chosen = select(make_batch(1, rows=2, length=8), PAD, "answers", False)
+    chosen = select(make_batch(1, rows=2, length=8), "answers", False)
     visible = chosen.mask(8, torch.float32)[:, 0] == 0
     assert torch.equal(visible, torch.arange(8) <= chosen.positions[..., None])
 
@@ -119,8 +121,8 @@ def packed_batch() -> tuple[Batch, list[Batch]]:
     answers[0, [2, 5, 6, 8, 9]] = True
     ends = [(0, 3), (3, 7), (7, 10)]
     places = torch.cat([torch.arange(b - a) for a, b in [*ends, (10, 12)]])[None]
-    alone = [Batch(ids[:, a:b], answers[:, a:b], b - a) for a, b in ends]
-    return Batch(ids, answers, 10, places), alone
+    alone = [Batch(ids[:, a:b], answers[:, a:b], torch.tensor([b - a])) for a, b in ends]
+    return Batch(ids, answers, torch.tensor([10]), places), alone
 
 
 @pytest.mark.parametrize("loss_on", ["answers", "all"])

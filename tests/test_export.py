@@ -264,7 +264,7 @@ def test_wrong_options(scale, base, tmp_path, changes, culprit):
 def test_an_export_is_replaced_and_nothing_else(scale, tmp_path):
     for _ in range(2):
         export.run(CONFIG, ARM, tmp_path / "out")
-    with pytest.raises(UserError, match="exists and is not an earlier export"):
+    with pytest.raises(UserError, match="names the stage export"):
         export.run(CONFIG, ARM, scale / "models" / ARM)
     assert (scale / "models" / ARM / "model.safetensors").is_file()
 

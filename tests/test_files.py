@@ -44,11 +44,3 @@ def test_bad_input_names_file_and_line(tmp_path):
         files.read_jsonl(tmp_path / "bad.jsonl")
     with pytest.raises(UserError, match="no such file"):
         files.read_json(tmp_path / "none.json")
-
-
-def test_next_writer_of_a_directory_clears_what_a_killed_one_left(tmp_path):
-    (tmp_path / ".model.abc123").mkdir()
-    (tmp_path / ".other.abc123").mkdir()
-    with files.atomic_dir(tmp_path / "model") as new:
-        (new / "a").write_text("1")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.abc123", "model"]

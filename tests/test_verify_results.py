@@ -37,6 +37,7 @@ def made(tmp_path_factory):
     for arm in CONFIG.accuracy_arms:
         files.write_json(scale / "accuracy" / arm / "lm_eval.json", {"settings": {}})
     folders = {arm: scale / "accuracy" / arm for arm in CONFIG.accuracy_arms}
+    (scale / "accuracy" / "summary.csv").unlink()  # has no provenance: not the stage's own
     accuracy_summary.summarise(CONFIG, folders, scale / "accuracy" / "summary.csv")
     files.write_text(scale / COUNTS, Results(SCALE, scale).parameters.to_csv(index=False))
     files.write_text(scale / "config.yaml", yaml.safe_dump(CONFIG.raw, sort_keys=False))
@@ -168,12 +169,16 @@ def test_altered_digits_in_committed_evidence_are_found(evidence, tmp_path):
 
 
 def test_bad_directories_end_in_one_line(tmp_path, monkeypatch, capsys):
-    for argument, said in ((tmp_path / "none", "no such directory"), (tmp_path, "holds no results")):
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "claims.csv").touch()
+    cases = (("none", "no such directory", 2), (".", "holds no results", 1), ("only", "none of its files can be", 1))
+    for name, said, code in cases:
+        argument = tmp_path / name
         monkeypatch.setattr(sys, "argv", ["swiftkv", "verify-results", str(argument)])
         with pytest.raises(SystemExit) as stop:
             cli.app()
         error = capsys.readouterr().err
-        assert stop.value.code == 2 and error.count("\n") == 1 and said in error
+        assert stop.value.code == code and error.count("\n") == 1 and said in error
 
 
 def test_exit_codes(copy, monkeypatch):

@@ -19,7 +19,7 @@ from swiftkv.claims.measurement import Measurement, Unanswerable
 from swiftkv.claims.metrics import METRICS
 from swiftkv.claims.verdicts import ceiling, judge
 from swiftkv.config import ROOT, RunConfig, explain
-from swiftkv.errors import UserError
+from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.files import read_json
 from swiftkv.frames import ALL_FRAMES, FRAMES
 from swiftkv.provenance import Provenance
@@ -133,11 +133,16 @@ def row(claim: dict, context: Context) -> dict:
 
 
 def run(config: RunConfig, out_csv: str | Path, out_md: str | Path, root: str | Path = "results") -> None:
-    """Judge every claim on what `root/<scale>` holds and write claims.csv and claims.md with provenance."""
+    """Judge every claim on what `root/<scale>` holds and write claims.csv and claims.md with provenance.
+
+    Raises NothingToJudge if it holds no result.
+    """
     results = Results(config.scale, Path(root) / config.scale)
+    if not any(map(results.has, READ)):
+        raise NothingToJudge(f"{results.directory}: holds no results, so there is nothing to judge")
     context = Context(config, results, published())
     inputs = [CLAIMS, PUBLISHED, *map(results.path, READ)]
-    with Provenance("claims", config, inputs=inputs) as provenance:
+    with Provenance("claims", config, inputs=inputs, out=[out_csv, out_md]) as provenance:
         frame = pd.DataFrame([row(claim, context) for claim in read_claims()], columns=COLUMNS)
         report.write(frame, config.scale, out_csv, out_md)
         provenance.save(out_csv)

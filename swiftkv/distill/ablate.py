@@ -16,7 +16,7 @@ from scipy import stats
 from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.convert import BASE_TYPES, check_checkpoint, read_config, weight_files
-from swiftkv.distill.loop import Distillation, Options, pad_id
+from swiftkv.distill.loop import Distillation, Options
 from swiftkv.distill.probe import probe
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
@@ -54,9 +54,9 @@ def train(config: RunConfig, base_dir: Path, work: Path, texts: list[Batch], opt
     tokenizer = load_tokenizer(base_dir)
     run = Distillation(config, base_dir, work, options=options)
     run.resume()
-    run.train(stream_of(config, tokenizer), pad_id(tokenizer))
+    run.train(stream_of(config, tokenizer))
     cuts = sorted({student.cut for student in run.students})
-    tallies, left = probe(run.teacher, run.students, texts, pad_id(tokenizer), tuple(cuts))
+    tallies, left = probe(run.teacher, run.students, texts, tuple(cuts))
     trained = {trainee.name: trainee for trainee in run.trainees}
     rows = []
     for student, tally in zip(run.students, tallies, strict=True):
@@ -148,7 +148,8 @@ def run(config: RunConfig, base_dir: Path, out: Path, work: Path, options: Optio
     base_dir, out = Path(base_dir), Path(out)
     read_config(base_dir, BASE_TYPES)
     check_checkpoint(base_dir)
-    with Provenance("ablate", config, inputs=weight_files(base_dir)) as provenance:
+    written = [out / name for name in ("ablations.csv", "summary.csv", "summary.md")]
+    with Provenance("ablate", config, inputs=weight_files(base_dir), out=written) as provenance:
         frame = measure(config, base_dir, Path(work), options or Options())
         summary = summarise(config, frame)
         files.write_text(out / "ablations.csv", frame.to_csv(index=False))

@@ -55,19 +55,19 @@ def short_config(config: RunConfig, layers: int, steps: int) -> RunConfig:
 def table(config: RunConfig, base_dir: Path, work: Path, probes: int, steps: int) -> pd.DataFrame:
     """A row per candidate: cut, group, skip, the probes, and what it may gain."""
     tokenizer, shape = load_tokenizer(base_dir), read_config(base_dir)
-    layers, pad = shape["num_hidden_layers"], loop.pad_id(tokenizer)
+    layers = shape["num_hidden_layers"]
     distillation = loop.Distillation(short_config(config, layers, steps), base_dir, work)
     texts = list(itertools.islice(stream_of(config, tokenizer, "test")(0), probes))
     teacher, students = distillation.teacher, distillation.students
-    before, _ = probe(teacher, students, texts, pad)
+    before, _ = probe(teacher, students, texts)
     found = [
         {"cut": s.cut, "group": s.group, "skip": 1 - s.cut / layers} | tally.row() | expected(shape, s)
         for s, tally in zip(students, before, strict=True)
     ]
     if steps:
         distillation.resume()
-        distillation.train(stream_of(config, tokenizer), pad)
-        after, _ = probe(teacher, students, texts, pad)
+        distillation.train(stream_of(config, tokenizer))
+        after, _ = probe(teacher, students, texts)
         found = [row | tally.row("_distilled") for row, tally in zip(found, after, strict=True)]
     return pd.DataFrame(found)
 
@@ -84,7 +84,9 @@ def run(config: RunConfig, base_dir: Path, out: Path, work: Path, budget: float,
     base_dir = Path(base_dir)
     read_config(base_dir, BASE_TYPES)
     check_checkpoint(base_dir)
-    with Provenance("advise", config, inputs=weight_files(base_dir), probes=probes, steps=steps) as provenance:
+    with Provenance(
+        "advise", config, inputs=weight_files(base_dir), probes=probes, steps=steps, out=[out]
+    ) as provenance:
         torch.manual_seed(config.seed)
         frame = table(config, base_dir, Path(work), probes, steps)
         files.write_text(out, frame.to_csv(index=False))

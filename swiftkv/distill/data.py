@@ -39,12 +39,6 @@ def places(batch: Batch) -> torch.Tensor:
     return torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand(batch.input_ids.shape)
 
 
-def lengths(input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
-    """Tokens per row [B] of right-padded ids [B, T]; a pad id inside the text counts as text."""
-    ends = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-    return ((input_ids != pad_token_id) * ends).amax(1)
-
-
 def pack(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """From flags [B, T] the positions [B, Q] of the True ones in order, and which of those entries are real."""
     counts = chosen.sum(1)
@@ -53,7 +47,7 @@ def pack(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return order.masked_fill(~real, 0), real
 
 
-def select(batch: Batch, pad_token_id: int, loss_on: str, every_position: bool) -> Selection:
+def select(batch: Batch, loss_on: str, every_position: bool) -> Selection:
     """The Selection of a batch.
 
     The logits at t predict token t + 1 of the same document, so the loss sits one position before each answer token
@@ -61,7 +55,7 @@ def select(batch: Batch, pad_token_id: int, loss_on: str, every_position: bool) 
     other position needs the late layers, unless `every_position` asks for them (hidden-state loss).
     """
     ids, place = batch.input_ids, places(batch)
-    real = torch.arange(ids.shape[1], device=ids.device) < lengths(ids, pad_token_id)[:, None]
+    real = torch.arange(ids.shape[1], device=ids.device) < batch.lengths[:, None]
     target = (batch.answers if loss_on == "answers" else real) & (place > 0)
     wanted = torch.nn.functional.pad(target[:, 1:], (0, 1), value=False)
     positions, run = pack(real if every_position else wanted)
@@ -69,7 +63,6 @@ def select(batch: Batch, pad_token_id: int, loss_on: str, every_position: bool) 
 
 
 def part(batch: Batch, rows: slice, device: torch.device) -> Batch:
-    """Some rows of a batch, on a device; `tokens` stays that of the whole."""
-    tensors = (batch.input_ids, batch.answers, batch.positions)
-    ids, answers, positions = (None if t is None else t[rows].to(device) for t in tensors)
-    return Batch(ids, answers, batch.tokens, positions)
+    """Some rows of a batch, on a device."""
+    tensors = (batch.input_ids, batch.answers, batch.lengths, batch.positions)
+    return Batch(*(None if tensor is None else tensor[rows].to(device) for tensor in tensors))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from swiftkv import checkpoint, files
+from swiftkv import checkpoint, files, outputs
 from swiftkv.config import RunConfig
-from swiftkv.convert import BASE_TYPES, check_checkpoint, read_config, weight_files, write_student
+from swiftkv.convert import BASE_TYPES, REPLACED, check_checkpoint, read_config, weight_files, write_student
 from swiftkv.distill import parallel
 from swiftkv.distill.data import part, places, select
 from swiftkv.distill.flops import peak_flops, step_flops
@@ -90,21 +90,21 @@ class Distillation:
             for first in range(0, len(mine), size)
         ]
 
-    def denominators(self, data: Batch, turn: list[Trainee], pad_token_id: int) -> dict[str, tuple[int, int]]:
+    def denominators(self, data: Batch, turn: list[Trainee]) -> dict[str, tuple[int, int]]:
         """Per student: loss positions of the whole batch, and its positions that are run times the hidden size."""
         hidden, found = self.teacher.model.config.hidden_size, {}
         for key in {trainee.student.chosen for trainee in turn}:
-            selection = select(data, pad_token_id, *key)
+            selection = select(data, *key)
             found[key] = max(1, int(selection.loss.sum())), max(1, int(selection.run.sum()) * hidden)
         return {trainee.name: found[trainee.student.chosen] for trainee in turn}
 
-    def train_step(self, data: Batch, pad_token_id: int) -> list[dict]:
+    def train_step(self, data: Batch) -> list[dict]:
         """One update of the students that are furthest behind; returns one row for each that is not dropped."""
         began, turn = time.monotonic(), self.active()
         layers = set().union(*(trainee.student.kept_layers for trainee in turn))
-        counts = self.denominators(data, turn, pad_token_id)
+        counts = self.denominators(data, turn)
         for micro in self.micro_batches(data):
-            passed = self.teacher.look(micro, pad_token_id, layers)
+            passed = self.teacher.look(micro, layers)
             for trainee in turn:
                 trainee.accumulate(passed, *counts[trainee.name])
         rows = [(trainee, trainee.update(*counts[trainee.name])) for trainee in turn]
@@ -120,7 +120,7 @@ class Distillation:
         context = data.tokens // max(1, int((places(data) == 0).sum()))
         return step_flops(config.to_dict(), students, data.tokens, loss, max(1, context), run_tokens=run)
 
-    def train(self, stream: Stream, pad_token_id: int) -> None:
+    def train(self, stream: Stream) -> None:
         """Train to the configured step, with a checkpoint every SAVE_EVERY_S seconds and one at the end."""
         steps = max((trainee.settings["steps"] for trainee in self.trainees), default=0)
         peak, _ = peak_flops(self.world.device)
@@ -132,7 +132,7 @@ class Distillation:
                 source = stream(at)
             progress = progress or Progress(steps, at, peak * self.world.size, self.world.first)
             data = next(source)
-            rows, at = self.train_step(data, pad_token_id), at + 1
+            rows, at = self.train_step(data), at + 1
             progress.count(at, data.tokens, self.flops)
             progress.show(rows, [f"{t.name}: {t.dropped}" for t in turn if t.dropped], not self.active())
             if self.world.agree(time.monotonic() - saved > SAVE_EVERY_S):
@@ -158,11 +158,6 @@ def check_sharding(config: RunConfig, processes: int) -> None:
 def data_files(config: RunConfig, base_dir: Path) -> list[Path]:
     """The files a run depends on: weights of the base, and local training data."""
     return [*weight_files(base_dir), *map(Path, config["distill"]["data"].get("files", []))]
-
-
-def pad_id(tokenizer) -> int:
-    """Padding id; models without one are padded with their end-of-sequence token."""
-    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def export(distillation: Distillation, config: RunConfig, base_dir: Path, out_dir: Path) -> None:
@@ -207,14 +202,16 @@ def run(
     on; once they are written, a UserError names it (its last checkpoint stays, and the next run continues from there).
     """
     base_dir, out_dir = Path(base_dir), Path(out_dir)
+    for variant in config.variants:
+        outputs.check_dir(out_dir / variant.name, REPLACED["distill"], [base_dir])
     read_config(base_dir, BASE_TYPES)
     check_checkpoint(base_dir)
     tokenizer = load_tokenizer(base_dir)
-    with Provenance("distill", config, inputs=data_files(config, base_dir)) as provenance:
+    with Provenance("distill", config, inputs=data_files(config, base_dir), out=[out_dir / CURVES]) as provenance:
         torch.manual_seed(config.seed)
         distillation = Distillation(config, base_dir, Path(work), options=options)
         distillation.resume()
-        distillation.train(stream or stream_of(config, tokenizer), pad_id(tokenizer))
+        distillation.train(stream or stream_of(config, tokenizer))
         export(distillation, config, base_dir, out_dir)
         if distillation.world.first:
             provenance.save(out_dir / CURVES)

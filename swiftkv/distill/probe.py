@@ -80,13 +80,13 @@ def exit_states(teacher: Teacher, passed: TeacherPass, view: View, cut: int) -> 
 
 @torch.no_grad()
 def probe(
-    teacher: Teacher, students: list[Student], texts: list[Batch], pad_token_id: int, exits: tuple[int, ...] = ()
+    teacher: Teacher, students: list[Student], texts: list[Batch], exits: tuple[int, ...] = ()
 ) -> tuple[list[Tally], list[Tally]]:
     """A tally per student, and one per cut of `exits` for early exit there; one teacher pass per batch."""
     tallies, left = [Tally() for _ in students], [Tally() for _ in exits]
     layers = set().union(*(student.kept_layers for student in students), exits)
     for number, data in enumerate(texts, 1):
-        passed = teacher.look(part(data, slice(None), teacher.device), pad_token_id, layers)
+        passed = teacher.look(part(data, slice(None), teacher.device), layers)
         view = passed.view("answers", False, 1.0)
         with teacher.autocast():
             for student, tally in zip(students, tallies, strict=True):

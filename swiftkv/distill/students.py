@@ -10,7 +10,7 @@ from swiftkv.config import SwiftKVVariant
 from swiftkv.convert import frozen_tensors, initial_tensors
 from swiftkv.distill.data import Selection
 from swiftkv.distill.loss import kl_sum
-from swiftkv.distill.teacher import Teacher, TeacherPass, View
+from swiftkv.distill.teacher import Teacher, TeacherPass, View, fill
 from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.decoder import SharedKV
 
@@ -43,8 +43,7 @@ def build_student(base: PreTrainedModel, cut: int, group: int, init: str, train:
     if train == "layers":
         own |= {n: t.detach().clone() for n, t in frozen.items() if n.startswith(("model.layers.", "model.norm."))}
     own = {name: tensor.float() for name, tensor in own.items()}
-    student.load_state_dict(frozen | own, strict=False, assign=True)
-    student.tie_weights()
+    fill(student, frozen | own)
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name in own and cut < layers)
     return student.train()

@@ -36,7 +36,6 @@ class TeacherPass:
     """
 
     batch: Batch
-    pad_token_id: int
     inputs: dict[int, torch.Tensor]
     final: torch.Tensor
     rope: Rope
@@ -47,7 +46,7 @@ class TeacherPass:
         """The positions of `select` with what belongs to them; students that ask for the same share it."""
         key = loss_on, every_position, temperature
         if key not in self.views:
-            chosen = select(self.batch, self.pad_token_id, loss_on, every_position)
+            chosen = select(self.batch, loss_on, every_position)
             at_loss = self.final[chosen.rows, chosen.positions][chosen.loss]
             self.views[key] = View(
                 selection=chosen,
@@ -69,6 +68,13 @@ def fast_bfloat16(device: torch.device) -> bool:
     return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def fill(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Make `tensors` the parameters of `model`, and tie embeddings and head as `from_pretrained` does: where the
+    configuration asks for it, and the checkpoint does not hold a head of another content."""
+    missing = model.load_state_dict(tensors, strict=False, assign=True).missing_keys
+    model.tie_weights(missing_keys=set(missing), recompute_mapping=False)
+
+
 def load_frozen(base_dir: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     """The base model on the CPU, its weights memory-mapped where the file has them in `dtype`: the processes of one
     machine share them until each takes its part to its device. `base_dir` must have passed `check_checkpoint`."""
@@ -76,8 +82,7 @@ def load_frozen(base_dir: Path, dtype: torch.dtype, attention: str) -> PreTraine
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     tensors = {name: tensor.to(dtype) for name, tensor in load_tensors(base_dir).items()}
-    model.load_state_dict(tensors, strict=False, assign=True)
-    model.tie_weights()
+    fill(model, tensors)
     return model.eval().requires_grad_(False)
 
 
@@ -106,7 +111,7 @@ class Teacher:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
 
     @torch.no_grad()
-    def look(self, batch: Batch, pad_token_id: int, layers: set[int]) -> TeacherPass:
+    def look(self, batch: Batch, layers: set[int]) -> TeacherPass:
         """Run a batch, keeping the inputs of `layers` (0-based). Right padding needs no mask; where rows pack several
         documents, Transformers masks them from each other by their positions."""
         inputs: dict[int, torch.Tensor] = {}
@@ -125,4 +130,4 @@ class Teacher:
             for handle in handles:
                 handle.remove()
         rope = stack.rotary_emb(output.last_hidden_state, places(batch))
-        return TeacherPass(batch, pad_token_id, inputs, output.last_hidden_state, rope, self.model.lm_head)
+        return TeacherPass(batch, inputs, output.last_hidden_state, rope, self.model.lm_head)

@@ -154,7 +154,7 @@ class Trainee:
             progress = {name: getattr(self, name) for name in ("key", "step", "tokens", "seconds", "rows", "losses")}
             files.write_json(self.work / "progress.json", progress)
             for old in self.work.glob("step-*"):
-                if old != folder:
+                if old != folder and old.name.removeprefix("step-").isdecimal():
                     shutil.rmtree(old)
         self.world.wait()
         self.saved = self.step

@@ -55,7 +55,8 @@ def draw_all(
     results = load(config.scale, root)
     frames = ["throughput", "kv_capacity", *SWEEP_FRAMES] if of_sweep else [name for name in FRAMES if name != "claims"]
     names = list(SWEEP if of_sweep else FIGURES)
-    with Provenance("figures", config, inputs=[results.path(frame) for frame in frames]) as provenance:
+    inputs, written = [results.path(frame) for frame in frames], [Path(out_dir) / f"{name}.png" for name in names]
+    with Provenance("figures", config, inputs=inputs, out=written) as provenance:
         made = exhibits.make(names, lambda name: draw(config, name, out_dir, root), partial)
         provenance.record["ids"] = made
         provenance.save(Path(out_dir) / ("sweep" if of_sweep else "figures"))

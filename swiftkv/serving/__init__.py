@@ -39,8 +39,9 @@ def run(
     loads, work = plan(config, mirror), Path(work)
     settings, names = settings_of(config, loads), [arm.name for arm in chosen_arms(config)]
     rounds = Rounds(work, fingerprint(config, OWN_SOURCES, engine=asdict(settings)), names)
+    written = [Path(out_dir) / name for name in FILES]
     with (
-        Provenance("served", config, weights="dummy", engine=asdict(settings)) as record,
+        Provenance("served", config, out=written, weights="dummy", engine=asdict(settings)) as record,
         Servers(config, settings, work, port, factory) as servers,
     ):
         measure(config, loads, rounds, servers)

@@ -122,7 +122,7 @@ def run(config: RunConfig, directory: Path, fit: Path, fit_config: RunConfig, ou
     results = Results(config.scale, directory)
     results.must_exist(results.path("served"))
     inputs = [results.path("served"), directory / "served/requests.jsonl.gz", fit / "throughput" / "summary.csv"]
-    with Provenance("predict-served", config, inputs=inputs, kind=roofline.PREDICTED) as record:
+    with Provenance("predict-served", config, inputs=inputs, out=[out / NAME], kind=roofline.PREDICTED) as record:
         frame = compare(config, machine_of(config, fit, fit_config, results), results)
         files.write_text(out / NAME, frame.to_csv(index=False, float_format="%.6g"))
         record.save(out / NAME)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv import plots, tables
+from swiftkv import exhibits, plots, tables
 from swiftkv.frames import SERVED_FRAMES
 from swiftkv.provenance import Provenance
 from swiftkv.results import Results, load
@@ -59,7 +59,9 @@ def write_tables(results: Results, out_dir: Path) -> None:
 def run(config, out_dir: Path, root: str | Path = "results") -> None:
     """Write fig-served, tab-served and tab-saturation. Raises UserError naming the result that is missing."""
     results = load(config.scale, root)
-    with Provenance("serve-report", config, inputs=[results.path(name) for name in SERVED_FRAMES]) as provenance:
+    inputs = [results.path(name) for name in SERVED_FRAMES]
+    names = [f"{name}.png" for name in exhibits.SERVED_FIGURES] + [f"{name}.csv" for name in exhibits.SERVED_TABLES]
+    with Provenance("serve-report", config, inputs=inputs, out=[Path(out_dir) / name for name in names]) as provenance:
         for name in plots.SERVED:
             plots.draw(config, name, out_dir, root)
         write_tables(results, out_dir)

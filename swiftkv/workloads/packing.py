@@ -57,7 +57,7 @@ def batch(rows: list[list[Document]], row_length: int, pad_token_id: int) -> Bat
     """A Batch of packed rows. The padding at a row's end is a document of its own, without answers."""
     shape = len(rows), row_length
     ids, answers = torch.full(shape, pad_token_id), torch.zeros(shape, dtype=torch.bool)
-    positions, tokens = torch.empty(shape, dtype=torch.int64), 0
+    positions, lengths = torch.empty(shape, dtype=torch.int64), torch.zeros(len(rows), dtype=torch.int64)
     for number, row in enumerate(rows):
         end = 0
         for document in row:
@@ -66,8 +66,8 @@ def batch(rows: list[list[Document]], row_length: int, pad_token_id: int) -> Bat
             positions[number, place] = torch.arange(len(document.ids))
             end = place.stop
         positions[number, end:] = torch.arange(row_length - end)
-        tokens += end
-    return Batch(ids, answers, tokens, positions)
+        lengths[number] = end
+    return Batch(ids, answers, lengths, positions)
 
 
 def batches(

@@ -21,6 +21,7 @@ from swiftkv.workloads import packing, stream
 from swiftkv.workloads.chat import ChatTemplate, messages
 from swiftkv.workloads.packing import Document
 from swiftkv.workloads.stream import Batch
+from swiftkv.workloads.tokens import pad_id
 
 Stream = Callable[[int], Iterator[Batch]]
 
@@ -131,10 +132,9 @@ def stream_of(config: RunConfig, tokenizer, split: str = "train") -> Stream:
     rows = max(1, settings["batch_tokens"] // length)
     if settings["data"]["source"] == "tasks":
         return lambda start: stream.batches(config["tasks"], tokenizer, rows, length, config.seed, start, split)
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     read = cache(lambda: documents(settings, tokenizer, split))
 
     def chats(start: int) -> Iterator[Batch]:
-        yield from packing.batches(read(), rows, length, pad, config.seed, start)
+        yield from packing.batches(read(), rows, length, pad_id(tokenizer), config.seed, start)
 
     return chats

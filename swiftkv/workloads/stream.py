@@ -12,18 +12,25 @@ import torch
 
 from swiftkv.errors import UserError
 from swiftkv.workloads import tasks
+from swiftkv.workloads.tokens import pad_id
 
 
 @dataclass(frozen=True)
 class Batch:
     """`input_ids` [rows, T] int64, right-padded; `answers` [rows, T] bool, True where a token is part of an
-    answer (its end-of-sequence token included); `tokens` = tokens that are not padding; `positions` [rows, T]
-    int64: each token's place in its own document, from 0, where a row packs several (None: a row is one document)."""
+    answer (its end-of-sequence token included); `lengths` [rows] int64: tokens before the padding, whose id may also
+    end a document; `positions` [rows, T] int64: each token's place in its own document, from 0, where a row packs
+    several (None: a row is one document)."""
 
     input_ids: torch.Tensor
     answers: torch.Tensor
-    tokens: int
+    lengths: torch.Tensor
     positions: torch.Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.lengths.sum())
 
 
 def segments(context: tasks.Context, eos: str) -> Iterator[tuple[str, bool]]:
@@ -52,16 +59,16 @@ def row(context: tasks.Context, tokenizer, length: int) -> tuple[list[int], list
 def batch(settings: dict, tokenizer, rows: int, length: int, seed: int, index: int, split: str = "train") -> Batch:
     """Batch number `index` of the stream; the tasks of `settings` take turns row by row."""
     names = list(settings)
-    ids = torch.full((rows, length), tokenizer.pad_token_id)
+    ids = torch.full((rows, length), pad_id(tokenizer))
     answers = torch.zeros((rows, length), dtype=torch.bool)
-    tokens = 0
+    lengths = torch.zeros(rows, dtype=torch.int64)
     for number in range(rows):
         task = names[(index * rows + number) % len(names)]
         rng = Random(f"{task}/{split}/{seed}/{index}/{number}")
         made, flags = row(tasks.context(task, split, rng, settings[task]), tokenizer, length)
         ids[number, : len(made)], answers[number, : len(made)] = torch.tensor(made), torch.tensor(flags)
-        tokens += len(made)
-    return Batch(ids, answers, tokens)
+        lengths[number] = len(made)
+    return Batch(ids, answers, lengths)
 
 
 def batches(

@@ -6,7 +6,11 @@ from swiftkv.errors import UserError
 
 
 def load_tokenizer(model_dir: str | Path):
-    """The tokenizer saved in `model_dir`. Raises UserError if the directory or its tokenizer is missing."""
+    """The tokenizer saved in `model_dir`. Raises UserError if the directory or its tokenizer is missing.
+
+    Transformers reads the model's config.json, too, so the classes of students are registered first: in one of a model
+    type that it does not know, it cannot read Llama 3.1's RoPE.
+    """
     model_dir = Path(model_dir)
     if not model_dir.is_dir():
         raise UserError(f"{model_dir}: no such model directory")
@@ -14,7 +18,17 @@ def load_tokenizer(model_dir: str | Path):
         raise UserError(f"{model_dir}: holds no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
     from transformers import AutoTokenizer
 
+    import swiftkv.modeling  # noqa: F401 - registers the SwiftKV classes
+
     return AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True)
+
+
+def pad_id(tokenizer) -> int:
+    """What rows are filled up with: the padding token, or the end-of-sequence token of models without one (Llama 3.x).
+    Raises UserError if the tokenizer has neither; a document must be given an end, too."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token (eos_token)")
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def count_tokens(tokenizer, texts: list[str]) -> list[int]:

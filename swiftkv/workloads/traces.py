@@ -256,7 +256,8 @@ def mirror_of(mirror: str | Path | None) -> Path | None:
 
 def run(config: RunConfig, base_dir: Path, out_dir: Path, mirror: Path | None = None) -> None:
     """Write lengths.csv and lengths_quantiles.csv into `out_dir`. Raises UserError as its parts do."""
-    with Provenance("lengths", config) as provenance:
+    written = [out_dir / "lengths.csv", out_dir / "lengths_quantiles.csv"]
+    with Provenance("lengths", config, out=written) as provenance:
         measured = trace_lengths(config["lengths"]["traces"], mirror_of(mirror))
         known = known_traces()
         provenance.record["traces"] = {
@@ -269,7 +270,7 @@ def run(config: RunConfig, base_dir: Path, out_dir: Path, mirror: Path | None = 
         }
         measured += task_lengths(config, base_dir)
         provenance.save(out_dir / "lengths.csv")
-        write(measured, out_dir / "lengths.csv", out_dir / "lengths_quantiles.csv")
+        write(measured, *written)
 
 
 def write_committed(mirror: str | Path, folder: str | Path = RESOURCES) -> None:

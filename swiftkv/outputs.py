@@ -1,0 +1,73 @@
+"""What a command may replace: what it wrote itself before, and nothing else.
+
+A command knows its own work by the provenance record in the same directory, which names the stage. Checks are made at a
+stage's door, before anything is computed.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from swiftkv import files
+from swiftkv.errors import UserError
+from swiftkv.files import ROOT
+
+
+def written_by(directory: Path) -> set[str]:
+    """The stages whose provenance records lie in `directory` itself; empty if there are none."""
+    found = set()
+    for path in files.finished(directory, "*.provenance.json"):
+        try:
+            record = files.read_json(path)
+        except UserError:
+            continue
+        if isinstance(record, dict):
+            found.add(record.get("stage"))
+    return found - {None}
+
+
+def check_place(path: Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise UserError if `path` is, or holds, an input, the working directory, the project or the home directory."""
+    named = {"the working directory": Path.cwd(), "the project": ROOT, "the home directory": Path.home()}
+    named |= {f"the input {given}": Path(given) for given in inputs}
+    target = path.resolve()
+    for name, place in named.items():
+        if place.resolve().is_relative_to(target):
+            relation = "is" if place.resolve() == target else "holds"
+            raise UserError(f"--out {path}: {relation} {name}, which it would replace; name another directory")
+
+
+def check_dir(path: str | Path, stages: Iterable[str], inputs: Iterable[str | Path] = ()) -> None:
+    """Raise UserError unless `path` may become a directory that one of `stages` writes: it is absent, empty, or such
+    work of an earlier run, and neither is nor holds an input or a directory that nobody wants replaced."""
+    path, stages = Path(path), set(stages)
+    check_place(path, inputs)
+    if path.is_dir():
+        if any(path.iterdir()) and not stages & written_by(path):
+            raise UserError(
+                f"--out {path}: exists, and no provenance record in it names the stage {' or '.join(sorted(stages))}; "
+                "name another directory, or remove this one"
+            )
+    elif path.exists() or path.is_symlink():
+        raise UserError(f"--out {path}: exists and is not a directory")
+
+
+def check_files(paths: Iterable[str | Path], stage: str) -> None:
+    """Raise UserError if one of `paths` is a directory, or a file beside which no record of `stage` lies."""
+    known: dict[Path, set[str]] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            raise UserError(f"--out {path}: is a directory; name a file")
+        if path.exists() and stage not in known.setdefault(path.parent, written_by(path.parent)):
+            raise UserError(
+                f"--out {path}: exists, and no provenance record beside it names the stage {stage}; name another "
+                "place, or remove it"
+            )
+
+
+@contextmanager
+def directory(path: str | Path, stages: Iterable[str], inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """`files.atomic_dir` for the output of one of `stages`, after `check_dir`."""
+    check_dir(path, stages, inputs)
+    with files.atomic_dir(path, replace=True) as temporary:
+        yield temporary
