@@ -3,10 +3,10 @@ SHELL := /bin/bash
 FLAVOUR ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test test-matrix test-slurm test-storage test-browser lint env lock report bundle h200
+.PHONY: reproduce test test-install test-matrix test-slurm test-storage test-browser lint env lock report bundle h200
 
 env:
-	@MAKE_GOAL=$(firstword $(MAKECMDGOALS)) workflow/setup.sh $(FLAVOUR)
+	@workflow/setup.sh $(FLAVOUR)
 
 # The lock is the operating system's: it vanishes with a killed run, so a stale Snakemake lock can be cleared safely.
 reproduce: env
@@ -18,6 +18,10 @@ reproduce: env
 # Files of tests side by side, one thread each: most of them wait for processes that they start.
 test: env
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+# What conda has pip do with environment.yml, in a fresh environment (minutes, 5 GB on disk until it ends).
+test-install: env
+	python -m pytest -s tests/install/environment_by_pip.py
 
 # The vLLM tests against other releases, an environment for each (minutes, 4 GB on disk each, less where hard links work).
 MATRIX ?= 0.27.1 0.28.0 0.29.0 0.30.0 0.31.0 --wheels 0.26.0 0.33.0

@@ -139,6 +139,18 @@ def test_installer_refuses_what_cannot_work(bundle, tmp_path, damage, message):
     assert not (tmp_path / "prefix" / "project").exists()
 
 
+def test_installer_and_bundle_leave_a_folder_of_another_hand_alone(bundle, tmp_path):
+    prefix = tmp_path / "prefix"
+    (prefix / "project").mkdir(parents=True)
+    (prefix / "project" / "thesis.tex").write_text("years of work")
+    done = install(bundle, prefix)
+    assert done.returncode == 2 and "project exists and is no installation" in done.stderr
+    command = ["bash", str(ROOT / "workflow" / "bundle.sh"), "h200", "--out", str(prefix)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "holds project, which is no part of a bundle" in done.stderr
+    assert [path.name for path in prefix.rglob("*")] == ["project", "thesis.tex"]
+
+
 def test_archive_says_its_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     (tmp_path / provenance.ARCHIVED).write_text("f" * 40 + "\n")

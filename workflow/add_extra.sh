@@ -4,8 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . workflow/package_sources.sh
-PATH="$PWD/.venv/bin:$PWD/.local/uv/bin:$PATH"
-python - "$1" <<'PYTHON' | uv pip install --quiet --python .venv/bin/python --requirement -
+.venv/bin/python - "$1" <<'PYTHON' | uv pip install --quiet --python .venv/bin/python --requirement -
 import sys
 import tomllib
 

@@ -8,7 +8,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . workflow/package_sources.sh
-PATH="$PWD/.local/uv/bin:$PATH"
 fail() { echo "bundle: $*" >&2; exit 2; }
 
 flavour=${1:-}
@@ -39,6 +38,10 @@ for directory in ${data[@]+"${data[@]}"} ${models[@]+"${models[@]}"}; do
   [ -d "$directory" ] || fail "$directory: no such directory"
 done
 out=${out:-results/bundle/$flavour}
+# Parts of an earlier bundle are replaced by name, so nothing else may lie there.
+ours='^((packages|project)-[0-9]+|(packages|bundle)\.txt|install\.sh|SHA256SUMS|\.stage\..*)$'
+other=$(ls -A "$out" 2>/dev/null | grep -Ev "$ours" | head -n 1) || true
+[ -z "$other" ] || fail "--out $out: holds $other, which is no part of a bundle; name another directory"
 mkdir -p "$out"
 stage=$(mktemp -d "$out/.stage.XXXXXX")
 trap 'rm -rf "$stage"' EXIT

@@ -14,9 +14,14 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 torch=$("$python" -c 'from importlib.metadata import version; print(version("torch"))') || fail "$python has no torch"
 [ "${torch%%+*}" = "$(of torch)" ] || fail "torch is $torch; this bundle is for $(of torch)"
 
+# What an earlier installation left is replaced; a folder of another hand's is not.
+for name in site project; do
+  [ ! -e "$1/$name" ] || [ -f "$1/SHA256SUMS" ] || [ -f "$1/.unfinished" ] || fail "$1/$name exists and is no installation of this bundle"
+done
 mkdir -p "$1"
 prefix=$(cd "$1" && pwd)
 if ! cmp -s "$here/SHA256SUMS" "$prefix/SHA256SUMS"; then
+  touch "$prefix/.unfinished"
   rm -rf "$prefix/site" "$prefix/project"
   for archive in packages project; do
     cat "$here/$archive"-* | "$python" -c 'import sys, tarfile
@@ -30,6 +35,7 @@ export PATH="$prefix/bin:\$PATH" PYTHONPATH="$prefix/project:$prefix/site\${PYTH
 export SWIFTKV_MIRROR="$prefix/data" HF_HUB_OFFLINE=1 VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_NO_USAGE_STATS=1
 ENV
   cp "$here/SHA256SUMS" "$prefix/SHA256SUMS"
+  rm "$prefix/.unfinished"
 fi
 . "$prefix/env.sh"
 echo "install: in $prefix; before use: . $prefix/env.sh && cd $prefix/project"

@@ -9,6 +9,7 @@ export_lock() { # flavour python-version [more uv options]
   uv pip compile --quiet pyproject.toml --extra "$1" --extra dev --python-version "$2" --generate-hashes --no-header \
     --no-emit-index-url --no-emit-find-links --output-file "requirements/$1.lock" "${@:3}"
 }
+find_cpu_torch
 export_lock cpu 3.11
 UV_FIND_LINKS= export_lock cuda 3.12
 # torch's CPU builds come from different places (PyTorch's index, a mirror) with a wheel per Python: pin the version only.

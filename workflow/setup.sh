@@ -18,26 +18,12 @@ stamp=.venv/.lock-sha256
 want="$flavour $(cat "$lock" pyproject.toml | sha256sum | cut -d' ' -f1) $PWD"
 if [ -x .venv/bin/swiftkv ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then exit 0; fi
 
-. workflow/package_sources.sh
-
 echo "setup: creating .venv ($flavour) ..."
-if ! command -v uv >/dev/null 2>&1; then
-  [ -x .local/uv/bin/uv ] || { python3 -m venv .local/uv && .local/uv/bin/python -m pip install --quiet uv; }
-  PATH="$PWD/.local/uv/bin:$PATH"
-fi
+. workflow/package_sources.sh
 rm -f "$stamp"
 uv venv --quiet --allow-existing --python "$python" .venv
-if ! uv pip sync --quiet --compile-bytecode --python .venv/bin/python "$lock" 2>.setup-error; then
-  cat .setup-error >&2
-  if [ "$flavour" = cpu ] && grep -qi "torch" .setup-error; then
-    echo "setup: none of the configured package sources offers the CPU build of torch that requirements/cpu.lock asks for." >&2
-    echo "setup: add PyTorch's own CPU index and try again:" >&2
-    echo "setup:   UV_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make $(basename "${MAKE_GOAL:-reproduce}")" >&2
-  fi
-  rm -f .setup-error
-  exit 1
-fi
-rm -f .setup-error
+[ "$flavour" = cuda ] || find_cpu_torch
+uv pip sync --quiet --compile-bytecode --python .venv/bin/python "$lock"
 uv pip install --quiet --python .venv/bin/python --no-deps --editable .
 echo "$want" >"$stamp"
 echo "setup: done"

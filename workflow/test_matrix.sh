@@ -6,7 +6,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . workflow/package_sources.sh
-PATH="$PWD/.local/uv/bin:$PATH"
+find_cpu_torch || exit 1
 matrix=.local/matrix
 mkdir -p "$matrix"
 

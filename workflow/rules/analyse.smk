@@ -32,7 +32,7 @@ rule claims:
     log:
         "<results>/logs/claims.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     params:
         config=RUN.path,
         run=two_above,
@@ -59,7 +59,7 @@ rule figures:
     log:
         "<results>/logs/figures.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     params:
         config=RUN.path,
         run=two_above,
@@ -88,7 +88,7 @@ rule tables:
     log:
         "<results>/logs/tables.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     params:
         config=RUN.path,
         run=two_above,
@@ -108,7 +108,7 @@ rule notebook:
     log:
         "<results>/logs/notebook-{notebook}.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     params:
         config=RUN.path,
         run=two_above,

@@ -17,6 +17,9 @@ try:
         RUN = freeze(config, workflow.config_settings.configfiles, GIVEN)
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
+# By name, since Snakemake would make an environment from a copy of environment.yml, where the paths in it lead nowhere; and not
+# `swiftkv`, since Snakemake takes the name of a directory for an environment that lies there.
+CONDA_ENVIRONMENT = "swiftkv-repro"
 # Jobs that run here hold their GPUs; without any, jobs that would take one run one at a time, and where there are too few the
 # command says so. While rules are read, Snakemake does not know yet whether jobs go elsewhere: the profiles of clusters set a
 # limit of their own.

@@ -13,7 +13,7 @@ rule verify:
     benchmark:
         "<results>/benchmarks/verify.tsv"
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     threads: workflow.cores
     resources:
         gpu=RUN.tensor_parallel_size,
@@ -39,7 +39,7 @@ rule throughput:
     benchmark:
         "<results>/benchmarks/throughput.tsv"
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     threads: workflow.cores
     resources:
         gpu=RUN.tensor_parallel_size,
@@ -64,7 +64,7 @@ rule accuracy:
     benchmark:
         "<results>/benchmarks/accuracy-{arm}.tsv"
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     threads: 1  # small models are fastest on one thread; a GPU still takes one arm at a time
     resources:
         gpu=RUN.tensor_parallel_size,
@@ -88,7 +88,7 @@ rule accuracy_summary:
     log:
         "<results>/logs/accuracy-summary.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     params:
         config=RUN.path,
         arms=two_above,
@@ -112,7 +112,7 @@ rule diagnose:
     benchmark:
         "<results>/benchmarks/diagnose.tsv"
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     threads: 1  # beside an arm of the accuracy rule; a GPU still takes one job at a time
     resources:
         gpu=1,
@@ -140,7 +140,7 @@ if "protocol" in RUN.raw:
         benchmark:
             "<results>/benchmarks/protocol-{arm}.tsv"
         conda:
-            "../../environment.yml"
+            CONDA_ENVIRONMENT
         threads: workflow.cores
         resources:
             gpu=RUN.tensor_parallel_size,
@@ -162,7 +162,7 @@ if "protocol" in RUN.raw:
         log:
             "<results>/logs/protocol-summary.log",
         conda:
-            "../../environment.yml"
+            CONDA_ENVIRONMENT
         params:
             config=RUN.path,
             arms=two_above,
@@ -178,7 +178,7 @@ if "protocol" in RUN.raw:
         log:
             "<results>/logs/protocol-report.log",
         conda:
-            "../../environment.yml"
+            CONDA_ENVIRONMENT
         params:
             config=RUN.path,
             out=out_dir,
@@ -202,7 +202,7 @@ if "served" in RUN.raw:
         benchmark:
             "<results>/benchmarks/serve-load.tsv"
         conda:
-            "../../environment.yml"
+            CONDA_ENVIRONMENT
         threads: workflow.cores
         resources:
             gpu=RUN.tensor_parallel_size,
@@ -230,7 +230,7 @@ if "served" in RUN.raw:
         log:
             "<results>/logs/served-claims.log",
         conda:
-            "../../environment.yml"
+            CONDA_ENVIRONMENT
         params:
             config=RUN.path,
             run=two_above,
@@ -250,7 +250,7 @@ if "served" in RUN.raw:
         log:
             "<results>/logs/serve-report.log",
         conda:
-            "../../environment.yml"
+            CONDA_ENVIRONMENT
         params:
             config=RUN.path,
             out=out_dir,

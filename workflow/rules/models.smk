@@ -11,7 +11,7 @@ rule base:
     benchmark:
         "<results>/benchmarks/base.tsv"
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     threads: workflow.cores
     params:
         config=RUN.path,
@@ -32,7 +32,7 @@ rule convert:
     log:
         "<results>/logs/convert-{variant}.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     params:
         config=RUN.path,
         settings=section("variants"),
@@ -52,7 +52,7 @@ rule distill:
     benchmark:
         "<results>/benchmarks/distill.tsv"
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     threads: workflow.cores
     resources:
         gpu=RUN.fsdp_world_size,
@@ -78,7 +78,7 @@ rule ablations:
     benchmark:
         "<results>/benchmarks/ablations.tsv"
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     threads: workflow.cores
     resources:
         gpu=1,

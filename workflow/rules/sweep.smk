@@ -14,7 +14,7 @@ rule predict:
     log:
         "<results>/logs/predict.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     params:
         config=RUN.path,
         results=two_above,
@@ -33,7 +33,7 @@ rule sweep_figures:
     log:
         "<results>/logs/sweep-figures.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     params:
         config=RUN.path,
         out=out_dir,

@@ -10,7 +10,7 @@ rule lengths:
     log:
         "<results>/logs/lengths.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     params:
         config=RUN.path,
         out=out_dir,
@@ -28,7 +28,7 @@ rule similarity:
     log:
         "<results>/logs/similarity.log",
     conda:
-        "../../environment.yml"
+        CONDA_ENVIRONMENT
     resources:
         gpu=1,
     params:
