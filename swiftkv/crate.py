@@ -119,8 +119,8 @@ def describe(directory: Path) -> dict:
 
 
 def write(directory: Path) -> None:
-    """Write the metadata file of the crate into `directory`. Raises UserError as `describe` does, and if another's crate
-    is there."""
+    """Write the metadata file of the crate into `directory`. Raises UserError as `describe` does, and if another
+    crate is there."""
     path = directory / METADATA
     if path.exists() and f'"{SOFTWARE}"' not in path.read_text(encoding="utf-8"):
         raise UserError(f"{path}: exists and was not written by `swiftkv crate`; move it elsewhere first")
