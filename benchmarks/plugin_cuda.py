@@ -29,9 +29,9 @@ from swiftkv.cli import end_in_one_line
 from swiftkv.config import RunConfig, load_config
 from swiftkv.convert import convert
 from swiftkv.errors import UserError
+from swiftkv.evals.gates import prompts
 from swiftkv.loads import BLOCK, kv_memory
 from swiftkv.provenance import Provenance
-from swiftkv.verify import prompts
 
 GROUPS = (1, 2, 4)
 CUT, TOKENS, CHUNK = 4, 24, 96
@@ -49,7 +49,7 @@ def on_cuda() -> bool:
 
 def answers(student: Path, asked: list, dtype: str, graphs: bool, full_prefill: bool = False) -> list:
     """Greedy answers with raw logits, prompts prefilled in chunks."""
-    from swiftkv.vllm.compare import RAW_LOGITS, generate
+    from swiftkv.evals.reference import RAW_LOGITS, generate
     from swiftkv.vllm.engine import engine
 
     settings = {"enforce_eager": not graphs, "max_num_batched_tokens": CHUNK, "max_num_seqs": len(asked)}
@@ -62,7 +62,7 @@ def answers(student: Path, asked: list, dtype: str, graphs: bool, full_prefill: 
 
 def check(student: Path, asked: list, row: dict) -> dict:
     """`row` (group, dtype, graphs) with early exit held against Transformers in float64 and against full prefill."""
-    from swiftkv.vllm.compare import Reference
+    from swiftkv.evals.reference import Reference
 
     how = row["dtype"], row["graphs"]
     ours, full = answers(student, asked, *how), answers(student, asked, *how, full_prefill=True)

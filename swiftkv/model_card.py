@@ -10,9 +10,9 @@ import pandas as pd
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from swiftkv.accuracy_summary import MEAN
 from swiftkv.config import ROOT
 from swiftkv.convert import tensor_headers
+from swiftkv.evals.accuracy_summary import MEAN
 from swiftkv.evidence import Evidence, digests
 from swiftkv.licence import licence, licence_text
 from swiftkv.provenance import git_state, hardware_label

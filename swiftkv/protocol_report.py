@@ -7,8 +7,8 @@ import pandas as pd
 
 from swiftkv import exhibits, tables
 from swiftkv.config import BASE_ARM, RunConfig
-from swiftkv.paper_tasks import WHOLE, paper_tasks
-from swiftkv.protocol_summary import MEAN, MEAN_METRIC, method_of, model_name
+from swiftkv.evals.paper_tasks import WHOLE, paper_tasks
+from swiftkv.evals.protocol_summary import MEAN, MEAN_METRIC, method_of, model_name
 from swiftkv.provenance import Provenance
 from swiftkv.results import Results, load, published
 from swiftkv.tables import Table, formatted, with_ci

@@ -11,10 +11,11 @@ from statistics import median
 
 import pandas as pd
 
-from swiftkv import accuracy_summary, costmodel, exhibits, files, latency, tables, throughput
 from swiftkv import claims as judge
+from swiftkv import costmodel, exhibits, files, latency, tables, throughput
 from swiftkv.claims import report
 from swiftkv.config import BASE_ARM, RunConfig
+from swiftkv.evals import accuracy_summary
 from swiftkv.frames import ALL_FRAMES, COUNTS, FRAMES, SERVED_FRAMES
 from swiftkv.loads import arms
 from swiftkv.results import Results, published, read_rows

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftkv import accuracy, accuracy_summary, files, lm_eval_tasks, stats
+from swiftkv import files, stats
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
+from swiftkv.evals import accuracy, accuracy_summary, lm_eval_tasks
 from swiftkv.workloads import tasks
 
 ITEMS = 6

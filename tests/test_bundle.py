@@ -10,9 +10,10 @@ import tarfile
 
 import pytest
 
-from swiftkv import provenance, selfcheck
+from swiftkv import provenance
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
+from swiftkv.evals import selfcheck
 
 sys.path.insert(0, str(ROOT / "workflow"))
 from reduce_vllm import reduce

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from swiftkv import diagnose, files
+from swiftkv import files
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
+from swiftkv.evals import diagnose
 from swiftkv.frames import FRAMES
 from swiftkv.placement import load_whole
 from swiftkv.workloads import tasks

@@ -25,7 +25,7 @@ def sample(engine, lengths=(7, 64, 129), **settings) -> list:
 
 
 def difference(tiny_student, answers):
-    from swiftkv.vllm.compare import Reference
+    from swiftkv.evals.reference import Reference
 
     return Reference(tiny_student).compare(answers)
 
@@ -33,7 +33,7 @@ def difference(tiny_student, answers):
 @pytest.mark.parametrize("budget", [129, 97, 61])
 def test_every_chunk_budget_gives_the_same_logits(tiny_student, budget):
     """One token above a KV block, and primes: chunks end inside blocks and between them."""
-    from swiftkv.vllm.compare import generate
+    from swiftkv.evals.reference import generate
 
     with open_engine(tiny_student, max_num_batched_tokens=budget) as engine:
         found = difference(tiny_student, generate(engine, prompts(), 12))
@@ -42,7 +42,7 @@ def test_every_chunk_budget_gives_the_same_logits(tiny_student, budget):
 
 def test_preempted_requests_are_recomputed(tiny_student):
     """A KV cache for two requests at a time and four that grow beyond it."""
-    from swiftkv.vllm.compare import generate
+    from swiftkv.evals.reference import generate
 
     memory = 6 * PAGE * CACHES / 2**30
     with open_engine(tiny_student, kv_cache_gib=memory, max_model_len=512, disable_log_stats=False) as engine:

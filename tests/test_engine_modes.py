@@ -31,7 +31,7 @@ def student(tiny_tokenizer, tmp_path_factory):
 
 def answers_of(directory, lengths=(1, 7, 64, 129, 200, 333), **settings) -> tuple[list, int]:
     """Greedy answers with raw logits, and the KV capacity in tokens."""
-    from swiftkv.vllm.compare import capacity, generate
+    from swiftkv.evals.reference import capacity, generate
     from swiftkv.vllm.engine import engine
 
     with engine(directory, **SETTINGS | RAW | settings) as opened:
@@ -39,7 +39,7 @@ def answers_of(directory, lengths=(1, 7, 64, 129, 200, 333), **settings) -> tupl
 
 
 def assert_transformers_agrees(directory, answers) -> None:
-    from swiftkv.vllm.compare import Reference
+    from swiftkv.evals.reference import Reference
 
     found = Reference(directory).compare(answers)
     assert found.mismatches == 0 and found.delta < 1e-3
@@ -121,7 +121,7 @@ def test_int8_weights_answer_as_in_full_prefill(student, tmp_path):
 
 def test_engines_of_a_process_share_random_weights(student):
     """All that base and student have in common is one copy, and both still answer."""
-    from swiftkv.vllm.compare import request
+    from swiftkv.evals.reference import request
     from swiftkv.vllm.engine import SHARED, engine
 
     def addresses(model) -> dict:

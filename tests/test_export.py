@@ -16,11 +16,11 @@ from synthetic_results import HARDWARE, TASKS, build
 from typer.testing import CliRunner
 
 from swiftkv import export, files, licence, model_card
-from swiftkv.accuracy import model_hashes
 from swiftkv.cli import cli
 from swiftkv.config import BASE_ARM, ROOT, RunConfig, load_config
 from swiftkv.convert import check_checkpoint, initial_tensors, load_tensors, weight_files, write_student
 from swiftkv.errors import UserError
+from swiftkv.evals.accuracy import model_hashes
 from swiftkv.evidence import Evidence
 from swiftkv.provenance import Provenance
 from swiftkv.results import load

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from swiftkv import accuracy_summary, diagnose, verify
 from swiftkv.config import ROOT, RunConfig, load_config, merge
 from swiftkv.convert import convert
+from swiftkv.evals import accuracy_summary, diagnose, gates
 from swiftkv.placement import load_whole
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer
@@ -103,10 +103,10 @@ def test_answers_cut_short(base_samples, healthy):
 @pytest.mark.vllm
 def test_served_model_that_is_not_its_checkpoint(directory, monkeypatch):
     """One engine: as it is, with the late K rotated by one position too many, with the norm of the layer below."""
-    from swiftkv.vllm.compare import Reference, generate
+    from swiftkv.evals.reference import Reference, generate
     from swiftkv.vllm.decoder import LateKV
 
-    checks, reference = verify.Checks(CONFIG, BASE, {STUDENT: directory}), Reference(directory)
+    checks, reference = gates.Checks(CONFIG, BASE, {STUDENT: directory}), Reference(directory)
     rotate = LateKV.forward
 
     def off_by_one(self, positions, hidden_states, residual):

@@ -39,7 +39,7 @@ def by_transformers(tiny_student, pairs):
 
 
 def test_full_prefill_scores_as_transformers(tiny_student, pairs, by_transformers, monkeypatch):
-    from swiftkv.accuracy import backend
+    from swiftkv.evals.accuracy import backend
 
     monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
     with backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm:
@@ -53,7 +53,7 @@ def test_full_prefill_scores_as_transformers(tiny_student, pairs, by_transformer
 def test_early_exit_refuses_to_score(tiny_student, pairs):
     from vllm.exceptions import VLLMValidationError
 
-    from swiftkv.accuracy import backend
+    from swiftkv.evals.accuracy import backend
 
     with (
         backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm,

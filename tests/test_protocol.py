@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from conftest import save_tiny_base
 
-from swiftkv import files, paper_tasks, protocol, protocol_summary
+from swiftkv import files
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
-from swiftkv.paper_tasks import mirror as mirrored
+from swiftkv.evals import paper_tasks, protocol, protocol_summary
+from swiftkv.evals.paper_tasks import mirror as mirrored
 
 SUBJECTS = ("anatomy", "virology")
 TEMPLATE = (
@@ -262,7 +263,7 @@ def test_vllm_paths(models, monkeypatch):
 
     from vllm.engine.arg_utils import EngineArgs
 
-    from swiftkv import accuracy
+    from swiftkv.evals import accuracy
 
     seen = []
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from swiftkv import files, protocol_report, protocol_summary
+from swiftkv import files, protocol_report
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
-from swiftkv.paper_tasks import paper_tasks
+from swiftkv.evals import protocol_summary
+from swiftkv.evals.paper_tasks import paper_tasks
 
 ALIKE = {name: [1, 1, 1, 0] for name, task in paper_tasks().items() if task.seven}
 

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import pytest
 from real_rows import HAND_MADE, MEETING, items, make_mirror, right
 
-from swiftkv import accuracy, files
+from swiftkv import files
 from swiftkv.config import RunConfig, load_config, merge, validate
 from swiftkv.errors import UserError
+from swiftkv.evals import accuracy
 from swiftkv.workloads import sqlite_sandbox, traces
 from swiftkv.workloads.real import SETS, defog, nq_open, published, qmsum
 

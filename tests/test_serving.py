@@ -55,7 +55,7 @@ def greedy(served, prompt: list[int], tokens: int = 12, **more) -> dict:
 
 def reference(tiny_student, prompt: list[int], tokens: int) -> list[int]:
     """Transformers' greedy answer."""
-    from swiftkv.vllm.compare import Reference
+    from swiftkv.evals.reference import Reference
 
     model, made = Reference(tiny_student), []
     for _ in range(tokens):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from swiftkv import similarity
 from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
+from swiftkv.evals import similarity
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from fractions import Fraction
 
 import pytest
 
-from swiftkv import files, verify
+from swiftkv import files
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.convert import convert
 from swiftkv.errors import UserError
-from swiftkv.vllm import compare
+from swiftkv.evals import gates, reference
 
 SMALL = {
     "variants": [{"name": "skip50-across2", "skip": 0.5, "key_value_group_size": 2}],
@@ -35,23 +35,23 @@ def students(tiny_base, tmp_path_factory):
 
 
 def test_kv_memory_divides_into_whole_blocks_for_every_model(tiny_base, students):
-    checks = verify.Checks(small_config(), tiny_base, students)
-    per_block = 2 * 1 * 32 * 4 * verify.BLOCK
-    for shape, caches in ((checks.base, 8), (verify.read_shape(students[STUDENT]), 6)):
+    checks = gates.Checks(small_config(), tiny_base, students)
+    per_block = 2 * 1 * 32 * 4 * gates.BLOCK
+    for shape, caches in ((checks.base, 8), (gates.read_shape(students[STUDENT]), 6)):
         assert checks.kv_caches(shape) == caches
         assert checks.kv_bytes() % (per_block * caches) == 0
-    assert checks.kv_bytes() / (per_block * 8) * verify.BLOCK >= 8 * checks.max_len
+    assert checks.kv_bytes() / (per_block * 8) * gates.BLOCK >= 8 * checks.max_len
 
 
 def test_prompts_are_held_out_text_of_every_task_at_every_length(tiny_base):
-    first, second = (verify.prompts(small_config(), tiny_base) for _ in range(2))
+    first, second = (gates.prompts(small_config(), tiny_base) for _ in range(2))
     prompts, questions = first
     assert first == second and sorted(map(len, prompts)) == [1] * 4 + [150] * 4
     assert len(questions) == len(prompts) and all(len(question) > 3 for question in questions)
 
 
 def test_reference_sees_a_wrong_logit_and_a_wrong_token(tiny_base):
-    from swiftkv.vllm.compare import Answer, Reference
+    from swiftkv.evals.reference import Answer, Reference
 
     reference = Reference(tiny_base)
     row = reference.logits([1, 2, 3])[-1]
@@ -66,11 +66,11 @@ def test_reference_sees_a_wrong_logit_and_a_wrong_token(tiny_base):
 @pytest.mark.vllm
 def test_gates_pass_and_say_what_they_measured(tiny_base, students, tmp_path):
     out = tmp_path / "gates.json"
-    verify.run(small_config(), tiny_base, students, out)
+    gates.run(small_config(), tiny_base, students, out)
     result = files.read_json(out)
-    gates = {(gate["variant"], gate["gate"]): gate for gate in result["gates"]}
-    assert result["passed"] and len(gates) == len(result["gates"])
-    assert {gate for variant, gate in gates if variant == STUDENT} == {
+    by_name = {(gate["variant"], gate["gate"]): gate for gate in result["gates"]}
+    assert result["passed"] and len(by_name) == len(result["gates"])
+    assert {gate for variant, gate in by_name if variant == STUDENT} == {
         "early-exit",
         "logits",
         "logits-chunked-prefill",
@@ -80,10 +80,10 @@ def test_gates_pass_and_say_what_they_measured(tiny_base, students, tmp_path):
         "kv-capacity",
         "full-prefill-prompt-logits",
     }
-    assert gates["base", "l-equals-L"]["measured"] == 0
-    assert gates[STUDENT, "kv-capacity"]["measured"] == float(Fraction(8, 6))
-    assert gates[STUDENT, "early-exit"]["measured"] == 8
-    assert gates[STUDENT, "prefix-cache-hits"]["measured"] >= 128
+    assert by_name["base", "l-equals-L"]["measured"] == 0
+    assert by_name[STUDENT, "kv-capacity"]["measured"] == float(Fraction(8, 6))
+    assert by_name[STUDENT, "early-exit"]["measured"] == 8
+    assert by_name[STUDENT, "prefix-cache-hits"]["measured"] >= 128
     assert files.read_json(f"{out}.provenance.json")["stage"] == "verify"
 
 
@@ -92,11 +92,11 @@ def test_failed_gates_are_written_and_named(tiny_base, students, tmp_path, monke
     """Full prefill by environment breaks the promises of early exit; no tolerance fails every comparison; prompt logits
     have to be off by more than Transformers' own rounding."""
     monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
-    off = compare.Reference.prompt_delta
-    monkeypatch.setattr(compare.Reference, "prompt_delta", lambda *given: off(*given) + 0.01)
+    off = reference.Reference.prompt_delta
+    monkeypatch.setattr(reference.Reference, "prompt_delta", lambda *given: off(*given) + 0.01)
     out = tmp_path / "gates.json"
     with pytest.raises(UserError, match=rf"{STUDENT} early-exit: 604, limit 8"):
-        verify.run(small_config(verify={"tolerance": 1e-12}), tiny_base, students, out)
+        gates.run(small_config(verify={"tolerance": 1e-12}), tiny_base, students, out)
     result = files.read_json(out)
     failed = {gate["gate"] for gate in result["gates"] if not gate["passed"]}
     assert not result["passed"]
@@ -106,5 +106,5 @@ def test_failed_gates_are_written_and_named(tiny_base, students, tmp_path, monke
 
 def test_damaged_student_is_refused_before_anything_runs(tiny_base, tmp_path):
     with pytest.raises(UserError, match="nowhere"):
-        verify.run(small_config(), tiny_base, {STUDENT: tmp_path / "nowhere"}, tmp_path / "gates.json")
+        gates.run(small_config(), tiny_base, {STUDENT: tmp_path / "nowhere"}, tmp_path / "gates.json")
     assert not (tmp_path / "gates.json").exists()

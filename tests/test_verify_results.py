@@ -12,9 +12,10 @@ import yaml
 from synthetic_results import build
 from test_throughput import Machine
 
-from swiftkv import accuracy_summary, claims, cli, files, tables, throughput, verify_results
+from swiftkv import claims, cli, files, tables, throughput, verify_results
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
+from swiftkv.evals import accuracy_summary
 from swiftkv.frames import COUNTS, FRAMES
 from swiftkv.recompute import RECIPES, Run
 from swiftkv.results import Results

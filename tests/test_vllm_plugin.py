@@ -45,7 +45,7 @@ def student(tiny_base, tmp_path_factory):
 
 
 def tokens_of(directory, **settings):
-    from swiftkv.vllm.compare import generate
+    from swiftkv.evals.reference import generate
 
     with open_engine(directory, **settings) as engine:
         return [answer.tokens for answer in generate(engine, prompts(), 16)]
@@ -73,7 +73,7 @@ def test_plugin_registers_once_and_leaves_base_models_alone():
 @pytest.mark.parametrize(("cut", "group"), [(4, 1), (2, 2), (4, 4)])
 def test_chunked_mixed_and_cached_batches_match_transformers(student, cut, group):
     """Chunks of 64 tokens mix prompts with decoding; the second pass reads prompts and answers from the cache."""
-    from swiftkv.vllm.compare import Reference, capacity, count_tokens, generate
+    from swiftkv.evals.reference import Reference, capacity, count_tokens, generate
 
     reference = Reference(student(cut, group))
     settings = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
@@ -95,7 +95,7 @@ def test_chunked_mixed_and_cached_batches_match_transformers(student, cut, group
 def test_only_needed_tokens_run_late_layers_and_prompt_logprobs_are_refused(student):
     from vllm.exceptions import VLLMValidationError
 
-    from swiftkv.vllm.compare import Reference, count_tokens, generate, request
+    from swiftkv.evals.reference import Reference, count_tokens, generate, request
 
     with open_engine(student(4, 2)) as engine:
         counted = count_tokens(engine)
@@ -129,7 +129,7 @@ def test_guard_is_one_of_the_second_model_runner_too():
 
 @pytest.mark.parametrize("switch", ["setting", "environment"])
 def test_full_prefill_mode_runs_every_layer_and_scores_prompts(student, monkeypatch, switch):
-    from swiftkv.vllm.compare import Reference, count_tokens, request
+    from swiftkv.evals.reference import Reference, count_tokens, request
 
     if switch == "environment":
         monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
@@ -198,7 +198,7 @@ def test_config_alone_serves_with_dummy_weights(student, tmp_path):
 
 
 def test_engines_of_one_process_live_side_by_side(tiny_base, student):
-    from swiftkv.vllm.compare import request
+    from swiftkv.evals.reference import request
 
     with open_engine(tiny_base) as base:
         before = [output.outputs[0].token_ids for output in request(base, prompts(), 8)]

@@ -43,7 +43,7 @@ def verify(
     config: Config = CONFIG,
 ) -> None:  # fmt: skip
     """Gates before numbers: equivalence with Transformers, KV capacity, early exit, refusals."""
-    from swiftkv import verify as stage
+    from swiftkv.evals import gates as stage
 
     loaded = load_with_engine_gpus(config)
     stage.run(loaded, base, student_dirs(loaded, models), out)
@@ -80,7 +80,7 @@ def accuracy(
     config: Config = CONFIG,
 ) -> None:
     """Score one model on the four tasks with lm-eval through vLLM."""
-    from swiftkv import accuracy as stage
+    from swiftkv.evals import accuracy as stage
 
     stage.score_arm(load_with_engine_gpus(config), arm, model, out, work)
 
@@ -92,7 +92,7 @@ def accuracy_summary(
     config: Config = CONFIG,
 ) -> None:
     """Compare every arm with the base, item by item."""
-    from swiftkv import accuracy as stage
+    from swiftkv.evals import accuracy as stage
 
     loaded = load(config)
     stage.summarise(loaded, {arm: arms / arm for arm in loaded.accuracy_arms}, out)
@@ -110,7 +110,7 @@ def protocol(
     mirror: Mirror = None,
 ) -> None:
     """Score one model on the paper's seven tasks, IFEval and MMLU-Pro."""
-    from swiftkv import protocol as stage
+    from swiftkv.evals import protocol as stage
 
     names = [name.strip() for name in tasks.split(",")] if tasks else None
     stage.score_arm(load_with_engine_gpus(config), arm, model, out, work, mirror, names, limit)
@@ -123,7 +123,7 @@ def protocol_summary(
     config: Config = CONFIG,
 ) -> None:
     """Compare every arm with the base on the paper's protocol, item by item, and with the published values."""
-    from swiftkv import protocol_summary as stage
+    from swiftkv.evals import protocol_summary as stage
 
     stage.summarise(load(config), arms, out)
 
@@ -134,7 +134,7 @@ def diagnose(
     config: Config = CONFIG,
 ) -> None:  # fmt: skip
     """Where students part from the base: by answer position, prompt length, difficulty, and in long contexts."""
-    from swiftkv import diagnose as stage
+    from swiftkv.evals import diagnose as stage
 
     loaded = load_with_gpu(config)
     stage.run(loaded, base, student_dirs(loaded, models), out)
@@ -155,6 +155,6 @@ def calibrate(
 @cli.command()
 def self_check(config: Config = CONFIG) -> None:
     """Check the installation: imports, the plugin, the GPU, ten generated tokens."""
-    from swiftkv import selfcheck
+    from swiftkv.evals import selfcheck
 
     selfcheck.run(load(config))

@@ -118,7 +118,7 @@ def ablate(
 @cli.command()
 def similarity(base: Base, out: Out, config: Config = CONFIG) -> None:
     """Measure how much each layer's input differs from the previous layer's."""
-    from swiftkv import similarity as stage
+    from swiftkv.evals import similarity as stage
 
     stage.run(load_with_gpu(config), base, out)
 

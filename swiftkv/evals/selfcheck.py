@@ -12,7 +12,8 @@ from swiftkv.errors import UserError
 MODULES = (
     "torch transformers accelerate safetensors datasets lm_eval jsonschema pandas pyarrow scipy seaborn statsmodels "
     "numba rouge_score vllm vllm.benchmarks.throughput swiftkv.vllm.engine swiftkv.vllm.llama swiftkv.vllm.qwen "
-    "swiftkv.distill.loop swiftkv.accuracy swiftkv.throughput swiftkv.pretrain swiftkv.diagnose swiftkv.plots"
+    "swiftkv.distill.loop swiftkv.evals.accuracy swiftkv.evals.diagnose swiftkv.throughput swiftkv.pretrain "
+    "swiftkv.plots"
 ).split()
 PROMPT, TOKENS = "def", 10
 
@@ -60,7 +61,7 @@ def generation(config: RunConfig) -> str:
     from vllm.platforms import current_platform
 
     from swiftkv.convert import convert, num_hidden_layers
-    from swiftkv.vllm.compare import RAW_LOGITS, Reference, generate
+    from swiftkv.evals.reference import RAW_LOGITS, Reference, generate
     from swiftkv.vllm.engine import engine
     from swiftkv.workloads.tokens import load_tokenizer
 

@@ -15,8 +15,7 @@ from random import Random
 from swiftkv import costmodel, files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.provenance import Provenance
-from swiftkv.vllm.compare import (
+from swiftkv.evals.reference import (
     RAW_LOGITS,
     TOP,
     Difference,
@@ -27,6 +26,7 @@ from swiftkv.vllm.compare import (
     largest_delta,
     request,
 )
+from swiftkv.provenance import Provenance
 from swiftkv.workloads import tasks
 from swiftkv.workloads.stream import segments
 from swiftkv.workloads.tokens import load_tokenizer

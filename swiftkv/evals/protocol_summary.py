@@ -5,10 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv import files, results
-from swiftkv.accuracy_summary import MEAN, RESAMPLES, mean_difference_ci
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.paper_tasks import WHOLE, paper_tasks
+from swiftkv.evals.accuracy_summary import MEAN, RESAMPLES, mean_difference_ci
+from swiftkv.evals.paper_tasks import WHOLE, paper_tasks
 from swiftkv.provenance import Provenance
 from swiftkv.stats import paired_difference_ci
 

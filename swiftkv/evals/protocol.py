@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from swiftkv import accuracy, files, paper_tasks
+from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.paper_tasks import GENERATION, PaperTask
+from swiftkv.evals import accuracy, paper_tasks
+from swiftkv.evals.paper_tasks import GENERATION, PaperTask
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.tokens import count_tokens, load_tokenizer
 from swiftkv.workloads.traces import mirror_of

@@ -15,7 +15,7 @@ import yaml
 
 from swiftkv import files
 from swiftkv.errors import UserError
-from swiftkv.paper_tasks import mirror as mirrored
+from swiftkv.evals.paper_tasks import mirror as mirrored
 
 GROUP = "swiftkv_paper"
 PREFIX = "swiftkv_"

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from swiftkv import files, lm_eval_tasks
-from swiftkv.accuracy_summary import summarise
+from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.lm_eval_tasks import Sampling
+from swiftkv.evals import lm_eval_tasks
+from swiftkv.evals.accuracy_summary import summarise
+from swiftkv.evals.lm_eval_tasks import Sampling
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import real, sqlite_sandbox, tasks
 from swiftkv.workloads.tasks import Item

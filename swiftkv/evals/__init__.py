@@ -1,0 +1,1 @@
+"""Whether a model is right and how much of the base it keeps: gates, accuracy, divergence."""
