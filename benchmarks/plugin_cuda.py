@@ -23,14 +23,14 @@ from typing import Annotated
 import typer
 
 from swiftkv import files, latency
-from swiftkv.arms import VLLMEngine, arms, engine_settings
 from swiftkv.base import local_dir
 from swiftkv.cli import end_in_one_line
 from swiftkv.config import RunConfig, load_config
 from swiftkv.convert import convert
+from swiftkv.engines.arms import VLLMEngine, arms, engine_settings
+from swiftkv.engines.settings import BLOCK, kv_memory
 from swiftkv.errors import UserError
 from swiftkv.evals.gates import prompts
-from swiftkv.loads import BLOCK, kv_memory
 from swiftkv.provenance import Provenance
 
 GROUPS = (1, 2, 4)
@@ -49,8 +49,8 @@ def on_cuda() -> bool:
 
 def answers(student: Path, asked: list, dtype: str, graphs: bool, full_prefill: bool = False) -> list:
     """Greedy answers with raw logits, prompts prefilled in chunks."""
+    from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import RAW_LOGITS, generate
-    from swiftkv.vllm.engine import engine
 
     settings = {"enforce_eager": not graphs, "max_num_batched_tokens": CHUNK, "max_num_seqs": len(asked)}
     if graphs:

@@ -132,7 +132,7 @@ def main(
     concurrency: int = 16,
 ) -> None:
     """Soak a student. Ends with code 2 and one line if anything was wrong."""
-    from swiftkv.vllm.server import server
+    from swiftkv.engines.server import server
 
     config, begun = check_checkpoint(model), time.monotonic()
     known = pool(model, config.vocab_size)

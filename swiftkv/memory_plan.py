@@ -14,8 +14,8 @@ from swiftkv import costmodel, roofline
 from swiftkv.config import RunConfig
 from swiftkv.distill import plan as distillation
 from swiftkv.distill.plan import GIB, KEPT_FREE
+from swiftkv.engines.settings import BLOCK, DTYPE_BYTES, Arm, arms, by_flags, engine_settings
 from swiftkv.errors import UserError
-from swiftkv.loads import BLOCK, DTYPE_BYTES, Arm, arms, by_flags, engine_settings
 
 ENGINE = GIB  # of a GPU: CUDA graphs, activations, the allocator's own
 FLOAT64, FLOAT32, BFLOAT16 = 8, 4, 2

@@ -15,8 +15,8 @@ from scipy.optimize import least_squares
 from swiftkv import fleet, roofline
 from swiftkv.config import BASE_ARM
 from swiftkv.costmodel import workload_flops
+from swiftkv.engines.settings import DTYPE_BYTES, Arm, arms, held_at_once
 from swiftkv.errors import UserError
-from swiftkv.loads import DTYPE_BYTES, Arm, arms, held_at_once
 from swiftkv.roofline import Machine
 
 START_OVERHEAD_S = 5e-3

@@ -15,9 +15,9 @@ from swiftkv import claims as judge
 from swiftkv import costmodel, exhibits, files, latency, tables, throughput
 from swiftkv.claims import report
 from swiftkv.config import BASE_ARM, RunConfig
+from swiftkv.engines.settings import arms
 from swiftkv.evals import accuracy_summary
 from swiftkv.frames import ALL_FRAMES, COUNTS, FRAMES, SERVED_FRAMES
-from swiftkv.loads import arms
 from swiftkv.results import Results, published, read_rows
 from swiftkv.serving import report as served_report
 from swiftkv.serving import summary as served

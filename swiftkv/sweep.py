@@ -10,7 +10,7 @@ import pandas as pd
 
 from swiftkv import capacity, costmodel, files, predict, roofline
 from swiftkv.config import BASE_ARM
-from swiftkv.loads import DTYPE_BYTES, arms
+from swiftkv.engines.settings import DTYPE_BYTES, arms
 from swiftkv.predict import Workload
 from swiftkv.provenance import Provenance
 from swiftkv.roofline import Machine

@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 
 from swiftkv import costmodel, files, latency, stats
-from swiftkv.arms import Fleet, Run, VLLMEngine
 from swiftkv.config import BASE_ARM
+from swiftkv.engines.arms import Fleet, Run, VLLMEngine
+from swiftkv.engines.settings import BLOCK, DEFAULT, Arm, arms, by_flags, engine_settings, flags, load
 from swiftkv.errors import UserError
-from swiftkv.loads import BLOCK, DEFAULT, Arm, arms, by_flags, engine_settings, flags, load
 from swiftkv.provenance import Provenance
 from swiftkv.rounds import Rounds, fingerprint
 

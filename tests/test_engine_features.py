@@ -11,7 +11,7 @@ CACHES = 6  # 4 early, 2 groups of 2
 
 
 def open_engine(directory, **settings):
-    from swiftkv.vllm.engine import engine
+    from swiftkv.engines.engine import engine
 
     return engine(directory, **SETTINGS | RAW | settings)
 

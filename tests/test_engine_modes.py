@@ -31,8 +31,8 @@ def student(tiny_tokenizer, tmp_path_factory):
 
 def answers_of(directory, lengths=(1, 7, 64, 129, 200, 333), **settings) -> tuple[list, int]:
     """Greedy answers with raw logits, and the KV capacity in tokens."""
+    from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import capacity, generate
-    from swiftkv.vllm.engine import engine
 
     with engine(directory, **SETTINGS | RAW | settings) as opened:
         return generate(opened, prompts(lengths), 12), capacity(opened)
@@ -121,8 +121,8 @@ def test_int8_weights_answer_as_in_full_prefill(student, tmp_path):
 
 def test_engines_of_a_process_share_random_weights(student):
     """All that base and student have in common is one copy, and both still answer."""
+    from swiftkv.engines.engine import SHARED, engine
     from swiftkv.evals.reference import request
-    from swiftkv.vllm.engine import SHARED, engine
 
     def addresses(model) -> dict:
         return {name: (parameter.data_ptr(), parameter.shape) for name, parameter in model.named_parameters()}
@@ -177,7 +177,7 @@ def test_base_models_keep_to_the_runner_that_takes_students(tmp_path, monkeypatc
     import os
     from types import SimpleNamespace
 
-    from swiftkv.vllm.engine import V2_LOGITS_PROCESSORS, keep_one_runner
+    from swiftkv.engines.engine import V2_LOGITS_PROCESSORS, keep_one_runner
 
     name = "VLLM_USE_V2_MODEL_RUNNER"
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py")))

@@ -304,7 +304,7 @@ def listed(directory) -> list[str]:
 
 @pytest.mark.vllm
 def test_vllm_takes_the_folder(exported):
-    from swiftkv.vllm.engine import load_vllm, prepare_environment
+    from swiftkv.engines.engine import load_vllm, prepare_environment
 
     prepare_environment(in_process=True)
     vllm = load_vllm()

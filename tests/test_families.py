@@ -151,8 +151,8 @@ def test_published_checkpoints_load_with_their_dead_tensors(base, family, tmp_pa
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vllm_answers_as_transformers(base, family, tmp_path):
     """With dead tensors, AcrossKV 2, chunks of 64 tokens; the second pass reads prompts and answers from the cache."""
+    from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import Reference, count_tokens, generate
-    from swiftkv.vllm.engine import engine
 
     convert(base(family), tmp_path / "student", 4, 2)
     with_dead_tensors(tmp_path / "student", base(family), tmp_path / "published")
@@ -171,8 +171,8 @@ def test_vllm_answers_as_transformers(base, family, tmp_path):
 @pytest.mark.vllm
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral"])
 def test_vllm_serves_a_student_without_late_layers_as_the_base(base, family, tmp_path):
+    from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import generate
-    from swiftkv.vllm.engine import engine
 
     convert(base(family), tmp_path / "student", 8, 1)
     answers = []

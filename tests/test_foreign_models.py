@@ -94,8 +94,8 @@ def of_teacher(directory: Path, data: Batch) -> torch.Tensor:
 @pytest.mark.parametrize("name", CHANGES)
 def test_everyone_reads_the_same_model(name, tmp_path):
     """Transformers, the teacher, a student at l = L in Transformers, and both in vLLM."""
+    from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import RAW_LOGITS, Reference, generate
-    from swiftkv.vllm.engine import engine
 
     directory, whole = make(tmp_path / "base", CHANGES[name]), tmp_path / "whole"
     convert(directory, whole, LAYERS, 1)

@@ -12,7 +12,7 @@ import typer
 
 from swiftkv import cli, memory_plan
 from swiftkv.config import ROOT, load_config
-from swiftkv.loads import by_flags, engine_settings
+from swiftkv.engines.settings import by_flags, engine_settings
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 SCALES = ("h200", "h100", "h200-short", "h200-dense", "h200-rehearsal")

@@ -79,8 +79,8 @@ def serve(engine, requests: list[Request], name: str) -> list:
 
 @pytest.mark.parametrize("seed", range(ENGINES))
 def test_random_traffic_is_answered_as_by_transformers(tiny_base, tmp_path, seed):
+    from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import Reference, answer_of
-    from swiftkv.vllm.engine import engine
 
     rng = Random(seed)
     (cut, group), settings = draw_engine(rng)

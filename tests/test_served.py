@@ -16,12 +16,12 @@ import pytest
 from swiftkv import files, serving
 from swiftkv.cli import app
 from swiftkv.config import RunConfig, load_config
+from swiftkv.engines import server as vllm_server
+from swiftkv.engines.settings import arms
 from swiftkv.errors import UserError
-from swiftkv.loads import arms
 from swiftkv.serving import client, metrics, servers
 from swiftkv.serving.loads import Load
 from swiftkv.serving.replay import Replay
-from swiftkv.vllm import server as vllm_server
 
 pytestmark = pytest.mark.vllm
 FAKE = Path(__file__).with_name("fake_vllm.py")
@@ -198,7 +198,7 @@ def test_a_server_that_does_not_start_is_an_error_of_one_line(fake, tmp_path, mo
 PARENT = """
 import sys, time
 from pathlib import Path
-from swiftkv.vllm import server
+from swiftkv.engines import server
 server.command = lambda model, port, gib, arguments: [sys.executable, sys.argv[1], str(port), "{}"]
 with server.server("model", log=Path(sys.argv[2])) as running:
     print(running.pid, flush=True)

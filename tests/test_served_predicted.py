@@ -8,8 +8,8 @@ import pytest
 
 from swiftkv import files, fleet, predict, roofline
 from swiftkv.config import ROOT, RunConfig, load_config
+from swiftkv.engines.settings import DTYPE_BYTES
 from swiftkv.errors import UserError
-from swiftkv.loads import DTYPE_BYTES
 from swiftkv.results import Results
 from swiftkv.serving import metrics, predicted, summary
 from swiftkv.serving.servers import chosen_arms

@@ -8,8 +8,8 @@ import psutil
 import pytest
 from vllm_helpers import prompts as random_prompts
 
+from swiftkv.engines.server import free_port, server
 from swiftkv.errors import UserError
-from swiftkv.vllm.server import free_port, server
 
 pytestmark = pytest.mark.vllm
 FLAGS = [

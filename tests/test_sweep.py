@@ -7,8 +7,8 @@ import pytest
 
 from swiftkv import costmodel, files, plots, predict, roofline, sweep
 from swiftkv.config import ROOT, RunConfig, load_config
+from swiftkv.engines.settings import BLOCK, arms, by_flags, load
 from swiftkv.errors import UserError
-from swiftkv.loads import BLOCK, arms, by_flags, load
 from swiftkv.roofline import Machine
 
 CONFIG = load_config(ROOT / "config" / "sweep.yaml")

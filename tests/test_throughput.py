@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from swiftkv import costmodel, files, latency, rounds, throughput
-from swiftkv.arms import Fleet, Run, write_model
 from swiftkv.config import RunConfig, load_config
+from swiftkv.engines.arms import Fleet, Run, write_model
+from swiftkv.engines.settings import BLOCK, Arm, arms, engine_settings, flags, held_at_once
 from swiftkv.errors import UserError
-from swiftkv.loads import BLOCK, Arm, arms, engine_settings, flags, held_at_once
 
 SPEED = {"base": 100.0, "skip50": 180.0, "skip50-across4": 190.0}
 
@@ -369,7 +369,7 @@ def test_bad_configurations(config, tmp_path):
 
 
 def test_missing_engine(config, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "swiftkv.vllm.engine", None)
+    monkeypatch.setitem(__import__("sys").modules, "swiftkv.engines.engine", None)
     with pytest.raises(UserError, match="no vLLM engine"):
         throughput.run(config, tmp_path / "out", tmp_path / "work")
 

@@ -25,7 +25,7 @@ PAGE = 2 * 1 * 32 * 4 * BLOCK  # bytes of a block in one KV cache of the tiny mo
 
 
 def open_engine(directory, **settings):
-    from swiftkv.vllm.engine import engine
+    from swiftkv.engines.engine import engine
 
     return engine(directory, **SETTINGS | RAW | settings)
 

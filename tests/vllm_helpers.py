@@ -46,7 +46,7 @@ async def serve(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    from swiftkv.vllm.engine import prepare_environment
+    from swiftkv.engines.engine import prepare_environment
 
     prepare_environment(in_process=False)
     os.environ["VLLM_LOGGING_LEVEL"] = "CRITICAL"

@@ -148,7 +148,7 @@ def use_one_thread() -> None:
 @contextmanager
 def backend(model_dir: Path, settings: dict):
     """lm-eval's vLLM backend on `model_dir`; the engine ends with the block."""
-    from swiftkv.vllm.engine import GIB, check_model, close_engine, load_vllm, prepare_environment
+    from swiftkv.engines.engine import GIB, check_model, close_engine, load_vllm, prepare_environment
 
     check_model(model_dir, settings["max_model_len"], "auto")
     ranks = settings.get("tensor_parallel_size", 1)

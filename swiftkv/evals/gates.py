@@ -74,7 +74,7 @@ class Checks:
 
     def engine(self, directory: Path, **settings):
         """An engine with raw logits; by default every prompt fits into one step."""
-        from swiftkv.vllm.engine import engine
+        from swiftkv.engines.engine import engine
 
         whole = {"max_num_batched_tokens": max(self.max_len, sum(map(len, self.prompts)) + len(self.prompts))}
         fixed = RAW_LOGITS | {

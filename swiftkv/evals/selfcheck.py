@@ -11,7 +11,7 @@ from swiftkv.errors import UserError
 
 MODULES = (
     "torch transformers accelerate safetensors datasets lm_eval jsonschema pandas pyarrow scipy seaborn statsmodels "
-    "numba rouge_score vllm vllm.benchmarks.throughput swiftkv.vllm.engine swiftkv.vllm.llama swiftkv.vllm.qwen "
+    "numba rouge_score vllm vllm.benchmarks.throughput swiftkv.engines.engine swiftkv.vllm.llama swiftkv.vllm.qwen "
     "swiftkv.distill.loop swiftkv.evals.accuracy swiftkv.evals.diagnose swiftkv.throughput swiftkv.pretrain "
     "swiftkv.plots"
 ).split()
@@ -31,8 +31,8 @@ def imports() -> dict[str, str]:
 
 def plugin() -> str:
     """The plugin as vLLM finds it. Raises UserError if no entry point names it or an architecture is not known."""
+    from swiftkv.engines.engine import load_vllm
     from swiftkv.modeling import FAMILIES
-    from swiftkv.vllm.engine import load_vllm
 
     found = {point.value for point in importlib.metadata.entry_points(group="vllm.general_plugins")}
     if "swiftkv.vllm.plugin:register" not in found:
@@ -61,8 +61,8 @@ def generation(config: RunConfig) -> str:
     from vllm.platforms import current_platform
 
     from swiftkv.convert import convert, num_hidden_layers
+    from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import RAW_LOGITS, Reference, generate
-    from swiftkv.vllm.engine import engine
     from swiftkv.workloads.tokens import load_tokenizer
 
     if not (current_platform.is_cuda() or current_platform.is_cpu()):
@@ -83,7 +83,7 @@ def generation(config: RunConfig) -> str:
 
 def run(config: RunConfig) -> None:
     """Print one line per check. Raises UserError if something does not work, naming it."""
-    from swiftkv.vllm.engine import prepare_environment
+    from swiftkv.engines.engine import prepare_environment
 
     prepare_environment(in_process=True)
     failed = imports()

@@ -10,8 +10,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from swiftkv.engines.server import POLL_S, Server
 from swiftkv.errors import UserError
-from swiftkv.vllm.server import POLL_S, Server
 
 FIXED = ("--temperature=0", "--disable-tqdm", "--save-detailed", "--ready-check-timeout-sec=0")
 METRICS_S = 30  # to wait for a server's counters

@@ -14,8 +14,8 @@ import pandas as pd
 
 from swiftkv import files, fleet, predict, roofline
 from swiftkv.config import BASE_ARM, RunConfig
+from swiftkv.engines.settings import DTYPE_BYTES, Arm
 from swiftkv.errors import UserError
-from swiftkv.loads import DTYPE_BYTES, Arm
 from swiftkv.provenance import Provenance
 from swiftkv.results import Results
 from swiftkv.roofline import Machine

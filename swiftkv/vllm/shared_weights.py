@@ -11,7 +11,7 @@ from torch import nn
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 
-from swiftkv.vllm.engine import SHARED
+from swiftkv.engines.engine import SHARED
 
 
 @register_model_loader(SHARED)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from swiftkv.config import BASE_ARM
+from swiftkv.engines.settings import DEFAULT, Arm, EngineSettings, Flags, arms, engine_settings
 from swiftkv.errors import UserError
-from swiftkv.loads import DEFAULT, Arm, EngineSettings, Flags, arms, engine_settings
 
 WARM_UP_TOKENS = 4
 
@@ -103,7 +103,7 @@ class VLLMEngine:
 
     def __init__(self, arm: Arm, settings: EngineSettings, directory: Path):
         try:
-            from swiftkv.vllm.engine import make_engine
+            from swiftkv.engines.engine import make_engine
         except ImportError as error:
             raise UserError(f"throughput: no vLLM engine here ({error}); run `make env` to install it") from None
         self.settings = settings
@@ -165,7 +165,7 @@ class VLLMEngine:
 
     def close(self) -> None:
         """Free the engine's memory."""
-        from swiftkv.vllm.engine import close_engine
+        from swiftkv.engines.engine import close_engine
 
         close_engine(self.llm)
 

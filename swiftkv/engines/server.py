@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from swiftkv.engines.engine import GIB, prepare_environment
 from swiftkv.errors import UserError
-from swiftkv.vllm.engine import GIB, prepare_environment
 from swiftkv.vllm.plugin import signal_at_parents_death
 
 MODULE = "vllm.entrypoints.openai.api_server"
