@@ -52,8 +52,8 @@ def save_tiny_base(directory, tokenizer, seed: int = 0, std: float = 0.15, **cha
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """A byte-level tokenizer of 300 tokens, trained on a few contexts of the four tasks."""
+    from swiftkv.base_model.tokenizer import train_tokenizer
     from swiftkv.config import load_config
-    from swiftkv.workloads.tokenizer import train_tokenizer
 
     return train_tokenizer(load_config()["tasks"], 300, seed=0, contexts=5)
 

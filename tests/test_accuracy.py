@@ -31,7 +31,7 @@ def model_dir(tmp_path_factory) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from swiftkv.workloads.tokenizer import train_tokenizer
+    from swiftkv.base_model.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "base"
     tokenizer = train_tokenizer(load_config()["tasks"], 600, seed=0, contexts=20)

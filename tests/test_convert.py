@@ -9,7 +9,7 @@ from conftest import save_tiny_base
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from swiftkv import base
+from swiftkv.base_model import fetch
 from swiftkv.config import RunConfig
 from swiftkv.convert import check_checkpoint, convert, num_hidden_layers
 from swiftkv.errors import UserError
@@ -201,7 +201,7 @@ def test_convert_refuses_a_student_as_base(student, tmp_path):
 
 
 def resolve(settings, out, trained=None):
-    base.resolve_base(RunConfig({"scale": "x", "seed": 0, "base": settings}, "x"), out, trained)
+    fetch.resolve_base(RunConfig({"scale": "x", "seed": 0, "base": settings}, "x"), out, trained)
 
 
 @pytest.mark.parametrize("source", ["local", "embedded"])
@@ -214,7 +214,7 @@ def test_local_base_is_copied(tiny_base, tmp_path, source):
 
 
 def test_large_base_is_linked(tiny_base, tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "COPY_BELOW_BYTES", 1000)
+    monkeypatch.setattr(fetch, "COPY_BELOW_BYTES", 1000)
     resolve({"source": "local", "path": str(tiny_base)}, tmp_path / "base")
     assert (tmp_path / "base" / "model.safetensors").is_symlink()
     assert not (tmp_path / "base" / "config.json").is_symlink()

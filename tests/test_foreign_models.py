@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from swiftkv import base as base_stage
+from swiftkv.base_model import fetch as base_stage
 from swiftkv.config import ROOT, RunConfig, load_config, merge
 from swiftkv.convert import check_checkpoint, convert, read_config
 from swiftkv.distill import advise, loop

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from swiftkv import base, config_docs, convert, files, outputs, publish
+from swiftkv import config_docs, convert, files, outputs, publish
+from swiftkv.base_model import fetch
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
@@ -33,7 +34,7 @@ def record(directory: Path, stage: str) -> None:
 
 COMMANDS = {
     "convert": lambda out: convert.convert(BASE, out, 4, 1),
-    "fetch-base": lambda out: base.resolve_base(CONFIG, out),
+    "fetch-base": lambda out: fetch.resolve_base(CONFIG, out),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swiftkv import curriculum, pretrain
+from swiftkv.base_model import curriculum, pretrain
 from swiftkv.config import ROOT, RunConfig, load_config, merge
 from swiftkv.errors import UserError
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swiftkv.base_model.tokenizer import train_tokenizer
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.workloads import names, tasks
 from swiftkv.workloads.stream import batch
 from swiftkv.workloads.tasks import sql
-from swiftkv.workloads.tokenizer import train_tokenizer
 
 SETTINGS = load_config(ROOT / "config" / "config.yaml")["tasks"]
 NAME = re.compile(r"\b[a-z]+_[a-z]+\b")

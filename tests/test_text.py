@@ -9,10 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swiftkv import curriculum
+from swiftkv.base_model import curriculum, text
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
-from swiftkv.workloads import text
 
 RECIPE = {
     "vocab_size": 600,

@@ -199,7 +199,7 @@ def test_no_output_is_an_error():
 
 @pytest.fixture(scope="module")
 def tokenizer_dir(tmp_path_factory) -> Path:
-    from swiftkv.workloads.tokenizer import train_tokenizer
+    from swiftkv.base_model.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("base")
     settings = load_config()["tasks"]

@@ -16,7 +16,7 @@ def train_base(
     mirror: Mirror = None,
 ) -> None:
     """Train the base model of the configuration (the embedded one: half an hour on two idle cores; resumable)."""
-    from swiftkv import pretrain
+    from swiftkv.base_model import pretrain
 
     pretrain.run(load_with_gpu(config), out, work, mirror)
 
@@ -26,14 +26,14 @@ def fetch_base(
     out: Out, config: Config = CONFIG, work: Work = Path("results/cpu/work/base"), mirror: Mirror = None
 ) -> None:
     """Put the base model of the configuration into --out: embedded, local, hub, or trained here."""
-    from swiftkv import base, pretrain
+    from swiftkv.base_model import fetch, pretrain
 
     loaded = load(config)
     if loaded["base"]["source"] == "train":
         take_gpu()
         pretrain.run(loaded, out, work, mirror)
     else:
-        base.resolve_base(loaded, out)
+        fetch.resolve_base(loaded, out)
 
 
 @cli.command()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from swiftkv import checkpoint, files, outputs
+from swiftkv import files, outputs
+from swiftkv.base_model import checkpoint
 from swiftkv.config import RunConfig
 from swiftkv.convert import BASE_TYPES, REPLACED, check_checkpoint, read_config, weight_files, write_student
 from swiftkv.distill import parallel

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from swiftkv.base import local_dir
+from swiftkv.base_model.fetch import local_dir
 from swiftkv.config import RunConfig
 from swiftkv.convert import BASE_TYPES, read_config
 from swiftkv.distill.flops import forward_flops, head_flops, peak_flops, student_flops

@@ -5,14 +5,14 @@ import importlib.metadata
 import tempfile
 from pathlib import Path
 
-from swiftkv.base import local_dir
+from swiftkv.base_model.fetch import local_dir
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 
 MODULES = (
     "torch transformers accelerate safetensors datasets lm_eval jsonschema pandas pyarrow scipy seaborn statsmodels "
     "numba rouge_score vllm vllm.benchmarks.throughput swiftkv.engines.engine swiftkv.vllm.llama swiftkv.vllm.qwen "
-    "swiftkv.distill.loop swiftkv.evals.accuracy swiftkv.evals.diagnose swiftkv.throughput swiftkv.pretrain "
+    "swiftkv.distill.loop swiftkv.evals.accuracy swiftkv.evals.diagnose swiftkv.throughput swiftkv.base_model.pretrain "
     "swiftkv.plots"
 ).split()
 PROMPT, TOKENS = "def", 10

@@ -12,11 +12,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import AutoTokenizer
 
-from swiftkv import checkpoint, files
+from swiftkv import files
+from swiftkv.base_model import checkpoint, text
+from swiftkv.base_model.tokenizer import train_tokenizer
 from swiftkv.config import RunConfig
-from swiftkv.workloads import text
 from swiftkv.workloads.stream import Batch, batch
-from swiftkv.workloads.tokenizer import train_tokenizer
 
 AHEAD = 8  # batches that each process makes in advance
 

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from swiftkv import checkpoint, files, outputs
+from swiftkv import files, outputs
+from swiftkv.base_model import checkpoint
+from swiftkv.base_model.curriculum import Curriculum
+from swiftkv.base_model.initialise import initialise
 from swiftkv.config import RunConfig
-from swiftkv.curriculum import Curriculum
 from swiftkv.errors import UserError
-from swiftkv.initialise import initialise
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.stream import Batch
 

@@ -1,0 +1,1 @@
+"""Where base models come from: fetched, or trained here."""
