@@ -27,13 +27,13 @@ import torch
 import typer
 
 from swiftkv import files
-from swiftkv.calibration import DTYPES, projections, timed
 from swiftkv.cli import end_in_one_line
 from swiftkv.config import BASE_ARM, RunConfig, load_config
 from swiftkv.costmodel import head_dim, kv_caches
 from swiftkv.engines.arms import VLLMEngine, arms, engine_settings
 from swiftkv.engines.settings import Arm
 from swiftkv.errors import UserError
+from swiftkv.planning.calibration import DTYPES, projections, timed
 from swiftkv.provenance import Provenance
 
 INPUT, OUTPUT, CONCURRENCY = 64, 64, (1, 32)

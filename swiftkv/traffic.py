@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from swiftkv.errors import UserError
-from swiftkv.fleet import Requests
+from swiftkv.planning.fleet import Requests
 from swiftkv.workloads import traces
 
 JITTER_S = 30.0

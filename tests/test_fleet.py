@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftkv import capacity, costmodel, fleet, roofline, traffic
+from swiftkv import costmodel, traffic
 from swiftkv.config import load_config
 from swiftkv.errors import UserError
-from swiftkv.simulator import Limits, Requests
+from swiftkv.planning import capacity, fleet, roofline
+from swiftkv.planning.simulator import Limits, Requests
 from swiftkv.workloads import traces
 
 MACHINE = roofline.gpu("H100")

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import typer
 
-from swiftkv import cli, memory_plan
+from swiftkv import cli
 from swiftkv.config import ROOT, load_config
 from swiftkv.engines.settings import by_flags, engine_settings
+from swiftkv.planning import memory_plan
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 SCALES = ("h200", "h100", "h200-short", "h200-dense", "h200-rehearsal")

@@ -4,12 +4,12 @@ import subprocess
 
 import pytest
 
-from swiftkv import memory_plan
 from swiftkv.config import ROOT, RunConfig, load_config, merge
 from swiftkv.costmodel import LLAMA_8B
 from swiftkv.engines.arms import VLLMEngine
 from swiftkv.engines.settings import Arm, EngineSettings
 from swiftkv.errors import UserError
+from swiftkv.planning import memory_plan
 
 
 def planned(name: str, gib: float = 80, **parallel) -> dict[str, memory_plan.Need]:

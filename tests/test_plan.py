@@ -12,12 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from swiftkv.config import ROOT, RunConfig, SwiftKVVariant, load_config
 from swiftkv.convert import read_config
 from swiftkv.costmodel import LLAMA_8B, LLAMA_70B
-from swiftkv.distill import flops, memory, plan
+from swiftkv.distill import flops, memory
 from swiftkv.distill.parallel import World
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES
+from swiftkv.planning import distillation
 from swiftkv.workloads.stream import Batch
 
 RUNS = sorted(path.name for path in (ROOT / "config").glob("*.yaml") if path.name != "claims.yaml")
@@ -25,11 +26,11 @@ PAPER, CHAT = load_config(ROOT / "config/paper.yaml"), load_config(ROOT / "confi
 H100 = {"gpu_memory_gib": 80, "tflops": 989}
 
 
-def made(config=CHAT, shape=LLAMA_8B, processes=1, micro=8192, checkpoint=False, **more) -> plan.Plan:
-    return plan.plan(config, shape, processes, *H100.values(), micro, checkpoint, **more)
+def made(config=CHAT, shape=LLAMA_8B, processes=1, micro=8192, checkpoint=False, **more) -> distillation.Plan:
+    return distillation.plan(config, shape, processes, *H100.values(), micro, checkpoint, **more)
 
 
-def total(planned: plan.Plan) -> int:
+def total(planned: distillation.Plan) -> int:
     return sum(planned.memory(planned.rows).values())
 
 
@@ -241,14 +242,14 @@ def test_what_cannot_be_planned_is_named(changes, word):
 
 def test_show_says_where_the_shape_is_from_and_what_is_assumed(tiny_base, tmp_path, capsys):
     config = load_config()
-    plan.show(config, tiny_base, tflops=0.1)
+    distillation.show(config, tiny_base, tflops=0.1)
     said = capsys.readouterr().out
     assert f"from {tiny_base}/config.json" in said
     assert "40% of 0.1 TFLOP/s a process (given); loss at 100% of the positions" in said
-    plan.show(config, tmp_path / "nothing", **H100, answer_share=0.25)
+    distillation.show(config, tmp_path / "nothing", **H100, answer_share=0.25)
     said = capsys.readouterr().out
     assert "from workflow/resources/base/config.json" in said and "fits in 80 GiB" in said
-    plan.show(CHAT, tmp_path / "nothing", **H100, micro_batch_tokens=8192, answer_share=0.25)
+    distillation.show(CHAT, tmp_path / "nothing", **H100, micro_batch_tokens=8192, answer_share=0.25)
     said = capsys.readouterr().out
     assert "throughput.model of the configuration" in said and "fits in 80 GiB" in said
     assert "loss at 25%" in said

@@ -13,11 +13,12 @@ from conftest import TINY_SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftkv import calibration, costmodel, predict, roofline
+from swiftkv import costmodel
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
-from swiftkv.predict import Observation, Workload
-from swiftkv.simulator import rate_at, step_parts
+from swiftkv.planning import calibration, predict, roofline
+from swiftkv.planning.predict import Observation, Workload
+from swiftkv.planning.simulator import rate_at, step_parts
 from swiftkv.verify_results import read_config
 
 MACHINE = roofline.Machine("test", (1.0,), (1e9,), 1e8, 1e8, 1e9, 1e-3)
@@ -203,8 +204,8 @@ def test_gpu_table_has_every_peak():
 
 
 def test_the_command_states_the_defaults():
-    from swiftkv.capacity import Options
     from swiftkv.commands.planning import plan
+    from swiftkv.planning.capacity import Options
 
     given = {name: parameter.default for name, parameter in inspect.signature(plan).parameters.items()}
     assert (given["efficiency"], given["overhead"]) == (roofline.EFFICIENCY, roofline.OVERHEAD_S)

@@ -13,7 +13,7 @@ from synthetic_results import save
 from swiftkv import claims, compare_results, files, results, verify_results
 from swiftkv.config import ROOT, RunConfig, load_config, validate
 from swiftkv.errors import UserError
-from swiftkv.fleet import Requests
+from swiftkv.planning.fleet import Requests
 from swiftkv.recompute import Run
 from swiftkv.serving import metrics, replay, report, summary
 from swiftkv.serving.loads import plan

@@ -5,11 +5,12 @@ import json
 import pandas as pd
 import pytest
 
-from swiftkv import costmodel, files, plots, predict, roofline, sweep
+from swiftkv import costmodel, files, plots
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.engines.settings import BLOCK, arms, by_flags, load
 from swiftkv.errors import UserError
-from swiftkv.roofline import Machine
+from swiftkv.planning import predict, roofline, sweep
+from swiftkv.planning.roofline import Machine
 
 CONFIG = load_config(ROOT / "config" / "sweep.yaml")
 SHAPE = CONFIG["throughput"]["model"]

@@ -147,7 +147,7 @@ def calibrate(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [throughput.model's].")] = None,
 ) -> None:
     """Measure this machine's FLOP/s, memory bandwidth and KV-cache writes (about a minute)."""
-    from swiftkv import calibration
+    from swiftkv.planning import calibration
 
     calibration.run(load_with_gpu(config), out, dtype)
 

@@ -72,7 +72,7 @@ def distill(
     micro_batch_tokens = micro_batch_tokens or loaded.parallel.get("micro_batch_tokens")
     recompute = loaded.parallel.get("recompute", False) if recompute is None else recompute
     if plan:
-        from swiftkv.distill import plan as planner
+        from swiftkv.planning import distillation as planner
 
         planner.show(loaded, base, processes, gpu_memory, tflops, micro_batch_tokens, recompute, answer_share)
         return

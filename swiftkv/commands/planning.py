@@ -16,7 +16,7 @@ def predict(
     gpu: Annotated[Path | None, typer.Option(help="A file of calibrate [fit the machine to the base].")] = None,
 ) -> None:
     """Hold predicted speed-ups against measured ones, and predict the ratios and lengths between."""
-    from swiftkv import roofline, sweep
+    from swiftkv.planning import roofline, sweep
 
     sweep.run(load(config), results, out, roofline.calibrated(gpu) if gpu else None)
 
@@ -29,7 +29,7 @@ def predict_served(
     config: Config = Path("config/served.yaml"),
 ) -> None:
     """Hold the engine simulator against measured replays: latency and attainment under load."""
-    from swiftkv.serving import predicted
+    from swiftkv.planning import predicted
     from swiftkv.verify_results import read_config
 
     fitted = read_config(fit, None) or load(CONFIG)
@@ -43,7 +43,7 @@ def memory_plan(
     gpu_memory: Annotated[float, typer.Option(min=1, help="GiB of a GPU.")] = 80,
 ) -> None:
     """What every stage needs of a GPU's memory, before anything is loaded: exit code 0 if all fit, else 1."""
-    from swiftkv import memory_plan as stage
+    from swiftkv.planning import memory_plan as stage
 
     loaded = load(config)
     if not stage.show(loaded, base or loaded.model_dir("base"), gpu_memory):
@@ -77,7 +77,7 @@ def plan(
     check: Annotated[Path | None, typer.Option(help="Only hold predictions against DIR/throughput.")] = None,
 ) -> None:
     """Predict the GPUs and cost of serving a trace within latency limits, with and without SwiftKV."""
-    from swiftkv import capacity, predict, roofline
+    from swiftkv.planning import capacity, predict, roofline
 
     if check is not None:
         machine = roofline.calibrated(gpu) if gpu else None

@@ -89,7 +89,7 @@ def load_vllm():
 
     register()
     # On a CPU, an engine's start looks into every object of every loaded module, and fails on one of llvmlite (which
-    # numba loads, hence `swiftkv.simulator`) that claims to have any attribute.
+    # numba loads, hence `swiftkv.planning.simulator`) that claims to have any attribute.
     sys.modules.pop("llvmlite.binding.ffi", None)
     return vllm
 

@@ -11,8 +11,8 @@ from torch.utils.benchmark import Timer
 
 from swiftkv import files
 from swiftkv.costmodel import head_dim
-from swiftkv.distill.plan import GIB, memory_here
 from swiftkv.errors import UserError
+from swiftkv.planning.distillation import GIB, memory_here
 from swiftkv.provenance import Provenance, hardware, hardware_label
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

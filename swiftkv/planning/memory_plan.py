@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv import costmodel, roofline
+from swiftkv import costmodel
 from swiftkv.config import RunConfig
-from swiftkv.distill import plan as distillation
-from swiftkv.distill.plan import GIB, KEPT_FREE
 from swiftkv.engines.settings import BLOCK, DTYPE_BYTES, Arm, arms, by_flags, engine_settings
 from swiftkv.errors import UserError
+from swiftkv.planning import distillation as distillation
+from swiftkv.planning import roofline
+from swiftkv.planning.distillation import GIB, KEPT_FREE
 
 ENGINE = GIB  # of a GPU: CUDA graphs, activations, the allocator's own
 FLOAT64, FLOAT32, BFLOAT16 = 8, 4, 2

@@ -15,7 +15,7 @@ import numpy as np
 from swiftkv import files
 from swiftkv.costmodel import kv_bytes_per_token, kv_caches, layer_flops
 from swiftkv.errors import UserError
-from swiftkv.simulator import Cost, step_seconds
+from swiftkv.planning.simulator import Cost, step_seconds
 
 # Bytes/s of memory and bytes of it, by the names of `distill.flops.PEAKS`. Source: the same data sheets.
 GPU_MEMORY = {

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from swiftkv import costmodel, files, fleet, roofline, traffic
+from swiftkv import costmodel, files, traffic
 from swiftkv.config import BASE_ARM
 from swiftkv.convert import BASE_TYPES, read_config
 from swiftkv.errors import UserError
+from swiftkv.planning import fleet, roofline
+from swiftkv.planning.roofline import Machine
+from swiftkv.planning.simulator import Cost, step_parts
 from swiftkv.provenance import Provenance
-from swiftkv.roofline import Machine
-from swiftkv.simulator import Cost, step_parts
 from swiftkv.traffic import Traffic
 from swiftkv.workloads.traces import mirror_of
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from swiftkv import files, fleet, predict, roofline
+from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.settings import DTYPE_BYTES, Arm
 from swiftkv.errors import UserError
+from swiftkv.planning import fleet, predict, roofline
+from swiftkv.planning.roofline import Machine
 from swiftkv.provenance import Provenance
 from swiftkv.results import Results
-from swiftkv.roofline import Machine
 from swiftkv.serving.servers import chosen_arms
 
 KEYS = ["point", "load", "arm"]

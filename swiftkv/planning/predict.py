@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
-from swiftkv import fleet, roofline
 from swiftkv.config import BASE_ARM
 from swiftkv.costmodel import workload_flops
 from swiftkv.engines.settings import DTYPE_BYTES, Arm, arms, held_at_once
 from swiftkv.errors import UserError
-from swiftkv.roofline import Machine
+from swiftkv.planning import fleet, roofline
+from swiftkv.planning.roofline import Machine
 
 START_OVERHEAD_S = 5e-3
 FEW, MANY = 16.0, 256.0  # tokens of a step whose matrix products are narrow and wide

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv import capacity, costmodel, files, predict, roofline
+from swiftkv import costmodel, files
 from swiftkv.config import BASE_ARM
 from swiftkv.engines.settings import DTYPE_BYTES, arms
-from swiftkv.predict import Workload
+from swiftkv.planning import capacity, predict, roofline
+from swiftkv.planning.predict import Workload
+from swiftkv.planning.roofline import Machine
 from swiftkv.provenance import Provenance
-from swiftkv.roofline import Machine
 
 RATIOS = (1, 2, 5, 10, 20, 50, 100)
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)

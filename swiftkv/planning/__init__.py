@@ -1,0 +1,1 @@
+"""What is predicted before anything runs: speed, memory, GPUs."""
