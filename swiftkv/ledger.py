@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv.claims.report import measured, number
 from swiftkv.frames import ALL_FRAMES
+from swiftkv.report.claims.report import measured, number
 from swiftkv.results import Results
 
 HEAD = """# Committed evidence

@@ -17,7 +17,7 @@ from swiftkv.evidence import Evidence, digests
 from swiftkv.licence import licence, licence_text
 from swiftkv.provenance import git_state, hardware_label
 from swiftkv.publish import pipe_table
-from swiftkv.tables import formatted
+from swiftkv.report.tables import formatted
 
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
 TEMPLATE = ROOT / "workflow" / "resources" / "model_card.md.jinja"

@@ -15,11 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv import files
-from swiftkv.claims.report import ORDER
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.frames import COUNTS
 from swiftkv.ledger import page, pipe_table
+from swiftkv.report.claims.report import ORDER
 from swiftkv.results import Results
 
 KEPT = (

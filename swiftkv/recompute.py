@@ -11,15 +11,16 @@ from statistics import median
 
 import pandas as pd
 
-from swiftkv import claims as judge
-from swiftkv import costmodel, exhibits, files, latency, tables, throughput
-from swiftkv.claims import report
+from swiftkv import costmodel, files, latency, throughput
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.settings import arms
 from swiftkv.evals import accuracy_summary
 from swiftkv.frames import ALL_FRAMES, COUNTS, FRAMES, SERVED_FRAMES
+from swiftkv.report import claims as judge
+from swiftkv.report import exhibits, tables
+from swiftkv.report import served as served_report
+from swiftkv.report.claims import report
 from swiftkv.results import Results, published, read_rows
-from swiftkv.serving import report as served_report
 from swiftkv.serving import summary as served
 
 

@@ -1,4 +1,4 @@
-"""swiftkv.claims: the rules, each way a claim can end, and that missing results never invent a number."""
+"""swiftkv.report.claims: the rules, each way a claim can end, and that missing results never invent a number."""
 
 import json
 import shutil
@@ -10,12 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from synthetic_results import build, save
 
-from swiftkv import claims, costmodel, files
-from swiftkv.claims.measurement import Measurement
-from swiftkv.claims.verdicts import NOT_REPRODUCED, PARTLY, REPRODUCED, ceiling, judge
+from swiftkv import costmodel, files
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.frames import FRAMES, SERVED_FRAMES
+from swiftkv.report import claims
+from swiftkv.report.claims.measurement import Measurement
+from swiftkv.report.claims.verdicts import NOT_REPRODUCED, PARTLY, REPRODUCED, ceiling, judge
 from swiftkv.results import published
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")

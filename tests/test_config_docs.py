@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from swiftkv import config_docs
 from swiftkv.config import ROOT, read_layers
+from swiftkv.report import config_docs
 
 PAGE = (ROOT / "docs" / "config.md").read_text()
 DOCUMENTED = set(re.findall(r"^\| \**`([^`]+)`", PAGE, re.MULTILINE))

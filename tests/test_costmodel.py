@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from swiftkv import costmodel
 from swiftkv.config import load_config
 from swiftkv.errors import UserError
-from swiftkv.tables import beside_published
+from swiftkv.report.tables import beside_published
 
 TINY = {
     "hidden_size": 64,

@@ -4,9 +4,9 @@ import nbformat
 import pytest
 from synthetic_results import build
 
-from swiftkv import claims, notebooks
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
+from swiftkv.report import claims, notebooks
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 
@@ -27,7 +27,7 @@ def test_clean_and_parametrised(name):
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
     imports = [line for cell in code for line in cell.source.splitlines() if "import" in line and "swiftkv" in line]
-    assert imports == ["from swiftkv.notebooks import show", "from swiftkv.results import find_root, load"]
+    assert imports == ["from swiftkv.report.notebooks import show", "from swiftkv.results import find_root, load"]
 
 
 @pytest.mark.parametrize("name", ["throughput", "accuracy", "diagnosis"])

@@ -1,4 +1,4 @@
-"""swiftkv.plots: every figure is drawn, says where it comes from, and follows the configuration."""
+"""swiftkv.report.plots: every figure is drawn, says where it comes from, and follows the configuration."""
 
 import json
 import struct
@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import LAYERS, build
 
-from swiftkv import plots
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.errors import UserError
-from swiftkv.plots.rewiring import Wiring, wirings
-from swiftkv.plots.style import WIDTH
+from swiftkv.report import plots
+from swiftkv.report.plots.rewiring import Wiring, wirings
+from swiftkv.report.plots.style import WIDTH
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 IDS = "lengths rewiring throughput accuracy-speedup distillation similarity latency diagnosis".split()

@@ -5,11 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from swiftkv import files, protocol_report
+from swiftkv import files
 from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
 from swiftkv.evals import protocol_summary
 from swiftkv.evals.paper_tasks import paper_tasks
+from swiftkv.report import protocol_report
 
 ALIKE = {name: [1, 1, 1, 0] for name, task in paper_tasks().items() if task.seven}
 

@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from swiftkv import exhibits, report_labels
 from swiftkv.errors import UserError
+from swiftkv.report import exhibits, labels
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def archive(tmp_path):
 
 def test_the_page_gets_a_script_that_knows_every_exhibit_once(archive):
     for _ in range(2):
-        report_labels.run(archive)
+        labels.run(archive)
         with zipfile.ZipFile(archive) as labelled:
             page = labelled.read("report/report.html").decode()
             assert labelled.read("report/data/raw/a.png") == b"picture"
@@ -28,10 +28,10 @@ def test_the_page_gets_a_script_that_knows_every_exhibit_once(archive):
 
 def test_what_is_no_report_is_named(tmp_path):
     with pytest.raises(UserError, match="no zip archive"):
-        report_labels.run(tmp_path / "gone.zip")
+        labels.run(tmp_path / "gone.zip")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as made:
         made.writestr("a.txt", "x")
     with pytest.raises(UserError, match=r"holds no report\.html"):
-        report_labels.run(tmp_path / "other.zip")
+        labels.run(tmp_path / "other.zip")
     with pytest.raises(UserError, match="not a report of Snakemake"):
-        report_labels.with_labels("<p>")
+        labels.with_labels("<p>")

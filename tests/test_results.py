@@ -124,7 +124,7 @@ def test_derived_published_values_follow_from_the_others():
 
 
 def test_analysis_imports_no_torch():
-    modules = "swiftkv.plots, swiftkv.tables, swiftkv.claims, swiftkv.notebooks"
+    modules = "swiftkv.report.plots, swiftkv.report.tables, swiftkv.report.claims, swiftkv.report.notebooks"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

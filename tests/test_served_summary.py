@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import save
 
-from swiftkv import claims, compare_results, files, results, verify_results
+from swiftkv import compare_results, files, results, verify_results
 from swiftkv.config import ROOT, RunConfig, load_config, validate
 from swiftkv.errors import UserError
 from swiftkv.planning.fleet import Requests
 from swiftkv.recompute import Run
-from swiftkv.serving import metrics, replay, report, summary
+from swiftkv.report import claims, served
+from swiftkv.serving import metrics, replay, summary
 from swiftkv.serving.loads import plan
 from swiftkv.serving.servers import settings_of
 from swiftkv.traffic import Traffic
@@ -197,7 +198,7 @@ def root(tmp_path):
 
 
 def test_figure_and_tables_are_made_from_the_results_alone(root):
-    report.run(CONFIG, root / "made", root)
+    served.run(CONFIG, root / "made", root)
     assert "SYNTHETIC TEST DATA" in (root / "made" / "fig-served.svg").read_text()
     assert (root / "made" / "fig-served.png").is_file()
     table = (root / "made" / "tab-saturation.md").read_text()
@@ -229,7 +230,7 @@ def test_an_altered_digit_is_found(root, file, tmp_path):
     altered."""
     directory = root / CONFIG.scale
     claims.run(config_of(), directory / "served" / "claims.csv", directory / "served" / "claims.md", root)
-    report.write_tables(results.Results(CONFIG.scale, directory), directory / "served")
+    served.write_tables(results.Results(CONFIG.scale, directory), directory / "served")
     if file:
         path = directory / "served" / file
         text = path.read_text()

@@ -5,12 +5,13 @@ import json
 import pandas as pd
 import pytest
 
-from swiftkv import costmodel, files, plots
+from swiftkv import costmodel, files
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.engines.settings import BLOCK, arms, by_flags, load
 from swiftkv.errors import UserError
 from swiftkv.planning import predict, roofline, sweep
 from swiftkv.planning.roofline import Machine
+from swiftkv.report import plots
 
 CONFIG = load_config(ROOT / "config" / "sweep.yaml")
 SHAPE = CONFIG["throughput"]["model"]

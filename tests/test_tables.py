@@ -1,4 +1,4 @@
-"""swiftkv.tables: three formats that agree, LaTeX that is escaped and compiles, ids that one list names."""
+"""swiftkv.report.tables: three formats that agree, LaTeX that is escaped and compiles, ids that one list names."""
 
 import re
 import shutil
@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from synthetic_results import build
 
-from swiftkv import claims, exhibits, plots, tables
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
+from swiftkv.report import claims, exhibits, plots, tables
 from swiftkv.results import load
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")

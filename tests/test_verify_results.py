@@ -12,12 +12,13 @@ import yaml
 from synthetic_results import build
 from test_throughput import Machine
 
-from swiftkv import claims, cli, files, tables, throughput, verify_results
+from swiftkv import cli, files, throughput, verify_results
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy_summary
 from swiftkv.frames import COUNTS, FRAMES
 from swiftkv.recompute import RECIPES, Run
+from swiftkv.report import claims, tables
 from swiftkv.results import Results
 
 CONFIG = load_config(ROOT / "config" / "smoke.yaml")

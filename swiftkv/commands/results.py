@@ -11,7 +11,7 @@ from swiftkv.commands import CONFIG, Config, Out, RunDir, cli, load, root_of
 @cli.command()
 def claims(out: Out, config: Config = CONFIG, results: RunDir = None) -> None:
     """Compute the verdict on every published claim (--out DIR gets claims.csv and claims.md)."""
-    from swiftkv import claims as stage
+    from swiftkv.report import claims as stage
 
     loaded = load(config)
     stage.run(loaded, out / "claims.csv", out / "claims.md", root_of(loaded, results))
@@ -29,7 +29,7 @@ def figures(
     partial: Partial = False,
 ) -> None:
     """Draw every figure as PNG and SVG."""
-    from swiftkv import plots
+    from swiftkv.report import plots
 
     loaded = load(config)
     plots.draw_all(loaded, out, root_of(loaded, results), of_sweep=sweep, partial=partial)
@@ -38,7 +38,7 @@ def figures(
 @cli.command()
 def tables(out: Out, config: Config = CONFIG, results: RunDir = None, partial: Partial = False) -> None:
     """Write every table as CSV, Markdown and LaTeX."""
-    from swiftkv import tables as stage
+    from swiftkv.report import tables as stage
 
     loaded = load(config)
     stage.write_all(loaded, out, root_of(loaded, results), partial)
@@ -50,9 +50,9 @@ def serve_report(
     config: Config = Path("config/served.yaml"),
 ) -> None:
     """Draw latency against load, and write the tables of a finished `serve-load`."""
-    from swiftkv.serving import report
+    from swiftkv.report import served
 
-    report.run(load(config), out)
+    served.run(load(config), out)
 
 
 @cli.command()
@@ -61,7 +61,7 @@ def protocol_report(
     config: Config = CONFIG,
 ) -> None:
     """Write the paper's table of accuracy from a finished `protocol-summary`, above the published rows."""
-    from swiftkv import protocol_report as report
+    from swiftkv.report import protocol_report as report
 
     report.run(load(config), out)
 
@@ -69,15 +69,15 @@ def protocol_report(
 @cli.command()
 def label_report(archive: Annotated[Path, typer.Argument(help="report.zip of `snakemake --report`.")]) -> None:
     """Name the icons and figures of Snakemake's report for screen readers, in place."""
-    from swiftkv import report_labels
+    from swiftkv.report import labels
 
-    report_labels.run(archive)
+    labels.run(archive)
 
 
 @cli.command()
 def notebook(name: str, out: Out, config: Config = CONFIG, results: RunDir = None) -> None:
     """Execute a notebook on the results of the configuration's scale."""
-    from swiftkv import notebooks
+    from swiftkv.report import notebooks
 
     loaded = load(config)
     notebooks.execute(name, loaded.scale, out, root_of(loaded, results))
@@ -133,6 +133,6 @@ def publish(
 @cli.command()
 def config_docs(out: Out = Path("docs/config.md")) -> None:
     """Write the page of every configuration key from the schema."""
-    from swiftkv import config_docs as page
+    from swiftkv.report import config_docs as page
 
     page.write(out)

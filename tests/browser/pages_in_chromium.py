@@ -19,8 +19,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from swiftkv import exhibits
 from swiftkv.config import ROOT
+from swiftkv.report import exhibits
 
 SHOTS = ROOT / "results" / "browser"
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))

@@ -1,5 +1,5 @@
 # From measurements to verdicts, tables, figures and executed notebooks.
-from swiftkv.exhibits import FIGURES, TABLES
+from swiftkv.report.exhibits import FIGURES, TABLES
 
 NOTEBOOKS = ["throughput", "accuracy", "diagnosis"]
 # All that these stages read of a run; the first file tells them where the run is.

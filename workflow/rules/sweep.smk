@@ -1,5 +1,5 @@
 # A target of its own: snakemake --cores all --configfile config/sweep.yaml -- sweep
-from swiftkv.exhibits import SWEEP_FIGURES
+from swiftkv.report.exhibits import SWEEP_FIGURES
 
 
 rule predict:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv import exhibits, tables
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.evals.paper_tasks import WHOLE, paper_tasks
 from swiftkv.evals.protocol_summary import MEAN, MEAN_METRIC, method_of, model_name
 from swiftkv.provenance import Provenance
+from swiftkv.report import exhibits, tables
+from swiftkv.report.tables import Table, formatted, with_ci
 from swiftkv.results import Results, load, published
-from swiftkv.tables import Table, formatted, with_ci
 
 TABLE = "tab-protocol"
 KEYS = ["model", "method", "skip_percent", "acrosskv_ways"]

@@ -1,9 +1,9 @@
 """Tables with stable ids, each as CSV (numbers), Markdown and LaTeX (booktabs, \\label = id).
 
-    swiftkv.tables.write_all(config, "results/cpu/tables")
+    swiftkv.report.tables.write_all(config, "results/cpu/tables")
 
 A table is a frame of numbers for the CSV and a frame of text for readers, with 95% CIs in brackets. Its caption ends
-with its id (`swiftkv.exhibits`).
+with its id (`swiftkv.report.exhibits`).
 """
 
 import re
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv import exhibits, files
+from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.provenance import Provenance
+from swiftkv.report import exhibits
 from swiftkv.results import Origin, Results, load, published
 
 TABLE_1 = {0.0: "base", 0.25: "skip25", 0.5: "skip50"}  # share of layers skipped -> its row in published.csv
@@ -166,7 +167,7 @@ def spread(frame: pd.DataFrame, what: str) -> list[str]:
 
 
 def claims(results: Results) -> Table:
-    from swiftkv.claims.report import measured, number
+    from swiftkv.report.claims.report import measured, number
 
     frame = results.claims
     text = pd.DataFrame(

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from swiftkv.config import RunConfig
-from swiftkv.plots.style import PALETTE, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.report.plots.style import PALETTE, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
 from swiftkv.results import Results
 
 PANELS = {"ttft_p50_s": "TTFT, median (s)", "tpot_p50_s": "TPOT, median (s)", "attainment": "share within the SLO"}

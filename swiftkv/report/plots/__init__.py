@@ -1,18 +1,18 @@
 """Figures with stable ids, each as PNG (200 dpi) and SVG, from results/<scale>/ and the configuration.
 
-swiftkv.plots.draw_all(config, "results/cpu/figures")
+swiftkv.report.plots.draw_all(config, "results/cpu/figures")
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-from swiftkv import exhibits
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.frames import FRAMES, SWEEP_FRAMES
-from swiftkv.plots import diagnosis, learning, lengths, rewiring, served, speed, sweep
-from swiftkv.plots.style import Figure, save, theme
 from swiftkv.provenance import Provenance
+from swiftkv.report import exhibits
+from swiftkv.report.plots import diagnosis, learning, lengths, rewiring, served, speed, sweep
+from swiftkv.report.plots.style import Figure, save, theme
 from swiftkv.results import Results, load
 
 FIGURES: dict[str, Callable[[RunConfig, Results], Figure]] = {

@@ -1,6 +1,6 @@
 """Running the notebooks of notebooks/ headless, on the results of one scale.
 
-swiftkv.notebooks.execute("throughput", "cpu", "results/cpu/notebooks/throughput.ipynb")
+swiftkv.report.notebooks.execute("throughput", "cpu", "results/cpu/notebooks/throughput.ipynb")
 """
 
 from pathlib import Path

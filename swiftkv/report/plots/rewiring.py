@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from swiftkv.config import RunConfig, SwiftKVVariant
-from swiftkv.plots.style import GREY, Figure, footer, new, percent, variant_label
+from swiftkv.report.plots.style import GREY, Figure, footer, new, percent, variant_label
 from swiftkv.results import Results
 
 EARLY, LATE, CACHE, SHARED = "#CFE6F5", "#FBE3C2", "#56B4E9", "#E69F00"

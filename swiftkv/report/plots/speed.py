@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.plots.style import GREY, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.report.plots.style import GREY, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
 from swiftkv.results import Results, published
 
 RATIO_POINT = "ratio-10to1"

@@ -1,6 +1,6 @@
 """Verdicts on the published claims: config/claims.yaml joined with results/<scale>/ by fixed rules.
 
-    swiftkv.claims.run(config, "results/cpu/claims.csv", "results/cpu/claims.md")
+    swiftkv.report.claims.run(config, "results/cpu/claims.csv", "results/cpu/claims.md")
 
 A verdict is computed, never written by hand: `reproduced`, `partly`, `not reproduced`, `not comparable` (this
 scale cannot speak to the claim), `not gated` (there is a number, but the verify gates have not run beside it) or
@@ -14,15 +14,15 @@ import jsonschema
 import pandas as pd
 import yaml
 
-from swiftkv.claims import report
-from swiftkv.claims.measurement import Measurement, Unanswerable
-from swiftkv.claims.metrics import METRICS
-from swiftkv.claims.verdicts import ceiling, judge
 from swiftkv.config import ROOT, RunConfig, explain
 from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.files import read_json
 from swiftkv.frames import ALL_FRAMES, FRAMES
 from swiftkv.provenance import Provenance
+from swiftkv.report.claims import report
+from swiftkv.report.claims.measurement import Measurement, Unanswerable
+from swiftkv.report.claims.metrics import METRICS
+from swiftkv.report.claims.verdicts import ceiling, judge
 from swiftkv.results import PUBLISHED, Results, published
 
 CLAIMS = ROOT / "config" / "claims.yaml"

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from swiftkv.config import RunConfig
-from swiftkv.plots.style import GREY, PALETTE, Figure, footer, new
+from swiftkv.report.plots.style import GREY, PALETTE, Figure, footer, new
 from swiftkv.results import Results, published
 
 PROMPT, OUTPUT, RATIO = PALETTE[1], PALETTE[3], PALETTE[2]

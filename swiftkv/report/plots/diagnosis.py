@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
 from swiftkv.config import BASE_ARM, RunConfig
-from swiftkv.plots.style import Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.report.plots.style import Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
 from swiftkv.results import Results
 
 NEEDLE = "needle"

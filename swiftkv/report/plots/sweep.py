@@ -7,8 +7,8 @@ from matplotlib.lines import Line2D
 
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.plots.speed import whiskers
-from swiftkv.plots.style import GREY, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.report.plots.speed import whiskers
+from swiftkv.report.plots.style import GREY, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
 from swiftkv.results import Results, published
 
 BOUND = {"color": GREY, "linewidth": 0.8, "zorder": 0}

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from swiftkv.config import RunConfig
-from swiftkv.plots.style import GREY, PALETTE, Figure, arm_colours, arm_labels, arm_markers, footer, new
+from swiftkv.report.plots.style import GREY, PALETTE, Figure, arm_colours, arm_labels, arm_markers, footer, new
 from swiftkv.results import Results
 
 SMOOTH = 20  # points of the curve that show single steps faintly and their running mean

@@ -1,6 +1,6 @@
 """The rules that turn a measurement into a verdict: comparisons of numbers, blind to what the claim says."""
 
-from swiftkv.claims.measurement import Measurement
+from swiftkv.report.claims.measurement import Measurement
 
 REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
 

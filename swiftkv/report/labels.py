@@ -8,10 +8,10 @@ import json
 import zipfile
 from pathlib import Path
 
-from swiftkv import exhibits
 from swiftkv.config import ROOT
 from swiftkv.errors import UserError
 from swiftkv.files import atomic_path
+from swiftkv.report import exhibits
 
 SCRIPT = ROOT / "workflow" / "report" / "labels.js"
 PAGE, END = "report.html", "</body>"

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv import exhibits, plots, tables
 from swiftkv.frames import SERVED_FRAMES
 from swiftkv.provenance import Provenance
+from swiftkv.report import exhibits, plots, tables
+from swiftkv.report.tables import Table, formatted, with_ci
 from swiftkv.results import Results, load
-from swiftkv.tables import Table, formatted, with_ci
 
 
 def served(results: Results) -> Table:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv.claims.measurement import Measurement, Unanswerable, file_of, only, student
 from swiftkv.config import BASE_ARM, UNDISTILLED
+from swiftkv.report.claims.measurement import Measurement, Unanswerable, file_of, only, student
 from swiftkv.results import require
 
 NO_SERVED_LOAD = (
