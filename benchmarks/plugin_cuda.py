@@ -22,8 +22,9 @@ from typing import Annotated
 
 import typer
 
-from swiftkv import files, latency
+from swiftkv import files
 from swiftkv.base_model.fetch import local_dir
+from swiftkv.bench import latency
 from swiftkv.cli import end_in_one_line
 from swiftkv.config import RunConfig, load_config
 from swiftkv.convert import convert

@@ -11,7 +11,9 @@ from statistics import median
 
 import pandas as pd
 
-from swiftkv import costmodel, files, latency, throughput
+from swiftkv import costmodel, files
+from swiftkv.bench import latency, throughput
+from swiftkv.bench.served import summary as served
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.settings import arms
 from swiftkv.evals import accuracy_summary
@@ -21,7 +23,6 @@ from swiftkv.report import exhibits, tables
 from swiftkv.report import served as served_report
 from swiftkv.report.claims import report
 from swiftkv.results import Results, published, read_rows
-from swiftkv.serving import summary as served
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,16 @@ import pandas as pd
 import psutil
 import pytest
 
-from swiftkv import files, serving
+from swiftkv import files
+from swiftkv.bench import served
+from swiftkv.bench.served import client, metrics, servers
+from swiftkv.bench.served.loads import Load
+from swiftkv.bench.served.replay import Replay
 from swiftkv.cli import app
 from swiftkv.config import RunConfig, load_config
 from swiftkv.engines import server as vllm_server
 from swiftkv.engines.settings import arms
 from swiftkv.errors import UserError
-from swiftkv.serving import client, metrics, servers
-from swiftkv.serving.loads import Load
-from swiftkv.serving.replay import Replay
 
 pytestmark = pytest.mark.vllm
 FAKE = Path(__file__).with_name("fake_vllm.py")
@@ -63,7 +64,7 @@ def fake(monkeypatch):
 
 
 def run(config, path, **options):
-    serving.run(config, path / "out", path / "work", **options)
+    served.run(config, path / "out", path / "work", **options)
     return path / "out"
 
 
@@ -108,7 +109,7 @@ def test_results(fake, tmp_path):
     assert np.isnan(summary.loc["closed", 2, "base"].tpot_p50_s)  # one output token has no TPOT
     limits = pd.read_csv(out / "saturation.csv").set_index(["point", "arm"])
     assert limits.loc["open", "base"].highest_within == 80 and np.isnan(limits.loc["open", "base"].saturation)
-    assert all((out / f"{name}.provenance.json").is_file() for name in serving.FILES)
+    assert all((out / f"{name}.provenance.json").is_file() for name in served.FILES)
 
 
 def test_requests_give_the_rows_again_by_vllms_formulae(fake, tmp_path):

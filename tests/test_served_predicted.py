@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from swiftkv import files
+from swiftkv.bench.served import metrics, summary
+from swiftkv.bench.served.servers import chosen_arms
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.engines.settings import DTYPE_BYTES
 from swiftkv.errors import UserError
 from swiftkv.planning import fleet, predict, predicted, roofline
 from swiftkv.results import Results
-from swiftkv.serving import metrics, summary
-from swiftkv.serving.servers import chosen_arms
 from swiftkv.verify_results import read_config
 
 REFERENCE = ROOT / "results" / "reference" / "epyc-2-cores"

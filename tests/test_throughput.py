@@ -9,7 +9,8 @@ import time
 import pandas as pd
 import pytest
 
-from swiftkv import costmodel, files, latency, rounds, throughput
+from swiftkv import costmodel, files
+from swiftkv.bench import latency, rounds, throughput
 from swiftkv.config import RunConfig, load_config
 from swiftkv.engines.arms import Fleet, Run, write_model
 from swiftkv.engines.settings import BLOCK, Arm, arms, engine_settings, flags, held_at_once

@@ -12,7 +12,8 @@ import yaml
 from synthetic_results import build
 from test_throughput import Machine
 
-from swiftkv import cli, files, throughput, verify_results
+from swiftkv import cli, files, verify_results
+from swiftkv.bench import throughput
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy_summary

@@ -52,7 +52,7 @@ def verify(
 @cli.command()
 def throughput(out: Out, work: Work, config: Config = CONFIG) -> None:
     """Throughput, latency and KV capacity of every arm, interleaved, on dummy weights."""
-    from swiftkv import throughput as stage
+    from swiftkv.bench import throughput as stage
 
     stage.run(load_with_engine_gpus(config), out, work)
 
@@ -66,7 +66,7 @@ def serve_load(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="First server's port [free ones].")] = None,
 ) -> None:
     """Latency and goodput of vLLM servers under load and of replayed traces, every arm against the base."""
-    from swiftkv import serving as stage
+    from swiftkv.bench import served as stage
 
     stage.run(load_with_engine_gpus(config), out, work, mirror, port)
 

@@ -12,7 +12,7 @@ from swiftkv.errors import UserError
 MODULES = (
     "torch transformers accelerate safetensors datasets lm_eval jsonschema pandas pyarrow scipy seaborn statsmodels "
     "numba rouge_score vllm vllm.benchmarks.throughput swiftkv.engines.engine swiftkv.vllm.llama swiftkv.vllm.qwen "
-    "swiftkv.distill.loop swiftkv.evals.accuracy swiftkv.evals.diagnose swiftkv.throughput swiftkv.base_model.pretrain "
+    "swiftkv.distill.loop swiftkv.evals.accuracy swiftkv.evals.diagnose swiftkv.bench.throughput swiftkv.base_model.pretrain "
     "swiftkv.report.plots"
 ).split()
 PROMPT, TOKENS = "def", 10

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from swiftkv import files
+from swiftkv.bench.served.servers import chosen_arms
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.settings import DTYPE_BYTES, Arm
 from swiftkv.errors import UserError
@@ -20,7 +21,6 @@ from swiftkv.planning import fleet, predict, roofline
 from swiftkv.planning.roofline import Machine
 from swiftkv.provenance import Provenance
 from swiftkv.results import Results
-from swiftkv.serving.servers import chosen_arms
 
 KEYS = ["point", "load", "arm"]
 TIMES = ["ttft_p50_s", "e2el_p50_s"]

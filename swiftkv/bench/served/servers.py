@@ -10,13 +10,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from swiftkv.bench.served import client
+from swiftkv.bench.served.loads import Load
 from swiftkv.config import BASE_ARM
 from swiftkv.engines.arms import word_tokenizer, write_model
 from swiftkv.engines.engine import BESIDE_OTHERS, GIB
 from swiftkv.engines.server import Server, server
 from swiftkv.engines.settings import BLOCK, Arm, EngineSettings, arms, kv_memory
-from swiftkv.serving import client
-from swiftkv.serving.loads import Load
 
 SETTLE_S = 1.5
 CACHE_BLOCK = 32  # tokens; vLLM's 128 on a CPU would find nothing of a trace's blocks once they are scaled down

@@ -6,8 +6,8 @@ of the SLO need no new measurement.
 
 import numpy as np
 
+from swiftkv.bench.served.loads import UNITS, Load
 from swiftkv.errors import UserError
-from swiftkv.serving.loads import UNITS, Load
 
 PERCENTILES = (50, 90, 99)
 SERIES = ("start_s", "ttft_s", "e2el_s", "itl_s", "prompt_tokens", "output_tokens")  # one entry per request

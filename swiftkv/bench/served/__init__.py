@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from swiftkv import files
+from swiftkv.bench.rounds import SOURCES, Rounds, fingerprint
+from swiftkv.bench.served import client, metrics, summary
+from swiftkv.bench.served.loads import Load, plan
+from swiftkv.bench.served.servers import Servers, chosen_arms, serve_arm, settings_of
+from swiftkv.bench.throughput import write_csv
 from swiftkv.provenance import Provenance
-from swiftkv.rounds import SOURCES, Rounds, fingerprint
-from swiftkv.serving import client, metrics, summary
-from swiftkv.serving.loads import Load, plan
-from swiftkv.serving.servers import Servers, chosen_arms, serve_arm, settings_of
-from swiftkv.throughput import write_csv
 
 FILES = "served.jsonl requests.jsonl.gz summary.csv saturation.csv".split()
 OWN_SOURCES = [*SOURCES, *(Path(__file__).with_name(f"{name}.py") for name in ("client", "loads", "replay", "servers"))]

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftkv import rounds, traffic
+from swiftkv import traffic
+from swiftkv.bench import rounds
+from swiftkv.bench.served import replay
+from swiftkv.bench.served.replay import Replay
 from swiftkv.errors import UserError
-from swiftkv.serving import replay
-from swiftkv.serving.replay import Replay
 from swiftkv.workloads.traces import mirror_of
 
 UNITS = {"rate": "requests/s", "concurrency": "clients", "trace": "x the trace's rate"}

@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from swiftkv import costmodel, files, latency, stats
+from swiftkv import costmodel, files, stats
+from swiftkv.bench import latency
+from swiftkv.bench.rounds import Rounds, fingerprint
 from swiftkv.config import BASE_ARM
 from swiftkv.engines.arms import Fleet, Run, VLLMEngine
 from swiftkv.engines.settings import BLOCK, DEFAULT, Arm, arms, by_flags, engine_settings, flags, load
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
-from swiftkv.rounds import Rounds, fingerprint
 
 DRIFT = 0.10  # where the baselines of the repeats differ by more than this, the one furthest off is measured again
 MAX_REDONE = 2  # per workload

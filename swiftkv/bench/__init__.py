@@ -1,0 +1,1 @@
+"""What is timed: throughput, latency, served load."""
