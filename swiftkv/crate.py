@@ -12,10 +12,10 @@ from urllib.parse import quote
 import yaml
 
 from swiftkv import files
+from swiftkv.audit.verify_results import RECORD, hashed_files
 from swiftkv.config import ROOT
 from swiftkv.errors import UserError
 from swiftkv.provenance import hardware_label
-from swiftkv.verify_results import RECORD, hashed_files
 
 METADATA = "ro-crate-metadata.json"
 SPECIFICATION = "https://w3id.org/ro/crate/1.1"

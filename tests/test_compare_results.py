@@ -9,7 +9,7 @@ import pytest
 from synthetic_results import build
 
 from swiftkv import cli, files
-from swiftkv.compare_results import compare, open_results
+from swiftkv.audit.compare_results import compare, open_results
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swiftkv import costmodel
+from swiftkv.audit.verify_results import read_config
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.planning import calibration, predict, roofline
 from swiftkv.planning.predict import Observation, Workload
 from swiftkv.planning.simulator import rate_at, step_parts
-from swiftkv.verify_results import read_config
 
 MACHINE = roofline.Machine("test", (1.0,), (1e9,), 1e8, 1e8, 1e9, 1e-3)
 REFERENCE = ROOT / "results" / "reference" / "epyc-2-cores"

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from swiftkv import files
+from swiftkv.audit.verify_results import read_config
 from swiftkv.bench.served import metrics, summary
 from swiftkv.bench.served.servers import chosen_arms
 from swiftkv.config import ROOT, RunConfig, load_config
@@ -14,7 +15,6 @@ from swiftkv.engines.settings import DTYPE_BYTES
 from swiftkv.errors import UserError
 from swiftkv.planning import fleet, predict, predicted, roofline
 from swiftkv.results import Results
-from swiftkv.verify_results import read_config
 
 REFERENCE = ROOT / "results" / "reference" / "epyc-2-cores"
 CONFIG = load_config(ROOT / "config" / "served.yaml")

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import save
 
-from swiftkv import compare_results, files, results, verify_results
+from swiftkv import files, results
+from swiftkv.audit import compare_results, verify_results
+from swiftkv.audit.recompute import Run
 from swiftkv.bench.served import metrics, replay, summary
 from swiftkv.bench.served.loads import plan
 from swiftkv.bench.served.servers import settings_of
 from swiftkv.config import ROOT, RunConfig, load_config, validate
 from swiftkv.errors import UserError
 from swiftkv.planning.fleet import Requests
-from swiftkv.recompute import Run
 from swiftkv.report import claims, served
 from swiftkv.traffic import Traffic
 

@@ -12,13 +12,14 @@ import yaml
 from synthetic_results import build
 from test_throughput import Machine
 
-from swiftkv import cli, files, verify_results
+from swiftkv import cli, files
+from swiftkv.audit import verify_results
+from swiftkv.audit.recompute import RECIPES, Run
 from swiftkv.bench import throughput
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy_summary
 from swiftkv.frames import COUNTS, FRAMES
-from swiftkv.recompute import RECIPES, Run
 from swiftkv.report import claims, tables
 from swiftkv.results import Results
 

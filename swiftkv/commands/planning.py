@@ -29,8 +29,8 @@ def predict_served(
     config: Config = Path("config/served.yaml"),
 ) -> None:
     """Hold the engine simulator against measured replays: latency and attainment under load."""
+    from swiftkv.audit.verify_results import read_config
     from swiftkv.planning import predicted
-    from swiftkv.verify_results import read_config
 
     fitted = read_config(fit, None) or load(CONFIG)
     predicted.run(load(config), results, fit, fitted, out)

@@ -91,7 +91,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Table of the differences (CSV).")] = None,
 ) -> None:
     """What differs between two results, beyond tolerance: exit code 0 if nothing does, else 1."""
-    from swiftkv import compare_results
+    from swiftkv.audit import compare_results
 
     if not compare_results.run(a, b, tolerance, out):
         raise typer.Exit(1)
@@ -103,7 +103,7 @@ def verify_results(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Its configuration [DIR/config.yaml].")] = None,
 ) -> None:
     """Recompute hashes, summaries, tables and verdicts from what lies below: exit code 0 if all agrees, else 1."""
-    from swiftkv import verify_results as stage
+    from swiftkv.audit import verify_results as stage
 
     if not stage.run(directory, config):
         raise typer.Exit(1)

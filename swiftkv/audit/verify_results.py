@@ -16,12 +16,12 @@ from itertools import zip_longest
 from pathlib import Path
 
 from swiftkv import files
-from swiftkv.compare_results import open_results
+from swiftkv.audit.compare_results import open_results
+from swiftkv.audit.recompute import CLAIMS, PARTLY, RECIPES, Recipe, Run
 from swiftkv.config import ROOT, RunConfig, merge, read_layers, validate
 from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.frames import COUNTS
 from swiftkv.publish import KEPT
-from swiftkv.recompute import CLAIMS, PARTLY, RECIPES, Recipe, Run
 
 ROUNDING = 5e-16  # below one unit in the fifteenth digit
 RECORD = ".provenance.json"
