@@ -7,10 +7,11 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from swiftkv import crate, files
+from swiftkv import files
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
+from swiftkv.release import crate
 from swiftkv.report import exhibits
 
 CFF = yaml.safe_load((ROOT / "CITATION.cff").read_text())

@@ -15,14 +15,15 @@ from safetensors.torch import load_file, save_file
 from synthetic_results import HARDWARE, TASKS, build
 from typer.testing import CliRunner
 
-from swiftkv import export, files, licence, model_card
+from swiftkv import files
 from swiftkv.cli import cli
 from swiftkv.config import BASE_ARM, ROOT, RunConfig, load_config
 from swiftkv.convert import check_checkpoint, initial_tensors, load_tensors, weight_files, write_student
 from swiftkv.errors import UserError
 from swiftkv.evals.accuracy import model_hashes
-from swiftkv.evidence import Evidence
 from swiftkv.provenance import Provenance
+from swiftkv.release import export, licence, model_card
+from swiftkv.release.evidence import Evidence
 from swiftkv.results import load
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")

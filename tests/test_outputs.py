@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from swiftkv import convert, files, outputs, publish
+from swiftkv import convert, files, outputs
 from swiftkv.base_model import fetch
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
+from swiftkv.release import publish
 from swiftkv.report import config_docs
 
 BASE = ROOT / "workflow" / "resources" / "base"

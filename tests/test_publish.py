@@ -5,9 +5,9 @@ import shutil
 import pytest
 from synthetic_results import build
 
-from swiftkv import ledger, publish
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
+from swiftkv.release import ledger, publish
 from swiftkv.results import Results
 
 COMMITTED = sorted(path.name for path in (ROOT / "results" / "reference").glob("*") if (path / "cpu").is_dir())

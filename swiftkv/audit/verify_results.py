@@ -21,7 +21,7 @@ from swiftkv.audit.recompute import CLAIMS, PARTLY, RECIPES, Recipe, Run
 from swiftkv.config import ROOT, RunConfig, merge, read_layers, validate
 from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.frames import COUNTS
-from swiftkv.publish import KEPT
+from swiftkv.release.publish import KEPT
 
 ROUNDING = 5e-16  # below one unit in the fifteenth digit
 RECORD = ".provenance.json"

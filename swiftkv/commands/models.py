@@ -134,6 +134,6 @@ def export(
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; as the student is, if left out.")] = None,
 ) -> None:
     """Write a student as a hub-ready folder with a model card, and upload it with your own token if asked."""
-    from swiftkv import export as stage
+    from swiftkv.release import export as stage
 
     stage.run(load(config), variant, out, model, push, private, dtype)

@@ -114,7 +114,7 @@ def crate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="results/SCALE or results/reference/MACHINE/RUN.")],
 ) -> None:
     """Describe a finished run as an RO-Crate: DIR/ro-crate-metadata.json."""
-    from swiftkv import crate as stage
+    from swiftkv.release import crate as stage
 
     stage.write(directory)
 
@@ -125,7 +125,7 @@ def publish(
     config: Config = CONFIG,
 ) -> None:
     """Keep a finished run as committed evidence, and write the README's tables and the base's card from it."""
-    from swiftkv import publish as stage
+    from swiftkv.release import publish as stage
 
     stage.run(load(config), machine)
 

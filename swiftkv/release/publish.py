@@ -18,7 +18,7 @@ from swiftkv import files
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.frames import COUNTS
-from swiftkv.ledger import page, pipe_table
+from swiftkv.release.ledger import page, pipe_table
 from swiftkv.report.claims.report import ORDER
 from swiftkv.results import Results
 

@@ -13,10 +13,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from swiftkv.config import ROOT
 from swiftkv.convert import tensor_headers
 from swiftkv.evals.accuracy_summary import MEAN
-from swiftkv.evidence import Evidence, digests
-from swiftkv.licence import licence, licence_text
 from swiftkv.provenance import git_state, hardware_label
-from swiftkv.publish import pipe_table
+from swiftkv.release.evidence import Evidence, digests
+from swiftkv.release.licence import licence, licence_text
+from swiftkv.release.publish import pipe_table
 from swiftkv.report.tables import formatted
 
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"

@@ -8,7 +8,7 @@ from huggingface_hub import metadata_load
 
 from swiftkv.config import ROOT
 from swiftkv.errors import UserError
-from swiftkv.evidence import Evidence
+from swiftkv.release.evidence import Evidence
 
 LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 LICENCE_TEXTS = {  # how a licence file begins -> the hub's identifier

@@ -13,13 +13,14 @@ import huggingface_hub
 import torch
 from transformers import AutoModelForCausalLM
 
-from swiftkv import model_card, outputs
+from swiftkv import outputs
 from swiftkv.config import RunConfig
 from swiftkv.convert import INDEX, check_checkpoint, copy_companions, load_tensors, save_model, weight_files
 from swiftkv.errors import UserError
-from swiftkv.evidence import Evidence
-from swiftkv.licence import licence_files
 from swiftkv.provenance import Provenance
+from swiftkv.release import model_card
+from swiftkv.release.evidence import Evidence
+from swiftkv.release.licence import licence_files
 from swiftkv.workloads.tokens import load_tokenizer
 
 STAGE = "export"
