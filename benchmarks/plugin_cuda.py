@@ -27,11 +27,11 @@ from swiftkv.base_model.fetch import local_dir
 from swiftkv.bench import latency
 from swiftkv.cli import end_in_one_line
 from swiftkv.config import RunConfig, load_config
-from swiftkv.convert import convert
 from swiftkv.engines.arms import VLLMEngine, arms, engine_settings
 from swiftkv.engines.settings import BLOCK, kv_memory
 from swiftkv.errors import UserError
 from swiftkv.evals.gates import prompts
+from swiftkv.modeling.convert import convert
 from swiftkv.provenance import Provenance
 
 GROUPS = (1, 2, 4)

@@ -69,7 +69,7 @@ def tiny_base(tmp_path_factory, tiny_tokenizer):
 @pytest.fixture(scope="session")
 def tiny_student(tiny_base, tmp_path_factory):
     """Directory of an undistilled student of the tiny base: cut 4 of 8, AcrossKV 2."""
-    from swiftkv.convert import convert
+    from swiftkv.modeling.convert import convert
 
     directory = tmp_path_factory.mktemp("models") / "tiny-student"
     convert(tiny_base, directory, 4, 2)

@@ -369,7 +369,7 @@ def greedy(model_dir: Path, prompt: str, new: int) -> str:
 
 @pytest.mark.vllm
 def test_end_to_end_through_vllm(model_dir, tmp_path):
-    from swiftkv.convert import convert
+    from swiftkv.modeling.convert import convert
 
     config = config_of(accuracy={"items_per_task": 3})
     first = score(config, model_dir, tmp_path)

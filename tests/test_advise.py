@@ -7,7 +7,6 @@ from test_distill import SETTINGS, make_batch, make_config
 from transformers import AutoModelForCausalLM
 
 from swiftkv.config import SwiftKVVariant
-from swiftkv.convert import convert
 from swiftkv.distill import advise
 from swiftkv.distill.data import select
 from swiftkv.distill.parallel import World
@@ -15,6 +14,7 @@ from swiftkv.distill.probe import answer_numbers, probe
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.errors import UserError
+from swiftkv.modeling.convert import convert
 from swiftkv.workloads.stream import Batch
 
 

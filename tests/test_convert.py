@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swiftkv.base_model import fetch
 from swiftkv.config import RunConfig
-from swiftkv.convert import check_checkpoint, convert, num_hidden_layers
 from swiftkv.errors import UserError
+from swiftkv.modeling.convert import check_checkpoint, convert, num_hidden_layers
 
 
 def weights(directory):
@@ -104,7 +104,7 @@ def test_published_checkpoints_with_the_dead_projections_load(tiny_base, student
 
 def test_a_failed_conversion_leaves_the_old_student(tiny_base, student, monkeypatch):
     before = weights(student)
-    monkeypatch.setattr("swiftkv.convert.copy_companions", lambda *_: 1 / 0)
+    monkeypatch.setattr("swiftkv.modeling.convert.copy_companions", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         convert(tiny_base, student, cut=6, group=1)
     assert set(weights(student)) == set(before)

@@ -15,7 +15,7 @@ from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
 from swiftkv.evals import diagnose
 from swiftkv.frames import FRAMES
-from swiftkv.placement import load_whole
+from swiftkv.modeling.placement import load_whole
 from swiftkv.workloads import tasks
 
 SMALL = {

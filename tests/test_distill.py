@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 
 from swiftkv import files
 from swiftkv.config import RunConfig, SwiftKVVariant, load_config
-from swiftkv.convert import convert
 from swiftkv.distill import loop
 from swiftkv.distill.data import select
 from swiftkv.distill.loop import Options
@@ -25,6 +24,7 @@ from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.distill.trainee import Trainee, rate_at
 from swiftkv.errors import UserError
+from swiftkv.modeling.convert import convert
 from swiftkv.workloads.stream import Batch
 
 PAD = 0

@@ -13,7 +13,7 @@ from conftest import save_tiny_base
 from safetensors.torch import load_file, save_file
 from vllm_helpers import RAW, SETTINGS, prompts
 
-from swiftkv.convert import convert
+from swiftkv.modeling.convert import convert
 from swiftkv.provenance import vector_units
 
 pytestmark = pytest.mark.vllm

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from swiftkv import files
 from swiftkv.cli import cli
 from swiftkv.config import BASE_ARM, ROOT, RunConfig, load_config
-from swiftkv.convert import check_checkpoint, initial_tensors, load_tensors, weight_files, write_student
 from swiftkv.errors import UserError
 from swiftkv.evals.accuracy import model_hashes
+from swiftkv.modeling.convert import check_checkpoint, initial_tensors, load_tensors, weight_files, write_student
 from swiftkv.provenance import Provenance
 from swiftkv.release import export, licence, model_card
 from swiftkv.release.evidence import Evidence

@@ -9,9 +9,9 @@ from conftest import TINY_SHAPE
 from safetensors.torch import load_file, save_file
 from vllm_helpers import RAW, SETTINGS, prompts
 
-from swiftkv.convert import check_checkpoint, convert
 from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES
+from swiftkv.modeling.convert import check_checkpoint, convert
 
 SHAPE = TINY_SHAPE | {"tie_word_embeddings": True, "bos_token_id": None}
 # What sets each family apart: RoPE scaling (Llama 3.x), biases (Qwen2), head size and norms (Qwen3), its own head.

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from swiftkv.config import ROOT, RunConfig, load_config, merge
-from swiftkv.convert import convert
 from swiftkv.evals import accuracy_summary, diagnose, gates
-from swiftkv.placement import load_whole
+from swiftkv.modeling.convert import convert
+from swiftkv.modeling.placement import load_whole
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer
 

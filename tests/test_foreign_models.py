@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from swiftkv.base_model import fetch as base_stage
 from swiftkv.config import ROOT, RunConfig, load_config, merge
-from swiftkv.convert import check_checkpoint, convert, read_config
 from swiftkv.distill import advise, loop
 from swiftkv.distill.parallel import World
 from swiftkv.distill.teacher import Teacher
 from swiftkv.errors import UserError
+from swiftkv.modeling.convert import check_checkpoint, convert, read_config
 from swiftkv.workloads.stream import Batch, batch
 from swiftkv.workloads.tokens import load_tokenizer
 

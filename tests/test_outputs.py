@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from swiftkv import convert, files, outputs
+from swiftkv import files, outputs
 from swiftkv.base_model import fetch
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
+from swiftkv.modeling import convert
 from swiftkv.provenance import Provenance
 from swiftkv.release import publish
 from swiftkv.report import config_docs

@@ -10,7 +10,6 @@ from torch.utils.flop_counter import flop_registry
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from swiftkv.config import ROOT, RunConfig, SwiftKVVariant, load_config
-from swiftkv.convert import read_config
 from swiftkv.costmodel import LLAMA_8B, LLAMA_70B
 from swiftkv.distill import flops, memory
 from swiftkv.distill.parallel import World
@@ -18,6 +17,7 @@ from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES
+from swiftkv.modeling.convert import read_config
 from swiftkv.planning import distillation
 from swiftkv.workloads.stream import Batch
 

@@ -69,7 +69,7 @@ def models(tmp_path_factory, tiny_tokenizer) -> dict[str, Path]:
     """The tiny base with a chat template and room for 8,192 tokens, and its student at 50%."""
     import copy
 
-    from swiftkv.convert import convert
+    from swiftkv.modeling.convert import convert
 
     root, tokenizer = tmp_path_factory.mktemp("chat"), copy.deepcopy(tiny_tokenizer)
     tokenizer.chat_template = TEMPLATE

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 from vllm_helpers import RAW
 
-from swiftkv.convert import convert
+from swiftkv.modeling.convert import convert
 
 pytestmark = pytest.mark.vllm
 ENGINES, CASES = 12, 17

@@ -6,9 +6,9 @@ import pytest
 
 from swiftkv import files
 from swiftkv.config import RunConfig, load_config, merge
-from swiftkv.convert import convert
 from swiftkv.errors import UserError
 from swiftkv.evals import gates, reference
+from swiftkv.modeling.convert import convert
 
 SMALL = {
     "variants": [{"name": "skip50-across2", "skip": 0.5, "key_value_group_size": 2}],

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from swiftkv import files, provenance
 
-HERE = Path(__file__).parent
-SOURCES = [*sorted((HERE / "vllm").glob("*.py")), HERE / "arms.py", HERE / "loads.py"]
+PACKAGE = Path(__file__).resolve().parents[1]
+SOURCES = sorted(path for room in ("vllm", "engines") for path in (PACKAGE / room).glob("*.py"))
 FORMAT = 3  # of a kept measurement; 3 holds the tokens found in the prefix cache
 
 

@@ -39,7 +39,7 @@ def fetch_base(
 @cli.command()
 def convert(base: Base, out: Out, variant: Annotated[str, typer.Option()], config: Config = CONFIG) -> None:
     """Turn a base model into an undistilled SwiftKV student of the named variant."""
-    from swiftkv import convert as converter
+    from swiftkv.modeling import convert as converter
 
     chosen = load(config).variant(variant)
     layers = converter.num_hidden_layers(base)

@@ -14,7 +14,6 @@ import torch
 from swiftkv import files, outputs
 from swiftkv.base_model import checkpoint
 from swiftkv.config import RunConfig
-from swiftkv.convert import BASE_TYPES, REPLACED, check_checkpoint, read_config, weight_files, write_student
 from swiftkv.distill import parallel
 from swiftkv.distill.data import part, places, select
 from swiftkv.distill.flops import peak_flops, step_flops
@@ -24,6 +23,7 @@ from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.distill.trainee import Trainee
 from swiftkv.errors import UserError
+from swiftkv.modeling.convert import BASE_TYPES, REPLACED, check_checkpoint, read_config, weight_files, write_student
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.sources import Stream, stream_of
 from swiftkv.workloads.stream import Batch

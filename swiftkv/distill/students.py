@@ -7,11 +7,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from swiftkv.config import SwiftKVVariant
-from swiftkv.convert import frozen_tensors, initial_tensors
 from swiftkv.distill.data import Selection
 from swiftkv.distill.loss import kl_sum
 from swiftkv.distill.teacher import Teacher, TeacherPass, View, fill
 from swiftkv.modeling import FAMILIES
+from swiftkv.modeling.convert import frozen_tensors, initial_tensors
 from swiftkv.modeling.decoder import SharedKV
 
 

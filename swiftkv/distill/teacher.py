@@ -7,10 +7,10 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from swiftkv.convert import load_tensors
 from swiftkv.distill.data import Selection, places, select
 from swiftkv.distill.loss import Targets
 from swiftkv.distill.parallel import World
+from swiftkv.modeling.convert import load_tensors
 from swiftkv.workloads.stream import Batch
 
 Rope = tuple[torch.Tensor, torch.Tensor]

@@ -100,7 +100,7 @@ def check_model(model_dir: Path, max_model_len: int, load_format: str) -> None:
         if not (model_dir / "config.json").is_file():
             raise UserError(f"{model_dir}: not a model directory (config.json is missing)")
     else:
-        from swiftkv.convert import check_checkpoint
+        from swiftkv.modeling.convert import check_checkpoint
 
         check_checkpoint(model_dir)
     longest = files.read_json(model_dir / "config.json").get("max_position_embeddings")

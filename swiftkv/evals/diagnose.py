@@ -22,9 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
-from swiftkv.convert import check_checkpoint, weight_files
 from swiftkv.errors import UserError
-from swiftkv.placement import load_whole
+from swiftkv.modeling.convert import check_checkpoint, weight_files
+from swiftkv.modeling.placement import load_whole
 from swiftkv.provenance import Provenance
 from swiftkv.stats import paired_difference_ci
 from swiftkv.workloads import tasks

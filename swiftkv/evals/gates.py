@@ -93,7 +93,7 @@ class Checks:
 
     def base_gates(self) -> list[Gate]:
         """The base in vLLM against Transformers, and a student with l = L against the base."""
-        from swiftkv.convert import convert
+        from swiftkv.modeling.convert import convert
 
         layers = self.base["num_hidden_layers"]
         with tempfile.TemporaryDirectory() as directory:
@@ -215,7 +215,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out: Path) -
 
     Raises UserError for a damaged model, and, after writing, for failed gates, naming them.
     """
-    from swiftkv.convert import check_checkpoint
+    from swiftkv.modeling.convert import check_checkpoint
 
     for directory in (base_dir, *models.values()):
         check_checkpoint(directory)

@@ -12,8 +12,8 @@ from swiftkv.errors import UserError
 MODULES = (
     "torch transformers accelerate safetensors datasets lm_eval jsonschema pandas pyarrow scipy seaborn statsmodels "
     "numba rouge_score vllm vllm.benchmarks.throughput swiftkv.engines.engine swiftkv.vllm.llama swiftkv.vllm.qwen "
-    "swiftkv.distill.loop swiftkv.evals.accuracy swiftkv.evals.diagnose swiftkv.bench.throughput swiftkv.base_model.pretrain "
-    "swiftkv.report.plots"
+    "swiftkv.base_model.pretrain swiftkv.distill.loop swiftkv.bench.throughput swiftkv.evals.accuracy "
+    "swiftkv.evals.diagnose swiftkv.report.plots"
 ).split()
 PROMPT, TOKENS = "def", 10
 
@@ -60,9 +60,9 @@ def generation(config: RunConfig) -> str:
     """
     from vllm.platforms import current_platform
 
-    from swiftkv.convert import convert, num_hidden_layers
     from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import RAW_LOGITS, Reference, generate
+    from swiftkv.modeling.convert import convert, num_hidden_layers
     from swiftkv.workloads.tokens import load_tokenizer
 
     if not (current_platform.is_cuda() or current_platform.is_cpu()):

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from swiftkv import files
 from swiftkv.config import RunConfig
-from swiftkv.convert import check_checkpoint, weight_files
-from swiftkv.placement import load_whole
+from swiftkv.modeling.convert import check_checkpoint, weight_files
+from swiftkv.modeling.placement import load_whole
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer

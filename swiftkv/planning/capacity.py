@@ -14,8 +14,8 @@ import pandas as pd
 
 from swiftkv import costmodel, files, traffic
 from swiftkv.config import BASE_ARM
-from swiftkv.convert import BASE_TYPES, read_config
 from swiftkv.errors import UserError
+from swiftkv.modeling.convert import BASE_TYPES, read_config
 from swiftkv.planning import fleet, roofline
 from swiftkv.planning.roofline import Machine
 from swiftkv.planning.simulator import Cost, step_parts

@@ -12,10 +12,10 @@ import torch
 
 from swiftkv.base_model.fetch import local_dir
 from swiftkv.config import RunConfig
-from swiftkv.convert import BASE_TYPES, read_config
 from swiftkv.distill.flops import forward_flops, head_flops, peak_flops, student_flops
 from swiftkv.distill.memory import StudentPlan, base_parameters, memory, student_plan
 from swiftkv.errors import UserError
+from swiftkv.modeling.convert import BASE_TYPES, read_config
 
 GIB = 2**30
 KEPT_FREE = 0.1  # of a GPU's memory: driver, communication buffers, fragmentation

@@ -8,9 +8,9 @@ import pandas as pd
 
 from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig, SwiftKVVariant
-from swiftkv.convert import STUDENT_TYPES, read_config, weight_files
 from swiftkv.errors import UserError
 from swiftkv.frames import FRAMES
+from swiftkv.modeling.convert import STUDENT_TYPES, read_config, weight_files
 from swiftkv.results import Results, read_rows, require
 
 Hashes = dict[str, str]  # file name -> sha256

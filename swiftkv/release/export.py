@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from swiftkv import outputs
 from swiftkv.config import RunConfig
-from swiftkv.convert import INDEX, check_checkpoint, copy_companions, load_tensors, save_model, weight_files
 from swiftkv.errors import UserError
+from swiftkv.modeling.convert import INDEX, check_checkpoint, copy_companions, load_tensors, save_model, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.release import model_card
 from swiftkv.release.evidence import Evidence
