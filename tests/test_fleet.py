@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swiftkv import costmodel, traffic
+from swiftkv import costmodel
 from swiftkv.config import load_config
 from swiftkv.errors import UserError
 from swiftkv.planning import capacity, fleet, roofline
 from swiftkv.planning.simulator import Limits, Requests
-from swiftkv.workloads import traces
+from swiftkv.workloads import traces, traffic
 
 MACHINE = roofline.gpu("H100")
 COST = roofline.cost(costmodel.LLAMA_8B, 32, 1, MACHINE)

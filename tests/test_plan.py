@@ -10,8 +10,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from swiftkv.config import ROOT, RunConfig, SwiftKVVariant, load_config
-from swiftkv.costmodel import LLAMA_8B, LLAMA_70B
-from swiftkv.distill import flops, memory
+from swiftkv.costmodel import LLAMA_8B, LLAMA_70B, memory, training
 from swiftkv.distill.parallel import World
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
@@ -69,7 +68,7 @@ def test_step_flops_against_torch_counter(tiny_base, monkeypatch, recompute, hid
             sums = student.sums(passed)
             (sums.kl + hidden_loss * sums.squares).backward()
     run = rows * length if hidden_loss else None
-    counted = flops.step_flops(
+    counted = training.step_flops(
         read_config(tiny_base), cuts, rows * length, rows * answers, 2 * length - 1, recompute, run
     )
     assert counter.total == counted
@@ -79,13 +78,13 @@ def test_step_flops_against_torch_counter(tiny_base, monkeypatch, recompute, hid
 def test_laws_of_step_flops(model, tokens, share, context):
     shape, cut, group = model
     at_loss = round(share * tokens)
-    one = flops.student_flops(shape, cut, group, tokens, at_loss, context)
-    assert one <= flops.student_flops(shape, cut, 1, tokens, at_loss, context)
-    assert one <= flops.student_flops(shape, cut, group, tokens, at_loss, context, run_tokens=tokens)
-    again = flops.student_flops(shape, cut, group, tokens, at_loss, context, recompute=True)
+    one = training.student_flops(shape, cut, group, tokens, at_loss, context)
+    assert one <= training.student_flops(shape, cut, 1, tokens, at_loss, context)
+    assert one <= training.student_flops(shape, cut, group, tokens, at_loss, context, run_tokens=tokens)
+    again = training.student_flops(shape, cut, group, tokens, at_loss, context, recompute=True)
     assert (one < again or not one) and again <= 2 * one
-    teacher = flops.step_flops(shape, [], tokens, at_loss, context)
-    assert flops.step_flops(shape, [(cut, group)] * 2, tokens, at_loss, context) == teacher + 2 * one
+    teacher = training.step_flops(shape, [], tokens, at_loss, context)
+    assert training.step_flops(shape, [(cut, group)] * 2, tokens, at_loss, context) == teacher + 2 * one
 
 
 @pytest.mark.parametrize(
@@ -104,11 +103,11 @@ def test_laws_of_step_flops(model, tokens, share, context):
     ],
 )
 def test_peak_of_known_gpus(gpu, teraflops):
-    assert flops.data_sheet(gpu) == (teraflops and teraflops * 1e12)
+    assert training.data_sheet(gpu) == (teraflops and teraflops * 1e12)
 
 
 def test_peak_of_other_devices_is_measured():
-    peak, source = flops.peak_flops(torch.device("cpu"))
+    peak, source = training.peak_flops(torch.device("cpu"))
     assert peak > 1e8
     assert source.startswith("measured on cpu, ")
 

@@ -194,7 +194,7 @@ def test_calibration_of_zero_is_refused(tmp_path):
 
 
 def test_gpu_table_has_every_peak():
-    from swiftkv.distill.flops import PEAKS
+    from swiftkv.costmodel.training import PEAKS
 
     assert roofline.GPU_MEMORY.keys() == PEAKS.keys()
     assert roofline.gpu("h100").name == "H100 80GB HBM3"

@@ -20,7 +20,7 @@ from swiftkv.config import ROOT, RunConfig, load_config, validate
 from swiftkv.errors import UserError
 from swiftkv.planning.fleet import Requests
 from swiftkv.report import claims, served
-from swiftkv.traffic import Traffic
+from swiftkv.workloads.traffic import Traffic
 
 CONFIG = load_config(ROOT / "config" / "served.yaml")
 SLO = {"ttft_s": 1.0, "tpot_s": 0.1, "attainment": 0.75}

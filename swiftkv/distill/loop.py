@@ -14,9 +14,9 @@ import torch
 from swiftkv import files, outputs
 from swiftkv.base_model import checkpoint
 from swiftkv.config import RunConfig
+from swiftkv.costmodel.training import peak_flops, step_flops
 from swiftkv.distill import parallel
 from swiftkv.distill.data import part, places, select
-from swiftkv.distill.flops import peak_flops, step_flops
 from swiftkv.distill.parallel import World
 from swiftkv.distill.progress import Progress, write_rows
 from swiftkv.distill.students import Student

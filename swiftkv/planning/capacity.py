@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from swiftkv import costmodel, files, traffic
+from swiftkv import costmodel, files
 from swiftkv.config import BASE_ARM
 from swiftkv.errors import UserError
 from swiftkv.modeling.convert import BASE_TYPES, read_config
@@ -20,8 +20,9 @@ from swiftkv.planning import fleet, roofline
 from swiftkv.planning.roofline import Machine
 from swiftkv.planning.simulator import Cost, step_parts
 from swiftkv.provenance import Provenance
-from swiftkv.traffic import Traffic
+from swiftkv.workloads import traffic
 from swiftkv.workloads.traces import mirror_of
+from swiftkv.workloads.traffic import Traffic
 
 PUBLISHED = {"Llama-3.1-8B": costmodel.LLAMA_8B, "Llama-3.1-70B": costmodel.LLAMA_70B}
 USABLE_MEMORY = 0.9  # of a GPU's, for weights and KV cache: vLLM's default

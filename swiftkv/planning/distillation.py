@@ -12,8 +12,8 @@ import torch
 
 from swiftkv.base_model.fetch import local_dir
 from swiftkv.config import RunConfig
-from swiftkv.distill.flops import forward_flops, head_flops, peak_flops, student_flops
-from swiftkv.distill.memory import StudentPlan, base_parameters, memory, student_plan
+from swiftkv.costmodel.memory import StudentPlan, base_parameters, memory, student_plan
+from swiftkv.costmodel.training import forward_flops, head_flops, peak_flops, student_flops
 from swiftkv.errors import UserError
 from swiftkv.modeling.convert import BASE_TYPES, read_config
 

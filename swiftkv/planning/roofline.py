@@ -69,7 +69,7 @@ class Machine:
 def gpu(name: str, efficiency: float = EFFICIENCY, bandwidth_efficiency: float = BANDWIDTH_EFFICIENCY,
         overhead_s: float = OVERHEAD_S) -> Machine:  # fmt: skip
     """A GPU of the data-sheet table; `name` may be the start of one. Raises UserError for one that is not there."""
-    from swiftkv.distill.flops import PEAKS
+    from swiftkv.costmodel.training import PEAKS
 
     found = next((key for key in PEAKS if name and key.casefold().startswith(name.casefold())), None)
     if found is None:

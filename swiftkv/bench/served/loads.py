@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftkv import traffic
 from swiftkv.bench import rounds
 from swiftkv.bench.served import replay
 from swiftkv.bench.served.replay import Replay
 from swiftkv.errors import UserError
+from swiftkv.workloads import traffic
 from swiftkv.workloads.traces import mirror_of
 
 UNITS = {"rate": "requests/s", "concurrency": "clients", "trace": "x the trace's rate"}

@@ -13,7 +13,7 @@ import numpy as np
 
 from swiftkv import files
 from swiftkv.errors import UserError
-from swiftkv.traffic import Traffic
+from swiftkv.workloads.traffic import Traffic
 
 BLOCK_TOKENS = 512  # of a Mooncake block, before scaling
 
