@@ -30,7 +30,8 @@ from swiftkv import files
 from swiftkv.cli import end_in_one_line
 from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import BASE_TYPES, check_checkpoint, convert, read_config, weight_files
+from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
+from swiftkv.modeling.convert import convert
 from swiftkv.provenance import Provenance
 from swiftkv.stats import ratio_ci
 from swiftkv.workloads.stream import Batch

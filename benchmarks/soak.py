@@ -21,7 +21,7 @@ import typer
 from swiftkv import files
 from swiftkv.cli import end_in_one_line
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import check_checkpoint, weight_files
+from swiftkv.modeling.checkpoint import check_checkpoint, weight_files
 from swiftkv.provenance import Provenance
 
 POOL, LONGEST, ANSWER = 64, 600, 32

@@ -18,7 +18,6 @@ import yaml
 from swiftkv import files
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
-from swiftkv.workloads.tasks import BY_NAME
 
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
 BASE_ARM = "base"
@@ -201,10 +200,6 @@ def validate(raw: dict, where: str) -> None:
         )
     if len(set(names)) < len(names) or BASE_ARM in names:
         raise UserError(f"{where}: variants: names must differ from each other and from {BASE_ARM!r}, got {names}")
-    arms = raw.get("ablations", {}).get("arms", ())
-    for name in [*raw["tasks"], *(task for arm in arms for task in arm.get("tasks", ()))]:
-        if name not in BY_NAME:
-            raise UserError(f"{where}: tasks: {name!r} is not a task; allowed are {', '.join(BY_NAME)}")
     for section, key, _ in CHOICES:
         for name in raw.get(section, {}).get(key, []):
             if name not in names:

@@ -106,3 +106,10 @@ def lease(count: int = 1) -> list[str]:
     _held.extend(found.values())
     os.environ[VISIBLE] = os.environ[LEASED] = ",".join(found)
     return list(found)
+
+
+def fast_bfloat16(device) -> bool:
+    """Whether bfloat16 matrix products beat float32 on a torch.device: on GPUs, and on CPUs with AVX-512."""
+    import torch
+
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()

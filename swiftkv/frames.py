@@ -101,3 +101,11 @@ ALL_FRAMES = FRAMES | SWEEP_FRAMES | SERVED_FRAMES | PROTOCOL_FRAMES
 COUNTS = "models/parameters.csv"  # in published evidence alone
 MAY_BE_EMPTY = {"distill", "diagnosis_lost"}  # no distillation step, no curve; a student may lose nothing
 SAMPLES = "arm task id prompt_tokens answer_tokens generated_tokens prediction target score exact_match"
+
+# What `publish` keeps of a run, and `verify-results` accounts for: globs below its directory.
+KEPT = (
+    "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "
+    "accuracy/*/* predictions/* diagnosis/* models/distill.jsonl* models/base/config.json tables/* figures/*.png "
+    "figures/*.json benchmarks/*.tsv benchmarks/*.json* plugin/* served/*.json* served/*.csv served/*.md served/*.tex "
+    "served/*.png protocol/*.* protocol/*/*"
+).split()

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from swiftkv.base_model import fetch
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import check_checkpoint, convert, num_hidden_layers
+from swiftkv.modeling.checkpoint import check_checkpoint, num_hidden_layers
+from swiftkv.modeling.convert import convert
 
 
 def weights(directory):

@@ -20,7 +20,8 @@ from swiftkv.cli import cli
 from swiftkv.config import BASE_ARM, ROOT, RunConfig, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals.accuracy import model_hashes
-from swiftkv.modeling.convert import check_checkpoint, initial_tensors, load_tensors, weight_files, write_student
+from swiftkv.modeling.checkpoint import check_checkpoint, load_tensors, weight_files
+from swiftkv.modeling.convert import initial_tensors, write_student
 from swiftkv.provenance import Provenance
 from swiftkv.release import export, licence, model_card
 from swiftkv.release.evidence import Evidence

@@ -11,7 +11,8 @@ from vllm_helpers import RAW, SETTINGS, prompts
 
 from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES
-from swiftkv.modeling.convert import check_checkpoint, convert
+from swiftkv.modeling.checkpoint import check_checkpoint
+from swiftkv.modeling.convert import convert
 
 SHAPE = TINY_SHAPE | {"tie_word_embeddings": True, "bos_token_id": None}
 # What sets each family apart: RoPE scaling (Llama 3.x), biases (Qwen2), head size and norms (Qwen3), its own head.

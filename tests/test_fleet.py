@@ -12,8 +12,9 @@ from swiftkv import costmodel
 from swiftkv.config import load_config
 from swiftkv.errors import UserError
 from swiftkv.planning import capacity, fleet, roofline
-from swiftkv.planning.simulator import Limits, Requests
+from swiftkv.planning.simulator import Limits
 from swiftkv.workloads import traces, traffic
+from swiftkv.workloads.traffic import Requests
 
 MACHINE = roofline.gpu("H100")
 COST = roofline.cost(costmodel.LLAMA_8B, 32, 1, MACHINE)

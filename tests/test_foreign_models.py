@@ -18,7 +18,8 @@ from swiftkv.distill import advise, loop
 from swiftkv.distill.parallel import World
 from swiftkv.distill.teacher import Teacher
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import check_checkpoint, convert, read_config
+from swiftkv.modeling.checkpoint import check_checkpoint, read_config
+from swiftkv.modeling.convert import convert
 from swiftkv.workloads.stream import Batch, batch
 from swiftkv.workloads.tokens import load_tokenizer
 

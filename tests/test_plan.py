@@ -16,7 +16,7 @@ from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES
-from swiftkv.modeling.convert import read_config
+from swiftkv.modeling.checkpoint import read_config
 from swiftkv.planning import distillation
 from swiftkv.workloads.stream import Batch
 

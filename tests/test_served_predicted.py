@@ -15,6 +15,7 @@ from swiftkv.engines.settings import DTYPE_BYTES
 from swiftkv.errors import UserError
 from swiftkv.planning import fleet, predict, predicted, roofline
 from swiftkv.results import Results
+from swiftkv.workloads.traffic import Requests
 
 REFERENCE = ROOT / "results" / "reference" / "epyc-2-cores"
 CONFIG = load_config(ROOT / "config" / "served.yaml")
@@ -27,7 +28,7 @@ def measurement(arm, load: float, number: int, overhead_s: float = 0.0, kind: st
     rng = np.random.default_rng([number, int(load)])
     arrival = np.cumsum(rng.exponential(1 / load, 12))
     arrival -= arrival[0]
-    requests = fleet.Requests(arrival, np.full(12, 200), np.full(12, 20))
+    requests = Requests(arrival, np.full(12, 200), np.full(12, 20))
     machine = roofline.Machine(**{**MACHINE.__dict__, "overhead_s": MACHINE.overhead_s + overhead_s})
     limits = fleet.Limits(CONFIG["throughput"]["max_num_batched_tokens"], section["max_num_seqs"], predict.UNLIMITED)
     cost = roofline.cost(shape, arm.cut, arm.group, machine, DTYPE_BYTES[shape["dtype"]])

@@ -163,7 +163,7 @@ def test_missing_tensor_is_named(student, tmp_path, monkeypatch, checked_before)
     del tensors[missing]
     save_file(tensors, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
     if not checked_before:  # as when served with vLLM's own command
-        monkeypatch.setattr("swiftkv.modeling.convert.check_checkpoint", lambda directory: None)
+        monkeypatch.setattr("swiftkv.modeling.checkpoint.check_checkpoint", lambda directory: None)
     with pytest.raises(UserError, match=missing), open_engine(tmp_path / "broken"):
         pass
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import AutoTokenizer
 
 from swiftkv import files
-from swiftkv.base_model import checkpoint, text
+from swiftkv.base_model import text, training_state
 from swiftkv.base_model.tokenizer import train_tokenizer
 from swiftkv.config import RunConfig
 from swiftkv.workloads.stream import Batch, batch
@@ -61,7 +61,7 @@ class Curriculum(Dataset):
         self.recipe, self.settings, self.seed = config["train_base"], config["tasks"], config.seed
         self.work, self.mirror, self.text_settings = work, mirror, self.recipe.get("text")
         self.stages = stages_of(self.recipe, self.settings)
-        self.key = checkpoint.key_of([self.recipe, self.settings, self.seed])
+        self.key = training_state.key_of([self.recipe, self.settings, self.seed])
         self.tokenizer = self.own_tokenizer()
         self.text = self.own_text()
 
@@ -116,5 +116,5 @@ class Curriculum(Dataset):
         """What the data were; `sha256` changes when they do: the ids of the first batch of every stage."""
         starts = [0, *(stage.end for stage in self.stages[:-1])]
         record = {"generator": "swiftkv.workloads.tasks", "split": "train"}
-        record["sha256"] = checkpoint.key_of([self[step].input_ids.tolist() for step in starts])
+        record["sha256"] = training_state.key_of([self[step].input_ids.tolist() for step in starts])
         return record | ({"text": self.text_settings | {"tokens": len(self.text.tokens)}} if self.text else {})

@@ -72,7 +72,7 @@ def resolve_base(config: RunConfig, out_dir: Path, trained: Path | None = None) 
     UserError if the model cannot be had, is damaged, or is of a family that is not supported, and if `out_dir` holds
     anything but an earlier base.
     """
-    from swiftkv.modeling.convert import BASE_TYPES, check_checkpoint, read_config, weight_files
+    from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 
     source = source_dir(config["base"], trained)
     read_config(source, BASE_TYPES)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from swiftkv import files, outputs
-from swiftkv.base_model import checkpoint
+from swiftkv.base_model import training_state
 from swiftkv.base_model.curriculum import Curriculum
 from swiftkv.base_model.initialise import initialise
 from swiftkv.config import RunConfig
@@ -109,13 +109,13 @@ class Trainer:
         """Replace the checkpoint."""
         tensors = {f"model/{n}": p for n, p in self.model.named_parameters()}
         for index, optimizer in enumerate(self.optimizers):
-            tensors |= checkpoint.optimizer_tensors(optimizer, f"optimizer{index}")
+            tensors |= training_state.optimizer_tensors(optimizer, f"optimizer{index}")
         progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "curve": self.curve}
-        checkpoint.save(self.work, self.key, tensors, progress)
+        training_state.save(self.work, self.key, tensors, progress)
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one of this recipe."""
-        found = checkpoint.load(self.work, self.key)
+        found = training_state.load(self.work, self.key)
         if found is None:
             return
         tensors, progress = found
@@ -123,7 +123,7 @@ class Trainer:
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model/{name}"])
         for index, optimizer in enumerate(self.optimizers):
-            checkpoint.load_optimizer(optimizer, tensors, f"optimizer{index}")
+            training_state.load_optimizer(optimizer, tensors, f"optimizer{index}")
         for name, value in progress.items():
             setattr(self, name, value)
         print(f"resumed at step {self.step} of {self.steps}", flush=True)

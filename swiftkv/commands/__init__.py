@@ -24,8 +24,11 @@ CONFIG = Path("config/config.yaml")
 
 def load(path: Path):
     from swiftkv.config import load_config
+    from swiftkv.workloads import tasks
 
-    return load_config(path)
+    loaded = load_config(path)
+    tasks.check_names(loaded)
+    return loaded
 
 
 def load_with_gpu(path: Path):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from swiftkv.config import SwiftKVVariant
 from swiftkv.costmodel import head_dim, layer_flops
-from swiftkv.distill.loss import CHUNK_ELEMENTS
 from swiftkv.errors import UserError
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and float32
 TRAINED_BYTES = 16  # float32 parameter, its gradient and AdamW's two moments
+CHUNK_ELEMENTS = 2**22  # logits that the loss has at once
 LOGIT_BYTES = 24  # per logit of a chunk at the loss's largest moment (benchmarks/loss_memory.py)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 from swiftkv.costmodel import kv_caches, layer_flops
-from swiftkv.distill.teacher import fast_bfloat16
+from swiftkv.devices import fast_bfloat16
 
 # FLOP/s in bfloat16 without sparsity, by torch's name of the GPU. Source: NVIDIA's data sheets and product pages
 # (https://www.nvidia.com/en-us/data-center/: a100, h100, h200, hgx, l40s, l4, products/a10-gpu), halved where they

@@ -18,7 +18,7 @@ from swiftkv.config import RunConfig
 from swiftkv.distill.loop import Distillation, Options
 from swiftkv.distill.probe import probe
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import BASE_TYPES, check_checkpoint, read_config, weight_files
+from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.results import PUBLISHED
 from swiftkv.stats import LEVEL

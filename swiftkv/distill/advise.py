@@ -17,7 +17,7 @@ from swiftkv.distill import loop
 from swiftkv.distill.probe import probe
 from swiftkv.distill.students import Student
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import BASE_TYPES, check_checkpoint, read_config, weight_files
+from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.sources import stream_of
 from swiftkv.workloads.tokens import load_tokenizer

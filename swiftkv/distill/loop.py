@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from swiftkv import files, outputs
-from swiftkv.base_model import checkpoint
+from swiftkv.base_model import training_state
 from swiftkv.config import RunConfig
 from swiftkv.costmodel.training import peak_flops, step_flops
 from swiftkv.distill import parallel
@@ -23,7 +23,8 @@ from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.distill.trainee import Trainee
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import BASE_TYPES, REPLACED, check_checkpoint, read_config, weight_files, write_student
+from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
+from swiftkv.modeling.convert import REPLACED, write_student
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.sources import Stream, stream_of
 from swiftkv.workloads.stream import Batch
@@ -59,7 +60,9 @@ class Distillation:
             parallel.shard(self.teacher, self.students)
         data = [config["tasks"], config.seed, *map(files.sha256, data_files(config, base_dir))]
         self.trainees = [
-            Trainee(s, checkpoint.key_of([data, s.settings, s.cut, s.group]), work) for s in self.students if s.trained
+            Trainee(s, training_state.key_of([data, s.settings, s.cut, s.group]), work)
+            for s in self.students
+            if s.trained
         ]
 
     def active(self) -> list[Trainee]:

@@ -9,7 +9,7 @@ share; otherwise the same (https://github.com/snowflakedb/ArcticTraining, projec
 import torch
 import torch.nn.functional as F
 
-CHUNK_ELEMENTS = 2**22  # logits per chunk
+from swiftkv.costmodel.memory import CHUNK_ELEMENTS
 
 
 class Targets:

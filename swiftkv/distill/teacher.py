@@ -7,10 +7,11 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from swiftkv.devices import fast_bfloat16
 from swiftkv.distill.data import Selection, places, select
 from swiftkv.distill.loss import Targets
 from swiftkv.distill.parallel import World
-from swiftkv.modeling.convert import load_tensors
+from swiftkv.modeling.checkpoint import load_tensors
 from swiftkv.workloads.stream import Batch
 
 Rope = tuple[torch.Tensor, torch.Tensor]
@@ -61,11 +62,6 @@ class TeacherPass:
         place = places(self.batch)
         every = torch.arange(place.shape[1], device=place.device).expand(place.shape)
         return Selection(every, every >= 0, every < 0, every - place).mask(place.shape[1], self.final.dtype)
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products beat float32 there: on GPUs, and on CPUs with AVX-512."""
-    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def fill(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> None:

@@ -100,7 +100,7 @@ def check_model(model_dir: Path, max_model_len: int, load_format: str) -> None:
         if not (model_dir / "config.json").is_file():
             raise UserError(f"{model_dir}: not a model directory (config.json is missing)")
     else:
-        from swiftkv.modeling.convert import check_checkpoint
+        from swiftkv.modeling.checkpoint import check_checkpoint
 
         check_checkpoint(model_dir)
     longest = files.read_json(model_dir / "config.json").get("max_position_embeddings")
@@ -116,7 +116,9 @@ def share_weights(load_format: str, one_process: bool) -> str:
     if load_format == "dummy" and one_process and not current_platform.is_cpu():
         load_format = SHARED
     if load_format == SHARED:
-        import swiftkv.vllm.shared_weights  # noqa: F401 - registers it
+        from swiftkv.vllm import shared_weights
+
+        shared_weights.register(SHARED)
     return load_format
 
 

@@ -215,7 +215,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out: Path) -
 
     Raises UserError for a damaged model, and, after writing, for failed gates, naming them.
     """
-    from swiftkv.modeling.convert import check_checkpoint
+    from swiftkv.modeling.checkpoint import check_checkpoint
 
     for directory in (base_dir, *models.values()):
         check_checkpoint(directory)

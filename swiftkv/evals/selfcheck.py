@@ -62,7 +62,8 @@ def generation(config: RunConfig) -> str:
 
     from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import RAW_LOGITS, Reference, generate
-    from swiftkv.modeling.convert import convert, num_hidden_layers
+    from swiftkv.modeling.checkpoint import num_hidden_layers
+    from swiftkv.modeling.convert import convert
     from swiftkv.workloads.tokens import load_tokenizer
 
     if not (current_platform.is_cuda() or current_platform.is_cpu()):

@@ -15,14 +15,14 @@ import pandas as pd
 from swiftkv import costmodel, files
 from swiftkv.config import BASE_ARM
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import BASE_TYPES, read_config
+from swiftkv.modeling.checkpoint import BASE_TYPES, read_config
 from swiftkv.planning import fleet, roofline
 from swiftkv.planning.roofline import Machine
 from swiftkv.planning.simulator import Cost, step_parts
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import traffic
 from swiftkv.workloads.traces import mirror_of
-from swiftkv.workloads.traffic import Traffic
+from swiftkv.workloads.traffic import Requests, Traffic
 
 PUBLISHED = {"Llama-3.1-8B": costmodel.LLAMA_8B, "Llama-3.1-70B": costmodel.LLAMA_70B}
 USABLE_MEMORY = 0.9  # of a GPU's, for weights and KV cache: vLLM's default
@@ -64,7 +64,7 @@ class Case:
     options: Options
     seed: int = 0
 
-    def serve(self, replicas: int, hours: float) -> tuple[fleet.Requests, fleet.Served]:
+    def serve(self, replicas: int, hours: float) -> tuple[Requests, fleet.Served]:
         """What the cell that stands for `replicas` does in `hours`."""
         cell = min(replicas, fleet.CELL)
         requests = traffic.scaled(self.traffic, hours, self.options.scale * cell / replicas, self.seed)
@@ -78,7 +78,7 @@ class Case:
         """Whether enough requests keep both limits."""
         return self.attained(*self.serve(replicas, hours)) >= self.options.attainment
 
-    def attained(self, requests: fleet.Requests, served: fleet.Served) -> float:
+    def attained(self, requests: Requests, served: fleet.Served) -> float:
         """Share of requests within both limits."""
         return fleet.attainment(requests, served, self.options.slo_ttft, self.options.slo_tpot)
 
@@ -111,7 +111,7 @@ def smallest(meets: Callable[[int], bool], low: int) -> int:
     return high
 
 
-def confirmed(case: Case) -> tuple[int, fleet.Requests, fleet.Served]:
+def confirmed(case: Case) -> tuple[int, Requests, fleet.Served]:
     """The smallest fleet of an hour, enlarged until the whole time keeps the limits too, and what it does in it."""
     replicas = smallest(lambda count: case.meets(count, min(SEARCH_HOURS, case.options.hours)), case.fewest())
     while True:
@@ -146,7 +146,7 @@ def row(shape: Mapping, arm: str, cut: int, group: int, machine: Machine, load: 
     return head | _found(case, *confirmed(case)) | {"note": ""}
 
 
-def _found(case: Case, replicas: int, requests: fleet.Requests, served: fleet.Served) -> dict:
+def _found(case: Case, replicas: int, requests: Requests, served: fleet.Served) -> dict:
     """GPUs, cost and latencies of the fleet that was found."""
     options, gpus = case.options, replicas * case.options.gpus
     tokens = float(requests.prompt.sum() + requests.output.sum())

@@ -15,7 +15,7 @@ from swiftkv.config import RunConfig
 from swiftkv.costmodel.memory import StudentPlan, base_parameters, memory, student_plan
 from swiftkv.costmodel.training import forward_flops, head_flops, peak_flops, student_flops
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import BASE_TYPES, read_config
+from swiftkv.modeling.checkpoint import BASE_TYPES, read_config
 
 GIB = 2**30
 KEPT_FREE = 0.1  # of a GPU's memory: driver, communication buffers, fragmentation

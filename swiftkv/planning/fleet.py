@@ -6,7 +6,8 @@ Steps take what the roofline says, the policy is that of `simulator`. No wall cl
 import numpy as np
 
 from swiftkv.planning import simulator
-from swiftkv.planning.simulator import NOBODY, Cost, Limits, Requests, Served
+from swiftkv.planning.simulator import NOBODY, Cost, Limits, Served
+from swiftkv.workloads.traffic import Requests
 
 CELL = 8  # engines that stand for a larger fleet
 

@@ -18,6 +18,7 @@ from swiftkv.engines.settings import DTYPE_BYTES, Arm, arms, held_at_once
 from swiftkv.errors import UserError
 from swiftkv.planning import fleet, roofline
 from swiftkv.planning.roofline import Machine
+from swiftkv.workloads.traffic import Requests
 
 START_OVERHEAD_S = 5e-3
 FEW, MANY = 16.0, 256.0  # tokens of a step whose matrix products are narrow and wide
@@ -72,7 +73,7 @@ def predict(shape: Mapping, cut: int, group: int, workload: Workload, machine: M
     count = workload.num_requests
     lengths = (workload.input_len, workload.output_len, workload.cached_len)
     *sizes, cached = (np.full(count, length, dtype=np.int64) for length in lengths)
-    requests = fleet.Requests(np.zeros(count), *sizes)
+    requests = Requests(np.zeros(count), *sizes)
     limits = fleet.Limits(workload.step_tokens, workload.at_once or count, UNLIMITED)
     served = fleet.simulate(roofline.cost(shape, cut, group, machine, dtype_bytes), limits, requests, 1, cached)
     per_token = fleet.tpot(requests, served)

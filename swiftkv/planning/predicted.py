@@ -21,6 +21,7 @@ from swiftkv.planning import fleet, predict, roofline
 from swiftkv.planning.roofline import Machine
 from swiftkv.provenance import Provenance
 from swiftkv.results import Results
+from swiftkv.workloads.traffic import Requests
 
 KEYS = ["point", "load", "arm"]
 TIMES = ["ttft_p50_s", "e2el_p50_s"]
@@ -62,7 +63,7 @@ def simulate(config: RunConfig, arm: Arm, machine: Machine, rows: pd.DataFrame, 
     """
     rows = rows.sort_values("start_s")
     arrival, prompt, output = (rows[name].to_numpy() for name in ("start_s", "prompt_tokens", "output_tokens"))
-    requests = fleet.Requests(arrival.astype(float), prompt.astype(np.int64), output.astype(np.int64))
+    requests = Requests(arrival.astype(float), prompt.astype(np.int64), output.astype(np.int64))
     shape, section = config["throughput"]["model"], config["served"]
     limits = fleet.Limits(config["throughput"]["max_num_batched_tokens"], section["max_num_seqs"], predict.UNLIMITED)
     cost = roofline.cost(shape, arm.cut, arm.group, machine, DTYPE_BYTES[shape["dtype"]])

@@ -47,14 +47,6 @@ class Limits(NamedTuple):
     kv_tokens: int
 
 
-class Requests(NamedTuple):
-    """One entry per request, ordered by arrival: seconds, prompt tokens, output tokens (each at least 1)."""
-
-    arrival: np.ndarray
-    prompt: np.ndarray
-    output: np.ndarray
-
-
 class Served(NamedTuple):
     """Seconds at which each request had its first and its last token (infinite if refused: longer than the KV cache),
     and per engine the seconds spent in steps."""

@@ -10,7 +10,7 @@ from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig, SwiftKVVariant
 from swiftkv.errors import UserError
 from swiftkv.frames import FRAMES
-from swiftkv.modeling.convert import STUDENT_TYPES, read_config, weight_files
+from swiftkv.modeling.checkpoint import STUDENT_TYPES, read_config, weight_files
 from swiftkv.results import Results, read_rows, require
 
 Hashes = dict[str, str]  # file name -> sha256

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from swiftkv import outputs
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.modeling.convert import INDEX, check_checkpoint, copy_companions, load_tensors, save_model, weight_files
+from swiftkv.modeling.checkpoint import INDEX, check_checkpoint, load_tensors, weight_files
+from swiftkv.modeling.convert import copy_companions, save_model
 from swiftkv.provenance import Provenance
 from swiftkv.release import model_card
 from swiftkv.release.evidence import Evidence

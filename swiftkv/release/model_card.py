@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from swiftkv.config import ROOT
 from swiftkv.evals.accuracy_summary import MEAN
-from swiftkv.modeling.convert import tensor_headers
+from swiftkv.modeling.checkpoint import tensor_headers
 from swiftkv.provenance import git_state, hardware_label
 from swiftkv.release.evidence import Evidence, digests
 from swiftkv.release.licence import licence, licence_text

@@ -17,17 +17,11 @@ import pandas as pd
 from swiftkv import files
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.frames import COUNTS
+from swiftkv.frames import COUNTS, KEPT
 from swiftkv.release.ledger import page, pipe_table
 from swiftkv.report.claims.report import ORDER
 from swiftkv.results import Results
 
-KEPT = (
-    "config.yaml claims.csv* claims.md* lengths/* similarity/* verify/* throughput/* accuracy/summary.csv* "
-    "accuracy/*/* predictions/* diagnosis/* models/distill.jsonl* models/base/config.json tables/* figures/*.png "
-    "figures/*.json benchmarks/*.tsv benchmarks/*.json* plugin/* served/*.json* served/*.csv served/*.md served/*.tex "
-    "served/*.png protocol/*.* protocol/*/*"
-).split()
 STAGES = {  # benchmark files of a stage -> what it leaves behind
     "base": "models/base",
     "distill": "models",

@@ -1,9 +1,9 @@
 """Random weights that all engines of a process share: five arms of a comparison take the memory of one.
 
-Speed does not depend on the values of weights, and arms take turns. The load format is registered by vLLM's public
-`register_model_loader`; importing this module does so.
+Speed does not depend on the values of weights, and arms take turns.
 """
 
+from functools import cache
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
@@ -11,10 +11,7 @@ from torch import nn
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 
-from swiftkv.engines.engine import SHARED
 
-
-@register_model_loader(SHARED)
 class SharedDummyLoader(DummyModelLoader):
     """vLLM's random weights; a parameter of a name, shape and dtype that a living engine has is that engine's."""
 
@@ -27,3 +24,9 @@ class SharedDummyLoader(DummyModelLoader):
             key = (name, tuple(parameter.shape), parameter.dtype, parameter.device)
             first = self.known.setdefault(key, parameter)
             parameter.data = first.data
+
+
+@cache
+def register(load_format: str) -> None:
+    """Make the loader known to vLLM, by its public `register_model_loader`, as `load_format`."""
+    register_model_loader(load_format)(SharedDummyLoader)

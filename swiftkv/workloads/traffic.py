@@ -8,16 +8,24 @@ of the fleet sees the same process at its share of the rate, which is what makes
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from swiftkv.errors import UserError
-from swiftkv.planning.fleet import Requests
 from swiftkv.workloads import traces
 
 JITTER_S = 30.0
 BLOCK_FIELD = "hash_ids"
 OWN = ("arrival_s", "prompt_tokens", "output_tokens")
+
+
+class Requests(NamedTuple):
+    """One entry per request, ordered by arrival: seconds, prompt tokens, output tokens (each at least 1)."""
+
+    arrival: np.ndarray
+    prompt: np.ndarray
+    output: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from swiftkv import devices
 from swiftkv.config import freeze
 from swiftkv.errors import UserError
+from swiftkv.workloads import tasks
 
 # Validated, and also written to RUN.path, which every command reads. A run of workflow/campaign.smk comes validated.
 GIVEN = workflow.config_settings.overwrite_config
@@ -15,6 +16,7 @@ try:
         RUN = freeze(config)
     else:
         RUN = freeze(config, workflow.config_settings.configfiles, GIVEN)
+    tasks.check_names(RUN)
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
 # By name, since Snakemake would make an environment from a copy of environment.yml, where the paths in it lead nowhere; and not

@@ -16,7 +16,16 @@ TASKS = ["code", "sql", "summarise", "rag"]
 _MODULES = [import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
 BY_NAME = {module.TASK.name: module.TASK for module in _MODULES if hasattr(module, "TASK")}
 
-__all__ = ["BY_NAME", "TASKS", "Context", "Item", "Question", "Task", "context", "items", "score"]
+__all__ = ["BY_NAME", "TASKS", "Context", "Item", "Question", "Task", "check_names", "context", "items", "score"]
+
+
+def check_names(config) -> None:
+    """Raise UserError if a RunConfig names a task that there is not. Checked at a command's door: the configuration
+    itself knows no workloads."""
+    arms = config.raw.get("ablations", {}).get("arms", ())
+    for name in [*config["tasks"], *(task for arm in arms for task in arm.get("tasks", ()))]:
+        if name not in BY_NAME:
+            raise UserError(f"{config.path}: tasks: {name!r} is not a task; allowed are {', '.join(BY_NAME)}")
 
 
 def lookup(task: str) -> Task:
