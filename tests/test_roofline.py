@@ -138,7 +138,7 @@ def errors_of(run: str, path=None) -> pd.DataFrame:
 
 
 def test_measured_speedups_are_predicted():
-    """What docs/costmodel.md says of the committed runs."""
+    """What docs/results/costmodel.md says of the committed runs."""
     table = pd.concat([errors_of("cpu"), errors_of("prefill-2000", ROOT / "config" / "prefill-2000.yaml")])
     batch, alone = (table.off[(table.quantity == "speedup") == wanted] for wanted in (True, False))
     assert (len(batch), len(alone)) == (18, 16)
