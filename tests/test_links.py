@@ -19,8 +19,9 @@ SOURCES = sorted(
     path
     for folder in ("benchmarks", "config", "profiles", "swiftkv", "tests", "workflow", "packaging", "notebooks")
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in {".py", ".sh", ".smk", ".yaml", ".ipynb", ".rst"}
+    if path.suffix in {".py", ".sh", ".smk", ".yaml", ".ipynb", ".rst"} or path.name == "Containerfile"
 )
+SOURCES.append(ROOT / "Makefile")
 
 
 @cache
