@@ -48,7 +48,7 @@ tested() { # version
 probed() { # version
   local log=$matrix/wheel-$1.log python=.venv/bin/python
   case "$1" in 0.2[0-9].*) environment 0.27.1 && python=$matrix/0.27.1/bin/python ;; esac
-  { unpack_wheel "$1" && PYTHONPATH="$matrix/wheel-$1:$PWD" "$python" tests/wheel_probe.py 2>&1 | grep -v Warning; } >"$log" 2>&1
+  { unpack_wheel "$1" && PYTHONPATH="$matrix/wheel-$1:$PWD" "$python" tests/helpers/wheel_probe.py 2>&1 | grep -v Warning; } >"$log" 2>&1
   record "vllm $1 (CUDA wheel, Python code)" $? "$log"
 }
 

@@ -6,12 +6,12 @@ import sys
 
 import pandas as pd
 import pytest
-from synthetic_results import build
 
 from swiftkv import cli, files
 from swiftkv.audit.compare_results import compare, open_results
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
+from tests.helpers.synthetic_results import build
 
 CONFIG = load_config(ROOT / "config" / "smoke.yaml")
 HARDWARE = {"cpu": "SYNTHETIC TEST DATA, no machine", "cores": 0, "gpus": []}

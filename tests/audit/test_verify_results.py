@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from synthetic_results import build
-from test_throughput import Machine
 
 from swiftkv import cli, files
 from swiftkv.audit import verify_results
@@ -22,11 +20,13 @@ from swiftkv.evals import accuracy_summary
 from swiftkv.frames import COUNTS, FRAMES
 from swiftkv.report import claims, tables
 from swiftkv.results import Results
+from tests.helpers.fake_engines import Machine
+from tests.helpers.synthetic_results import build
 
 CONFIG = load_config(ROOT / "config" / "smoke.yaml")
 SCALE = CONFIG.scale
 HASHED = [path for name, (path, _) in FRAMES.items() if path not in RECIPES and name != "claims"]
-MADE = [path for path in RECIPES if not path.startswith("served/")]  # those: tests/test_served_summary.py
+MADE = [path for path in RECIPES if not path.startswith("served/")]  # those: tests/bench/test_served_summary.py
 COMMITTED = sorted((ROOT / "results" / "reference").glob("*/cpu"))
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from swiftkv.base_model import fetch as base_stage
-from swiftkv.config import ROOT, RunConfig, load_config, merge
+from swiftkv.config import ROOT, load_config
 from swiftkv.distill import advise, loop
 from swiftkv.distill.parallel import World
 from swiftkv.distill.teacher import Teacher
@@ -22,6 +22,7 @@ from swiftkv.modeling.checkpoint import check_checkpoint, read_config
 from swiftkv.modeling.convert import convert
 from swiftkv.workloads.stream import Batch, batch
 from swiftkv.workloads.tokens import load_tokenizer
+from tests.helpers.config import make_config
 
 BASE = ROOT / "workflow" / "resources" / "base"
 LAYERS = 8
@@ -121,8 +122,7 @@ def test_it_is_distilled_and_the_student_is_close(name, tmp_path):
     """At a cut near the top, so that the student's logits are near the base's only if both read it alike."""
     directory = make(tmp_path / "base", CHANGES[name])
     change = {"distill": {"steps": 2, "batch_tokens": 2048}, "tasks": {"sql": {}}}
-    raw = merge(load_config(ROOT / "config" / "smoke.yaml").raw, change)
-    config = RunConfig(raw | {"variants": [{"name": "top", "skip": 1 / LAYERS}]}, "test")
+    config = make_config(change, of="smoke", instead={"variants": [{"name": "top", "skip": 1 / LAYERS}]})
     loop.run(config, directory, tmp_path / "models", tmp_path / "work", loop.Options(float32=True))
     ids = texts(directory).input_ids
     base, student = of_transformers(directory, ids), of_transformers(tmp_path / "models" / "top", ids)
@@ -131,8 +131,8 @@ def test_it_is_distilled_and_the_student_is_close(name, tmp_path):
 
 def test_a_model_without_padding_token_is_advised_on(tmp_path):
     directory = make(tmp_path / "base", no_pad)
-    raw = merge(load_config(ROOT / "config" / "smoke.yaml").raw, {"distill": {"batch_tokens": 2048}})
-    advise.run(RunConfig(raw, "test"), directory, tmp_path / "a.csv", tmp_path / "work", 1.0, 1, 1)
+    config = make_config({"distill": {"batch_tokens": 2048}}, of="smoke")
+    advise.run(config, directory, tmp_path / "a.csv", tmp_path / "work", 1.0, 1, 1)
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + len(advise.candidates(LAYERS))
 
 
@@ -215,7 +215,7 @@ def test_quantised_bases_are_refused_by_name(scheme, said, tmp_path):
     named = f"quantization_config: {scheme.removesuffix('_4bit')}" if said else f"is {dtype}"
     if said:
         edit(directory / "config.json", quantization_config=settings)
-    config = RunConfig(load_config().raw | {"base": {"source": "local", "path": str(directory)}}, "test")
+    config = make_config(instead={"base": {"source": "local", "path": str(directory)}})
     for command in (
         lambda: base_stage.resolve_base(config, tmp_path / "fetched"),
         lambda: convert(directory, tmp_path / "student", 4, 1),

@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 from swiftkv.base_model import curriculum, pretrain
-from swiftkv.config import ROOT, RunConfig, load_config, merge
+from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
+from tests.helpers.config import make_config
 
 TINY = {
     "train_base": {
@@ -29,8 +30,7 @@ TINY = {
 @pytest.fixture
 def config(monkeypatch):
     monkeypatch.setattr(pretrain.torch, "compile", lambda function, **_: function)  # minutes of C++ for no gain here
-    raw = merge(load_config(ROOT / "config" / "config.yaml").raw, TINY)
-    return RunConfig(raw | {"tasks": TINY["tasks"]}, "test")
+    return make_config(TINY, instead={"tasks": TINY["tasks"]})
 
 
 def test_stages_follow_each_other_with_growing_contexts(config):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swiftkv.base_model import curriculum, text
-from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
+from tests.helpers.config import make_config
 
 RECIPE = {
     "vocab_size": 600,
@@ -22,11 +22,14 @@ RECIPE = {
 TASKS = {"rag": {"records": 3, "values": 1}, "code": {"records": 2, "values": 1}}
 
 
+def recipe():
+    return make_config({"train_base": RECIPE}, instead={"tasks": TASKS})
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A curriculum with text: 8 batches of two task rows and two text rows."""
-    raw = merge(load_config().raw, {"train_base": RECIPE}) | {"tasks": TASKS}
-    return curriculum.Curriculum(RunConfig(raw, "test"), tmp_path_factory.mktemp("work"))
+    return curriculum.Curriculum(recipe(), tmp_path_factory.mktemp("work"))
 
 
 def write_mirror(folder, monkeypatch, damaged=False):
@@ -101,6 +104,5 @@ def test_batches_are_those_of_their_number_whoever_makes_them(made, processes):
 
 def test_text_is_tokenised_once(made, monkeypatch):
     monkeypatch.setattr(curriculum.text, "write_tokens", lambda *_: pytest.fail("tokenised again"))
-    raw = merge(load_config().raw, {"train_base": RECIPE}) | {"tasks": TASKS}
-    again = curriculum.Curriculum(RunConfig(raw, "test"), made.work)
+    again = curriculum.Curriculum(recipe(), made.work)
     assert torch.equal(again[5].input_ids, made[5].input_ids)

@@ -1,18 +1,14 @@
 """The distillation benchmarks: both sides compute the same, or nothing is timed; memory is counted right."""
 
-import sys
 from collections import Counter
 
+import distill_recipe
+import loss_memory
 import pytest
 import torch
 
 from swiftkv import files
-from swiftkv.config import ROOT
 from swiftkv.errors import UserError
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import distill_recipe
-import loss_memory
 
 SMALL = {"rows": 2, "length": 24, "answers": 0.3, "repeats": 3, "shape": None}
 

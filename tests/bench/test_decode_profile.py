@@ -1,15 +1,12 @@
 """The decode profile reads a profiler's events right, and knows the shapes of the products."""
 
-import sys
 from types import SimpleNamespace
 
+import decode_profile
 import pytest
 import torch
 
 from swiftkv.config import ROOT, load_config
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import decode_profile
 
 CPU, CUDA = torch.profiler.DeviceType.CPU, torch.profiler.DeviceType.CUDA
 

@@ -1,12 +1,10 @@
 """Served load: failures, resuming and results on stand-in servers, driven by vLLM's client; one measurement on vLLM."""
 
-import copy
 import json
 import socket
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,13 +17,15 @@ from swiftkv.bench.served import client, metrics, servers
 from swiftkv.bench.served.loads import Load
 from swiftkv.bench.served.replay import Replay
 from swiftkv.cli import app
-from swiftkv.config import RunConfig, load_config
+from swiftkv.config import RunConfig
 from swiftkv.engines import server as vllm_server
 from swiftkv.engines.settings import arms
 from swiftkv.errors import UserError
+from tests.helpers import fake_vllm
+from tests.helpers.config import make_config
 
 pytestmark = pytest.mark.vllm
-FAKE = Path(__file__).with_name("fake_vllm.py")
+FAKE = fake_vllm.__file__
 ARMS = ["base", "skip50"]
 WARM_UP = 4  # requests
 POINTS = [
@@ -36,14 +36,14 @@ POINTS = [
 ONE_LOAD = [POINTS[0] | {"loads": [40]}]
 
 
-def make_config(points=POINTS, **changes) -> RunConfig:
+def served_config(points=POINTS, **changes) -> RunConfig:
     """Two arms of a tiny shape, three rounds."""
-    raw = copy.deepcopy(load_config("config/served.yaml").raw)
+    raw = make_config(of="served").raw
     shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
     raw["throughput"]["model"] |= shape | {"num_key_value_heads": 2, "vocab_size": 512}
     raw["served"] |= {"max_num_seqs": WARM_UP, "points": points, "timeouts": {"start_s": 200, "measurement_s": 60}}
     raw["served"] |= changes
-    return RunConfig(raw=raw, path="(test)")
+    return RunConfig(raw, "(test)")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def fake(monkeypatch):
     faults: dict[str, dict] = {}
 
     def command(model_dir, port, kv_cache_gib, arguments):
-        return [sys.executable, str(FAKE), str(port), json.dumps(faults.get(model_dir.name, {}))]
+        return [sys.executable, FAKE, str(port), json.dumps(faults.get(model_dir.name, {}))]
 
     monkeypatch.setattr(vllm_server, "command", command)
     monkeypatch.setattr(vllm_server, "POLL_S", 0.05)
@@ -88,7 +88,7 @@ def own_trace(path) -> dict:
 
 
 def test_results(fake, tmp_path):
-    config = make_config([*POINTS, own_trace(tmp_path)])
+    config = served_config([*POINTS, own_trace(tmp_path)])
     out = run(config, tmp_path)
     rows = pd.DataFrame(files.read_jsonl(out / "served.jsonl"))
     assert len(rows) == 4 * 2 * 3  # loads, arms, rounds
@@ -116,7 +116,7 @@ def test_requests_give_the_rows_again_by_vllms_formulae(fake, tmp_path):
     from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput
     from vllm.benchmarks.serve import calculate_metrics
 
-    config = make_config(rounds=1, slo={"ttft_s": 0.004, "tpot_s": 0.002, "attainment": 0.9})
+    config = served_config(rounds=1, slo={"ttft_s": 0.004, "tpot_s": 0.002, "attainment": 0.9})
     out = run(config, tmp_path)
     requests = pd.DataFrame(files.read_jsonl(out / "requests.jsonl.gz"))
     for row in files.read_jsonl(out / "served.jsonl"):
@@ -138,16 +138,16 @@ def test_requests_give_the_rows_again_by_vllms_formulae(fake, tmp_path):
 
 
 def test_a_rerun_measures_only_what_is_missing(fake, tmp_path):
-    before = run(make_config(rounds=1), tmp_path) / "served.jsonl"
+    before = run(served_config(rounds=1), tmp_path) / "served.jsonl"
     text = before.read_text()
-    run(make_config(rounds=1), tmp_path, factory=no_server)
+    run(served_config(rounds=1), tmp_path, factory=no_server)
     assert before.read_text() == text
-    strict = make_config(rounds=1, slo={"ttft_s": 1e-9, "tpot_s": 1e-9, "attainment": 0.5})
+    strict = served_config(rounds=1, slo={"ttft_s": 1e-9, "tpot_s": 1e-9, "attainment": 0.5})
     run(strict, tmp_path, factory=no_server)
     assert all(row["attainment"] == 0 for row in files.read_jsonl(before))
     assert set(pd.read_csv(before.with_name("saturation.csv")).note) == {"the lowest load is not within it"}
     with pytest.raises(AssertionError, match="was started"):
-        run(make_config([POINTS[0] | {"output_len": 6}], rounds=1), tmp_path, factory=no_server)
+        run(served_config([POINTS[0] | {"output_len": 6}], rounds=1), tmp_path, factory=no_server)
 
 
 ROUND = 8  # requests of an arm in a round
@@ -165,7 +165,7 @@ FAULTS = [
 def test_a_failure_ends_in_one_line_and_no_result(fake, tmp_path, fault, message, capfd):
     """What was measured before stays."""
     fake["skip50"] = fault
-    config = make_config(ONE_LOAD, timeouts={"start_s": 200, "measurement_s": 8})
+    config = served_config(ONE_LOAD, timeouts={"start_s": 200, "measurement_s": 8})
     with pytest.raises(UserError, match=message) as caught:
         run(config, tmp_path)
     assert "\n" not in str(caught.value) and capfd.readouterr().err == ""
@@ -176,10 +176,10 @@ def test_a_failure_ends_in_one_line_and_no_result(fake, tmp_path, fault, message
 def test_a_rerun_goes_on_after_a_server_was_killed(fake, tmp_path, capsys):
     fake["skip50"] = {"die_after": SECOND}
     with pytest.raises(UserError, match="ended with code -9"):
-        run(make_config(ONE_LOAD), tmp_path)
+        run(served_config(ONE_LOAD), tmp_path)
     fake.clear()
     capsys.readouterr()
-    rows = files.read_jsonl(run(make_config(ONE_LOAD), tmp_path) / "served.jsonl")
+    rows = files.read_jsonl(run(served_config(ONE_LOAD), tmp_path) / "served.jsonl")
     assert [(row["round"], row["position"]) for row in rows] == [(n, place) for n in range(3) for place in range(2)]
     assert "round 0" not in capsys.readouterr().out  # it was kept
 
@@ -187,7 +187,7 @@ def test_a_rerun_goes_on_after_a_server_was_killed(fake, tmp_path, capsys):
 def test_a_server_that_does_not_start_is_an_error_of_one_line(fake, tmp_path, monkeypatch):
     fake["base"] = {"error": "ValueError: too large"}
     config = tmp_path / "config.yaml"
-    config.write_text(json.dumps(make_config().raw))
+    config.write_text(json.dumps(served_config().raw))
     monkeypatch.setattr(sys, "argv", ["swiftkv", "serve-load", "--config", str(config), "--out", str(tmp_path / "out"),
                                       "--work", str(tmp_path / "work")])  # fmt: skip
     with pytest.raises(SystemExit) as ended:
@@ -208,7 +208,7 @@ with server.server("model", log=Path(sys.argv[2])) as running:
 
 
 def test_no_server_outlives_the_process_that_started_it(tmp_path):
-    command = [sys.executable, "-c", PARENT, str(FAKE), str(tmp_path / "log")]
+    command = [sys.executable, "-c", PARENT, FAKE, str(tmp_path / "log")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         server = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
@@ -221,13 +221,13 @@ def test_a_taken_port_is_named(fake, tmp_path):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is taken"):
-            run(make_config(), tmp_path, port=port)
+            run(served_config(), tmp_path, port=port)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_vllm_server_is_measured_and_finds_the_blocks_of_a_trace(tmp_path):
     """A student behind vLLM: open loop, then a trace whose second request begins with the blocks of the first."""
-    config = make_config(max_num_seqs=2)
+    config = served_config(max_num_seqs=2)
     settings = servers.settings_of(config, [Load("p", "rate", 1, [300], [8])])
     blocks = [[0, 1, 2, 3], [0, 1, 9, 3], [7, 1]]  # of 32 tokens
     lengths = np.array([128, 120, 40]), np.array([4, 4, 4])

@@ -1,14 +1,11 @@
 """From requests under load to attainment, saturation and figures; traces scaled for replay. No server, no vLLM."""
 
-import copy
-
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_results import save
 
 from swiftkv import files, results
 from swiftkv.audit import compare_results, verify_results
@@ -21,6 +18,8 @@ from swiftkv.errors import UserError
 from swiftkv.planning.fleet import Requests
 from swiftkv.report import claims, served
 from swiftkv.workloads.traffic import Traffic
+from tests.helpers.config import make_config
+from tests.helpers.synthetic_results import save
 
 CONFIG = load_config(ROOT / "config" / "served.yaml")
 SLO = {"ttft_s": 1.0, "tpot_s": 0.1, "attainment": 0.75}
@@ -57,9 +56,7 @@ def synthetic(kind: str = "rate") -> list[dict]:
 
 
 def config_of(**changes) -> RunConfig:
-    raw = copy.deepcopy(CONFIG.raw)
-    raw["served"] |= {"slo": SLO} | changes
-    return RunConfig(raw, "(test)")
+    return make_config(instead={"served": CONFIG["served"] | {"slo": SLO} | changes}, of="served")
 
 
 def rows_of(measurements: list[dict]) -> list[dict]:

@@ -1,6 +1,5 @@
 """Interleaving, resume, validation and summaries with a fake engine; one short run on real vLLM engines."""
 
-import copy
 import json
 import multiprocessing
 import signal
@@ -12,89 +11,15 @@ import pytest
 from swiftkv import costmodel, files
 from swiftkv.bench import latency, rounds, throughput
 from swiftkv.config import RunConfig, load_config
-from swiftkv.engines.arms import Fleet, Run, write_model
-from swiftkv.engines.settings import BLOCK, Arm, arms, engine_settings, flags, held_at_once
+from swiftkv.engines.arms import Fleet, write_model
+from swiftkv.engines.settings import Arm, arms, engine_settings, flags, held_at_once
 from swiftkv.errors import UserError
-
-SPEED = {"base": 100.0, "skip50": 180.0, "skip50-across4": 190.0}
+from tests.helpers.fake_engines import SPEED, Machine, throughput_config
 
 
 @pytest.fixture
 def config():
-    return make_config()
-
-
-def make_config(**changes):
-    """Three arms, two workloads, three repeats on a tiny shape."""
-    raw = copy.deepcopy(load_config().raw)
-    raw["variants"] = [v for v in raw["variants"] if v["name"] in SPEED]
-    raw["accuracy"]["undistilled"] = []
-    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4}
-    raw["throughput"] |= {
-        "model": shape | {"num_key_value_heads": 2, "vocab_size": 512, "dtype": "float32"},
-        "max_num_batched_tokens": 128,
-        "repeats": 3,
-        "min_seconds": 0,
-        "points": [
-            {"name": "mixed", "input_len": 50, "output_len": 5, "num_requests": 3},
-            {"name": "prompt-only", "input_len": 60, "output_len": 1, "num_requests": 2},
-        ],
-        "latency": {"input_len": 20, "output_len": 6, "rounds": 3},
-    } | changes
-    return RunConfig(raw=raw, path="(test)")
-
-
-class Settings(dict):
-    """Arms started per engine settings, which hold a dict and so cannot be keys themselves."""
-
-    def setdefault(self, settings, names):
-        key = (settings.prefix_caching, settings.kv_memory_bytes, settings.max_num_seqs, settings.max_model_len)
-        return super().setdefault(key, names)
-
-
-class Machine:
-    """Fake engines that share a clock and a log of what ran, in order."""
-
-    def __init__(self, speed=SPEED, kill_after=None, **faults):
-        self.speed, self.kill_after, self.faults, self.log = speed, kill_after, faults, []
-        self.settings = Settings()
-
-    def __call__(self, arm, settings, directory):
-        self.settings.setdefault(settings, []).append(arm.name)
-        return FakeEngine(self, arm, settings)
-
-    def measured(self):
-        """(input_len, output_len, arm) of every run but the warm-up, which generates 4 tokens."""
-        return [entry for entry in self.log if entry[1] != 4]
-
-
-class FakeEngine:
-    def __init__(self, machine, arm, settings):
-        self.machine, self.arm, self.settings = machine, arm, settings
-
-    def run(self, input_len, output_len, num_requests, seed, prefix_len=0):
-        machine = self.machine
-        if machine.kill_after is not None and len(machine.measured()) >= machine.kill_after:
-            raise KeyboardInterrupt
-        machine.log.append((input_len, output_len, self.arm.name, seed))
-        time.sleep(machine.faults.get("seconds", 0))
-        rate = machine.speed[self.arm.name]
-        if self.arm.name == "base" and callable(machine.faults.get("slow")):
-            rate *= machine.faults["slow"](machine)
-        tokens = (input_len * num_requests, output_len * num_requests + machine.faults.get("extra", 0))
-        seconds = sum(tokens) / rate
-        tpot = [seconds / 10] * num_requests if output_len > 1 else []
-        cached = 0 if machine.faults.get("cold") else num_requests * (prefix_len // BLOCK * BLOCK)
-        return Run(seconds, *tokens, machine.faults.get("failed", 0), [seconds / 2] * num_requests, tpot, cached)
-
-    def kv(self):
-        caches = costmodel.kv_caches(self.settings.shape, self.arm.cut, self.arm.group)
-        per_token = costmodel.kv_bytes_per_token(self.settings.shape, self.arm.cut, self.arm.group, 4)
-        capacity = self.settings.kv_memory_bytes // (128 * per_token) * 128
-        return {"kv_caches": caches, "kv_bytes_per_token": per_token, "capacity_tokens": capacity}
-
-    def close(self):
-        self.machine.log.append((0, 4, f"closed {self.arm.name}", 0))
+    return throughput_config()
 
 
 def run(config, path, machine):
@@ -213,11 +138,11 @@ def test_half_written_measurement_is_not_taken(config, tmp_path):
 def test_changed_config_measures_again(config, tmp_path):
     run(config, tmp_path, Machine())
     machine = Machine()
-    run(make_config(max_num_batched_tokens=64), tmp_path, machine)
+    run(throughput_config(max_num_batched_tokens=64), tmp_path, machine)
     assert len(machine.measured()) == 27
 
 
-POINTS = make_config()["throughput"]["points"]
+POINTS = throughput_config()["throughput"]["points"]
 SHORTER = {"name": "shorter", "input_len": 30, "output_len": 2, "num_requests": 2}
 
 
@@ -239,7 +164,7 @@ SHORTER = {"name": "shorter", "input_len": 30, "output_len": 2, "num_requests": 
 def test_what_is_added_is_all_that_is_measured(config, tmp_path, changes, again):
     """Of 9 rounds of 3 arms, a change of the configuration measures those again whose engines or load it changed."""
     run(config, tmp_path, Machine())
-    machine, changed = Machine(), make_config(**changes)
+    machine, changed = Machine(), throughput_config(**changes)
     out = run(changed, tmp_path, machine)
     assert len(machine.measured()) == 3 * again
     rows = pd.read_json(out / "measurements.jsonl", lines=True)
@@ -256,7 +181,7 @@ SWEEP = [
 
 def test_points_with_other_flags_have_engines_of_their_own(tmp_path):
     """One set of engines for each: plain, prefix caching, little KV memory; latency is measured on the plain ones."""
-    config, machine = make_config(points=SWEEP), Machine()
+    config, machine = throughput_config(points=SWEEP), Machine()
     summary = pd.read_csv(run(config, tmp_path, machine) / "summary.csv").set_index(["point", "arm"])
     assert list(machine.settings.values()) == [list(SPEED)] * 3
     plain, caching, limited = machine.settings
@@ -275,21 +200,21 @@ def test_points_with_other_flags_have_engines_of_their_own(tmp_path):
 
 def test_little_kv_memory_holds_more_requests_with_across_kv():
     """700 tokens are 6 blocks of the base, rounded up to 10, which are 16 with AcrossKV 4; vLLM keeps one of each."""
-    config = make_config(points=SWEEP)
+    config = throughput_config(points=SWEEP)
     held = {arm.name: held_at_once(config, arm, SWEEP[3]) for arm in arms(config)}
     assert held == {"base": 9 // 2, "skip50": 9 // 2, "skip50-across4": 15 // 2}
     assert held_at_once(config, arms(config)[0], SWEEP[0]) == 3
 
 
 def test_kv_memory_for_no_request_is_refused():
-    config = make_config(points=[SWEEP[3] | {"kv_tokens": 200}])
+    config = throughput_config(points=[SWEEP[3] | {"kv_tokens": 200}])
     with pytest.raises(UserError, match=r"points\.short-of-kv\.kv_tokens: 200; allowed is 384 or more"):
         engine_settings(config, flags(config["throughput"]["points"][0]))
 
 
 def test_a_prefix_that_was_not_cached_is_refused(tmp_path):
     with pytest.raises(UserError, match="throughput cached, arm base, repeat 0: 0 prompt tokens were cached instead"):
-        run(make_config(points=SWEEP), tmp_path, Machine(cold=True))
+        run(throughput_config(points=SWEEP), tmp_path, Machine(cold=True))
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"variants": []}])
@@ -325,7 +250,7 @@ def test_baselines_that_spread_count_as_drift(config, tmp_path):
         return next(rates) if machine.log[-1][1] == 5 else 1
 
     machine = Machine(slow=slow)
-    out = run(make_config(points=config["throughput"]["points"][:1]), tmp_path, machine)
+    out = run(throughput_config(points=config["throughput"]["points"][:1]), tmp_path, machine)
     assert set(pd.read_csv(out / "summary.csv").repeated) == {1}
 
 
@@ -358,7 +283,7 @@ def test_bad_configurations(config, tmp_path):
     empty = RunConfig(config.raw | {"throughput": config["throughput"] | {"points": []}}, "")
     with pytest.raises(UserError, match=r"throughput\.points: empty"):
         run(empty, tmp_path, Machine())
-    clash = make_config(points=[{"name": "latency", "input_len": 5, "output_len": 1, "num_requests": 1}])
+    clash = throughput_config(points=[{"name": "latency", "input_len": 5, "output_len": 1, "num_requests": 1}])
     with pytest.raises(UserError, match="not latency or kv-capacity"):
         run(clash, tmp_path, Machine())
     short = RunConfig(
@@ -405,7 +330,7 @@ def test_model_directories(config, tmp_path):
 def test_a_common_prefix_is_cached_and_nothing_else(tmp_path):
     """Of 300 tokens 270 are common: two whole blocks are found in the cache, each time, on base and student."""
     points = [SWEEP[1] | {"num_requests": 2}]
-    config = make_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 3, "rounds": 1})
+    config = throughput_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 3, "rounds": 1})
     with Fleet(config, tmp_path, wanted=flags(points[0])) as fleet:
         for arm in ("base", "skip50-across4"):
             cached = [fleet[arm].run(300, 3, 2, seed=0, prefix_len=length).cached_tokens for length in (270, 270, 0)]
@@ -419,7 +344,7 @@ def test_real_engines(tmp_path):
         {"name": "mixed", "input_len": 50, "output_len": 5, "num_requests": 3},
         {"name": "prompt-only", "input_len": 60, "output_len": 1, "num_requests": 2},
     ]
-    config = make_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 6, "rounds": 2})
+    config = throughput_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 6, "rounds": 2})
     throughput.run(config, tmp_path / "out", tmp_path / "work")
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert (summary.speedup > 0).all() and len(summary) == 6

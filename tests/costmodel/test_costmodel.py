@@ -9,6 +9,7 @@ from swiftkv import costmodel
 from swiftkv.config import load_config
 from swiftkv.errors import UserError
 from swiftkv.report.tables import beside_published
+from tests.helpers.models import shapes
 
 TINY = {
     "hidden_size": 64,
@@ -18,24 +19,6 @@ TINY = {
     "num_key_value_heads": 2,
     "vocab_size": 96,
 }
-
-
-@st.composite
-def models(draw):
-    """A shape with a cut and a group that divides the late layers."""
-    heads = draw(st.sampled_from([1, 2, 4, 8]))
-    shape = {
-        "hidden_size": 16 * heads * draw(st.integers(1, 4)),
-        "intermediate_size": draw(st.integers(16, 512)),
-        "num_hidden_layers": draw(st.integers(1, 24)),
-        "num_attention_heads": heads,
-        "num_key_value_heads": draw(st.sampled_from([h for h in (1, 2, 4, 8) if heads % h == 0])),
-        "vocab_size": draw(st.integers(16, 4096)),
-    }
-    cut = draw(st.integers(1, shape["num_hidden_layers"]))
-    late = shape["num_hidden_layers"] - cut
-    group = draw(st.sampled_from([n for n in range(1, late + 1) if late % n == 0] or [1]))
-    return shape, cut, group
 
 
 @pytest.mark.parametrize(("cut", "group", "published"), [(80, 1, 302), (60, 1, 228), (40, 1, 154), (40, 4, 153)])
@@ -88,7 +71,7 @@ def test_against_torch_flop_counter():
 
 
 @settings(max_examples=60, deadline=None)
-@given(models(), st.integers(1, 3000), st.integers(1, 300))
+@given(shapes(), st.integers(1, 3000), st.integers(1, 300))
 def test_laws(model, input_len, output_len):
     shape, cut, group = model
     layers = shape["num_hidden_layers"]
@@ -103,7 +86,7 @@ def test_laws(model, input_len, output_len):
 
 
 @settings(max_examples=60, deadline=None)
-@given(models(), st.integers(1, 3000), st.integers(2, 50))
+@given(shapes(), st.integers(1, 3000), st.integers(2, 50))
 def test_generating_adds_decode_steps(model, input_len, output_len):
     """A request costs its prefill plus one decode step per further token, in every part."""
     shape, cut, group = model
@@ -114,7 +97,7 @@ def test_generating_adds_decode_steps(model, input_len, output_len):
 
 
 @settings(max_examples=60, deadline=None)
-@given(models(), st.integers(2, 3000), st.integers(1, 50), st.data())
+@given(shapes(), st.integers(2, 3000), st.integers(1, 50), st.data())
 def test_cached_tokens_leave_the_rest_of_the_prompt(model, input_len, output_len, data):
     """A cached prefix saves its own prefill but for the late layers and logits of one token, which it does not need."""
     shape, cut, group = model
@@ -135,7 +118,7 @@ def test_a_prompt_that_is_cached_whole_is_refused():
 
 
 @settings(max_examples=60, deadline=None)
-@given(models())
+@given(shapes())
 def test_kv_cache_follows_the_formula(model):
     shape, cut, group = model
     layers = shape["num_hidden_layers"]

@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 from scipy import stats
-from test_distill import VARIANTS, make_config
 
 from swiftkv.distill import ablate
 from swiftkv.distill.loop import Options
 from swiftkv.errors import UserError
+from tests.helpers.distillation import VARIANTS, distill_config
 
 ARMS = [
     {"name": "recipe", "published": "hf-8b-skip50-avg-7task"},
@@ -18,7 +18,7 @@ ARMS = [
 
 
 def make(arms=ARMS, seeds=(0, 1)):
-    config = make_config(VARIANTS[2:], steps=2, sequence_length=600, batch_tokens=1200)
+    config = distill_config(VARIANTS[2:], steps=2, sequence_length=600, batch_tokens=1200)
     config.raw["tasks"] = {task: {"records": 3, "values": 1} for task in config["tasks"]}
     config.raw["ablations"] = {"seeds": list(seeds), "probes": 1, "arms": arms}
     return config
@@ -71,4 +71,4 @@ def test_an_unknown_published_id_is_refused():
 
 def test_a_configuration_without_ablations_is_refused(tiny_base, tmp_path):
     with pytest.raises(UserError, match="has no `ablations`"):
-        ablate.run(make_config(), tiny_base, tmp_path / "out", tmp_path / "work")
+        ablate.run(distill_config(), tiny_base, tmp_path / "out", tmp_path / "work")

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 import torch
-from test_distill import SETTINGS, make_batch, make_config
 from transformers import AutoModelForCausalLM
 
 from swiftkv.config import SwiftKVVariant
@@ -16,6 +15,7 @@ from swiftkv.distill.teacher import Teacher
 from swiftkv.errors import UserError
 from swiftkv.modeling.convert import convert
 from swiftkv.workloads.stream import Batch
+from tests.helpers.distillation import SETTINGS, distill_config, make_batch
 
 
 def test_candidates_are_every_cut_with_every_group_that_divides():
@@ -73,7 +73,7 @@ def test_advice_gains_most_within_the_budget():
 
 
 def test_run_writes_the_table_and_names_a_cut(tiny_base, tmp_path, capsys):
-    config = make_config(steps=2, sequence_length=512, batch_tokens=1024)
+    config = distill_config(steps=2, sequence_length=512, batch_tokens=1024)
     advise.run(config, tiny_base, tmp_path / "advice.csv", tmp_path / "work", budget=1.0, probes=1, steps=2)
     frame = pd.read_csv(tmp_path / "advice.csv")
     assert len(frame) == len(advise.candidates(8)) and frame.kl_distilled.notna().all()
@@ -84,7 +84,7 @@ def test_run_writes_the_table_and_names_a_cut(tiny_base, tmp_path, capsys):
 
 def test_nothing_within_the_budget_is_an_error(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(advise, "recommend", lambda frame, budget: None)
-    config = make_config(sequence_length=512, batch_tokens=1024)
+    config = distill_config(sequence_length=512, batch_tokens=1024)
     with pytest.raises(UserError, match=r"no cut keeps 99\.0%"):
         advise.run(config, tiny_base, tmp_path / "advice.csv", tmp_path / "work", budget=0.01, probes=1, steps=0)
     assert (tmp_path / "advice.csv").exists()

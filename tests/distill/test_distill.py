@@ -1,6 +1,5 @@
 """Distillation: loss, selection, shared weights, and that a run learns, resumes, and fails clearly."""
 
-import copy
 import dataclasses
 import math
 import re
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from swiftkv import files
-from swiftkv.config import RunConfig, SwiftKVVariant, load_config
+from swiftkv.config import SwiftKVVariant
 from swiftkv.distill import loop
 from swiftkv.distill.data import select
 from swiftkv.distill.loop import Options
@@ -26,34 +25,7 @@ from swiftkv.distill.trainee import Trainee, rate_at
 from swiftkv.errors import UserError
 from swiftkv.modeling.convert import convert
 from swiftkv.workloads.stream import Batch
-
-PAD = 0
-VARIANTS = [
-    {"name": "late", "skip": 0.25},
-    {"name": "half", "skip": 0.5},
-    {"name": "half-across4", "skip": 0.5, "key_value_group_size": 4},
-]
-SETTINGS = {
-    "steps": 24, "sequence_length": 32, "batch_tokens": 256, "learning_rate": 0.003, "warmup": 0.1,
-    "temperature": 2.0, "hidden_loss": 0.0, "loss_on": "answers",
-    "schedule": "cosine", "init": "group-mean", "train": "qkv", "data": {"source": "tasks"},
-}  # fmt: skip
-
-
-def make_config(variants=VARIANTS, **changes) -> RunConfig:
-    raw = copy.deepcopy(load_config().raw)
-    return RunConfig(raw | {"variants": variants, "distill": SETTINGS | changes}, "test")
-
-
-def make_batch(index: int, rows: int = 8, length: int = 32) -> Batch:
-    """Random rows of different lengths whose second half is the answer; depends on the index alone."""
-    generator = torch.Generator().manual_seed(index)
-    ids = torch.randint(2, 300, (rows, length), generator=generator)
-    ends = torch.randint(length // 2, length + 1, (rows, 1), generator=generator)
-    places = torch.arange(length)
-    ids[places >= ends] = PAD
-    answers = (places >= ends // 2) & (places < ends)
-    return Batch(ids, answers, ends[:, 0])
+from tests.helpers.distillation import PAD, SETTINGS, VARIANTS, distill_config, make_batch
 
 
 def stream(start: int):
@@ -287,7 +259,7 @@ def held_out_kl(base, directory) -> float:
 
 
 def test_a_run_brings_every_student_closer_and_leaves_frozen_weights(tiny_base, tmp_path):
-    rows = distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work")
+    rows = distil(distill_config(), tiny_base, tmp_path / "out", tmp_path / "work")
     frozen = load_file(tiny_base / "model.safetensors")
     for variant in VARIANTS:
         config = SwiftKVVariant(**variant)
@@ -322,12 +294,12 @@ def stop_at(step):
 @pytest.mark.parametrize("every", [0, 1e9])
 def test_interrupted_and_resumed_equals_uninterrupted(tiny_base, tmp_path, monkeypatch, capsys, every):
     """With a checkpoint per step it goes on; without any it starts over; both end where a plain run ends."""
-    plain = distil(make_config(), tiny_base, tmp_path / "plain", tmp_path / "work1")
+    plain = distil(distill_config(), tiny_base, tmp_path / "plain", tmp_path / "work1")
     monkeypatch.setattr(loop, "SAVE_EVERY_S", every)
     with pytest.raises(Interrupted):
-        distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2", stream=stop_at(11))
+        distil(distill_config(), tiny_base, tmp_path / "out", tmp_path / "work2", stream=stop_at(11))
     assert not (tmp_path / "out").exists()
-    resumed = distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
+    resumed = distil(distill_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
     assert ("half resumed at step 11 of 24" in capsys.readouterr().out) == (every == 0)
     assert [row | {"seconds": 0} for row in resumed] == [row | {"seconds": 0} for row in plain]
     for variant in VARIANTS:
@@ -336,16 +308,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(tiny_base, tmp_path, monke
 
 
 def test_a_changed_config_does_not_reuse_old_state(tiny_base, tmp_path, capsys):
-    distil(make_config(steps=3), tiny_base, tmp_path / "out", tmp_path / "work")
-    distil(make_config(steps=3, learning_rate=0.001), tiny_base, tmp_path / "out", tmp_path / "work")
+    distil(distill_config(steps=3), tiny_base, tmp_path / "out", tmp_path / "work")
+    distil(distill_config(steps=3, learning_rate=0.001), tiny_base, tmp_path / "out", tmp_path / "work")
     assert "resumed" not in capsys.readouterr().out
-    distil(make_config(steps=3, learning_rate=0.001), tiny_base, tmp_path / "out", tmp_path / "work")
+    distil(distill_config(steps=3, learning_rate=0.001), tiny_base, tmp_path / "out", tmp_path / "work")
     assert "half resumed at step 3 of 3" in capsys.readouterr().out
 
 
 def test_students_do_not_influence_each_other(tiny_base, tmp_path):
-    together = distil(make_config(steps=4), tiny_base, tmp_path / "a", tmp_path / "wa")
-    alone = distil(make_config(VARIANTS[1:2], steps=4), tiny_base, tmp_path / "b", tmp_path / "wb")
+    together = distil(distill_config(steps=4), tiny_base, tmp_path / "a", tmp_path / "wa")
+    alone = distil(distill_config(VARIANTS[1:2], steps=4), tiny_base, tmp_path / "b", tmp_path / "wb")
     mine = [row | {"seconds": 0} for row in together if row["variant"] == "half"]
     assert mine == [row | {"seconds": 0} for row in alone]
 
@@ -373,10 +345,10 @@ def poison(monkeypatch, step: int, value: float):
 )
 def test_a_failing_student_is_dropped_and_the_others_go_on(tiny_base, tmp_path, monkeypatch, capsys, value, message):
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0)
-    plain = distil(make_config(), tiny_base, tmp_path / "plain", tmp_path / "work1")
+    plain = distil(distill_config(), tiny_base, tmp_path / "plain", tmp_path / "work1")
     with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
         poison(patch, 5, value)
-        distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
+        distil(distill_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
     assert "half: loss" in capsys.readouterr().out
     assert re.search(message.split(": ", 1)[1], files.read_json(tmp_path / "out" / "dropped.json")["half"])
     assert not (tmp_path / "out" / "half").exists()
@@ -384,7 +356,7 @@ def test_a_failing_student_is_dropped_and_the_others_go_on(tiny_base, tmp_path, 
     others = [row["kl"] for row in plain if row["variant"] != "half"]
     assert [row["kl"] for row in rows if row["variant"] != "half"] == others
     if not math.isfinite(value):  # its last checkpoint was sound: the next run goes on from there, for it alone
-        resumed = distil(make_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
+        resumed = distil(distill_config(), tiny_base, tmp_path / "out", tmp_path / "work2")
         assert "half resumed at step 5 of 24" in capsys.readouterr().out
         assert [row["kl"] for row in resumed] == [row["kl"] for row in plain]
         assert not (tmp_path / "out" / "dropped.json").exists()
@@ -402,27 +374,27 @@ def test_infinite_gradient_is_caught_before_the_update(teacher, tmp_path):
 
 
 def test_a_damaged_checkpoint_says_so(tiny_base, tmp_path):
-    distil(make_config(steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
+    distil(distill_config(steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
     (path,) = (tmp_path / "work" / "half" / "step-2").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"half/step-2: damaged checkpoint .*delete"):
-        distil(make_config(steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
+        distil(distill_config(steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
 
 
 def test_micro_batches_add_up_to_the_batch(tiny_base, tmp_path):
-    whole = distil(make_config(hidden_loss=0.3), tiny_base, tmp_path / "a", tmp_path / "wa")
+    whole = distil(distill_config(hidden_loss=0.3), tiny_base, tmp_path / "a", tmp_path / "wa")
     small = distil(
-        make_config(hidden_loss=0.3), tiny_base, tmp_path / "b", tmp_path / "wb", options=Options(96, recompute=True)
+        distill_config(hidden_loss=0.3), tiny_base, tmp_path / "b", tmp_path / "wb", options=Options(96, recompute=True)
     )
     for one, two in zip(whole, small, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-3, abs=1e-6)
 
 
 def test_settings_of_one_variant_change_it_alone(tiny_base, tmp_path):
-    plain = distil(make_config(steps=6), tiny_base, tmp_path / "a", tmp_path / "wa")
+    plain = distil(distill_config(steps=6), tiny_base, tmp_path / "a", tmp_path / "wa")
     late, half, across = VARIANTS
     changed = [late, half | {"distill": {"temperature": 1.0, "steps": 3, "loss_on": "all"}}, across]
-    rows = distil(make_config(changed, steps=6), tiny_base, tmp_path / "b", tmp_path / "wb")
+    rows = distil(distill_config(changed, steps=6), tiny_base, tmp_path / "b", tmp_path / "wb")
     for name in ("late", "half-across4"):
         one, two = ([row["kl"] for row in found if row["variant"] == name] for found in (plain, rows))
         assert one == two
@@ -432,15 +404,15 @@ def test_settings_of_one_variant_change_it_alone(tiny_base, tmp_path):
 
 
 def test_a_variant_added_later_trains_alone(tiny_base, tmp_path, capsys):
-    distil(make_config(VARIANTS[:2], steps=4), tiny_base, tmp_path / "a", tmp_path / "work")
-    rows = distil(make_config(steps=4), tiny_base, tmp_path / "b", tmp_path / "work")
+    distil(distill_config(VARIANTS[:2], steps=4), tiny_base, tmp_path / "a", tmp_path / "work")
+    rows = distil(distill_config(steps=4), tiny_base, tmp_path / "b", tmp_path / "work")
     assert "half resumed at step 4 of 4" in capsys.readouterr().out
-    plain = distil(make_config(steps=4), tiny_base, tmp_path / "c", tmp_path / "other")
+    plain = distil(distill_config(steps=4), tiny_base, tmp_path / "c", tmp_path / "other")
     assert [row["kl"] for row in rows] == [row["kl"] for row in plain]
 
 
 def test_no_steps_gives_the_undistilled_student(tiny_base, tmp_path):
-    assert distil(make_config(steps=0), tiny_base, tmp_path / "out", tmp_path / "work") == []
+    assert distil(distill_config(steps=0), tiny_base, tmp_path / "out", tmp_path / "work") == []
     convert(tiny_base, tmp_path / "raw", 4, 4)
     one, two = (load_file(p / "model.safetensors") for p in (tmp_path / "raw", tmp_path / "out/half-across4"))
     assert set(one) == set(two)
@@ -449,7 +421,7 @@ def test_no_steps_gives_the_undistilled_student(tiny_base, tmp_path):
 
 def test_a_variant_that_skips_nothing_is_written_untrained(tiny_base, tmp_path):
     variants = [{"name": "none", "skip": 0.0}, VARIANTS[1]]
-    rows = distil(make_config(variants, steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
+    rows = distil(distill_config(variants, steps=2), tiny_base, tmp_path / "out", tmp_path / "work")
     assert {row["variant"] for row in rows} == {"half"}
     tokens = make_batch(0).input_ids
     models = [AutoModelForCausalLM.from_pretrained(p) for p in (tiny_base, tmp_path / "out" / "none")]
@@ -457,7 +429,7 @@ def test_a_variant_that_skips_nothing_is_written_untrained(tiny_base, tmp_path):
 
 
 def test_the_task_stream_feeds_a_run(tiny_base, tmp_path):
-    config = make_config(VARIANTS[1:2], steps=2, sequence_length=600, batch_tokens=2400)
+    config = distill_config(VARIANTS[1:2], steps=2, sequence_length=600, batch_tokens=2400)
     config.raw["tasks"] = {task: {"records": 3, "values": 1} for task in config["tasks"]}
     loop.run(config, tiny_base, tmp_path / "out", tmp_path / "work")
     rows = files.read_jsonl(tmp_path / "out" / "distill.jsonl")
@@ -466,9 +438,9 @@ def test_the_task_stream_feeds_a_run(tiny_base, tmp_path):
 
 
 def test_bfloat16_gives_nearly_the_same_losses(tiny_base, tmp_path, monkeypatch):
-    exact = distil(make_config(steps=6), tiny_base, tmp_path / "a", tmp_path / "wa")
+    exact = distil(distill_config(steps=6), tiny_base, tmp_path / "a", tmp_path / "wa")
     monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: True)
-    rough = distil(make_config(steps=6), tiny_base, tmp_path / "b", tmp_path / "wb")
+    rough = distil(distill_config(steps=6), tiny_base, tmp_path / "b", tmp_path / "wb")
     for one, two in zip(exact, rough, strict=True):
         assert two["kl"] == pytest.approx(one["kl"], rel=0.1)
     saved = load_file(tmp_path / "b" / "half" / "model.safetensors")

@@ -6,10 +6,10 @@ import socket
 import openai
 import psutil
 import pytest
-from vllm_helpers import prompts as random_prompts
 
 from swiftkv.engines.server import free_port, server
 from swiftkv.errors import UserError
+from tests.helpers.vllm_helpers import prompts as random_prompts
 
 pytestmark = pytest.mark.vllm
 FLAGS = [

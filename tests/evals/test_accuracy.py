@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swiftkv import files, stats
-from swiftkv.config import RunConfig, load_config, merge
+from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy, accuracy_summary, lm_eval_tasks
 from swiftkv.workloads import tasks
+from tests.helpers.config import make_config
 
 ITEMS = 6
 
 
 def config_of(**changes) -> RunConfig:
-    raw = merge(load_config().raw, {"accuracy": {"items_per_task": ITEMS, "max_new_tokens": 12}})
-    return RunConfig(merge(raw, changes), "test")
+    return make_config({"accuracy": {"items_per_task": ITEMS, "max_new_tokens": 12}}, changes)
 
 
 @pytest.fixture(scope="module")

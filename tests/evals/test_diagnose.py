@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from swiftkv import files
-from swiftkv.config import RunConfig, load_config, merge
+from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.evals import diagnose
 from swiftkv.frames import FRAMES
 from swiftkv.modeling.placement import load_whole
 from swiftkv.workloads import tasks
+from tests.helpers.config import make_config
 
 SMALL = {
     "diagnosis": {"items": 3, "difficulty": [0.2, 0.4], "needles": 2, "needle_tokens": [256, 512]},
@@ -25,7 +26,7 @@ SMALL = {
 
 
 def config_of(**changes) -> RunConfig:
-    return RunConfig(merge(merge(load_config().raw, SMALL), changes), "test")
+    return make_config(SMALL, changes)
 
 
 def rows_of(arm, model, base, probes, tokenizer) -> pd.DataFrame:

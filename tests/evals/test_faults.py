@@ -11,18 +11,16 @@ import pandas as pd
 import pytest
 import torch
 
-from swiftkv.config import ROOT, RunConfig, load_config, merge
+from swiftkv.config import ROOT
 from swiftkv.evals import accuracy_summary, diagnose, gates
 from swiftkv.modeling.convert import convert
 from swiftkv.modeling.placement import load_whole
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer
+from tests.helpers.config import make_config
 
 BASE = ROOT / "workflow" / "resources" / "base"
-CONFIG = RunConfig(
-    merge(load_config().raw, {"verify": {"prompt_lengths": [7, 100], "generate": 8}}),
-    "test",
-)
+CONFIG = make_config({"verify": {"prompt_lengths": [7, 100], "generate": 8}})
 CUT, ITEMS, STUDENT = 6, 50, "skip25"
 
 

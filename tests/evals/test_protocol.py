@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import save_tiny_base
 
 from swiftkv import files
-from swiftkv.config import RunConfig, load_config, merge
+from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import paper_tasks, protocol, protocol_summary
 from swiftkv.evals.paper_tasks import mirror as mirrored
+from tests.helpers.config import make_config
+from tests.helpers.models import save_tiny_base
 
 SUBJECTS = ("anatomy", "virology")
 TEMPLATE = (
@@ -26,7 +27,7 @@ OFFLINE = tuple(mirrored.SETS)
 
 def config_of(**section) -> RunConfig:
     section = {"generation": "transformers", "max_new_tokens": 3, **section}
-    return RunConfig(merge(load_config().raw, {"protocol": section}), "test")
+    return make_config({"protocol": section})
 
 
 def save_arrow(folder: Path) -> None:

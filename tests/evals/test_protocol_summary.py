@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 
 from swiftkv import files
-from swiftkv.config import RunConfig, load_config, merge
+from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import protocol_summary
 from swiftkv.evals.paper_tasks import paper_tasks
 from swiftkv.report import protocol_report
+from tests.helpers.config import make_config
 
 ALIKE = {name: [1, 1, 1, 0] for name, task in paper_tasks().items() if task.seven}
 
@@ -24,9 +25,9 @@ def write_arm(folder: Path, arm: str, scores: dict[str, list[float]], **changes)
     files.write_json(folder / arm / "protocol.json", {"tasks": tasks})
 
 
-def llama() -> RunConfig:
+def llama(*changes: dict) -> RunConfig:
     base = {"base": {"source": "hub", "path": "meta-llama/Llama-3.1-8B-Instruct", "revision": "0" * 40}}
-    return RunConfig(merge(load_config().raw, base), "test")
+    return make_config(base, *changes)
 
 
 def summary(config: RunConfig, folder: Path) -> pd.DataFrame:
@@ -78,7 +79,7 @@ def test_table_has_every_published_row_below_those_of_the_run(tmp_path):
     write_arm(folder, "base", ALIKE)
     write_arm(folder, "skip50", {**ALIKE, "mmlu": [1, 0, 0, 0]}, coverage="whole set; first 4 of each part only")
     write_arm(folder, "base", ALIKE, coverage="whole set; first 4 of each part only")
-    config = RunConfig(merge(llama().raw, {"scale": "cpu"}), "test")
+    config = llama({"scale": "cpu"})
     summary(config, folder)
     protocol_report.run(config, folder, tmp_path)
     numbers = pd.read_csv(folder / "tab-protocol.csv")

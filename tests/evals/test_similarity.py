@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import similarity
+from tests.helpers.config import make_config
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def model(tiny_base):
 
 @pytest.fixture
 def config():
-    return RunConfig(load_config().raw | {"similarity": {"prompts": 5}}, "test")
+    return make_config(instead={"similarity": {"prompts": 5}})
 
 
 def test_sums_of_known_vectors():

@@ -5,10 +5,10 @@ from fractions import Fraction
 import pytest
 
 from swiftkv import files
-from swiftkv.config import RunConfig, load_config, merge
 from swiftkv.errors import UserError
 from swiftkv.evals import gates, reference
 from swiftkv.modeling.convert import convert
+from tests.helpers.config import make_config
 
 SMALL = {
     "variants": [{"name": "skip50-across2", "skip": 0.5, "key_value_group_size": 2}],
@@ -24,7 +24,7 @@ STUDENT = "skip50-across2"
 
 
 def small_config(**changes):
-    return RunConfig(merge(merge(load_config().raw, SMALL), changes), "test")
+    return make_config(SMALL, changes)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_results import build
 
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.frames import FRAMES
 from swiftkv.results import find_root, load, published
+from tests.helpers.synthetic_results import build
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 

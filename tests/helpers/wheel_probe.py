@@ -11,7 +11,8 @@ import pkgutil
 import tempfile
 
 import torch
-from conftest import TINY_SHAPE
+
+from tests.helpers.models import TINY_SHAPE
 
 OPERATORS = ("silu_and_mul", "rms_norm", "fused_add_rms_norm", "rotary_embedding")
 

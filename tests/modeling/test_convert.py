@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from conftest import save_tiny_base
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -14,6 +13,7 @@ from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import check_checkpoint, num_hidden_layers
 from swiftkv.modeling.convert import convert
+from tests.helpers.models import save_tiny_base
 
 
 def weights(directory):

@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY_SHAPE
 from safetensors.torch import load_file, save_file
-from vllm_helpers import RAW, SETTINGS, prompts
 
 from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.checkpoint import check_checkpoint
 from swiftkv.modeling.convert import convert
+from tests.helpers.models import TINY_SHAPE
+from tests.helpers.vllm_helpers import RAW, SETTINGS, prompts
 
 SHAPE = TINY_SHAPE | {"tie_word_embeddings": True, "bos_token_id": None}
 # What sets each family apart: RoPE scaling (Llama 3.x), biases (Qwen2), head size and norms (Qwen3), its own head.

@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from swiftkv.modeling import LlamaSwiftKVConfig, LlamaSwiftKVForCausalLM
 from swiftkv.modeling.decoder import SharedKV
+from tests.helpers.models import TINY_SHAPE
 
 LAYERS = TINY_SHAPE["num_hidden_layers"]
 CUTS = [(4, 1), (4, 2), (4, 4), (6, 1), (3, 5), (1, 7), (7, 1), (8, 1)]

@@ -9,14 +9,12 @@ import sys
 import tarfile
 
 import pytest
+from reduce_vllm import reduce
 
 from swiftkv import provenance
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import selfcheck
-
-sys.path.insert(0, str(ROOT / "workflow"))
-from reduce_vllm import reduce
 
 BUNDLE = ROOT / "requirements" / "h200"
 PYTHON = "{}.{}".format(*sys.version_info[:2])

@@ -1,6 +1,6 @@
 """Pins live in pyproject.toml alone: the locks and environment.yml agree with it and name no machine.
 
-pip's installation of environment.yml is tests/install/environment_by_pip.py: `make test-install`.
+pip's installation of environment.yml is tests/operations/install/environment_by_pip.py: `make test-install`.
 """
 
 import importlib.metadata
@@ -8,19 +8,16 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 
 import pytest
 import yaml
+from export_environment import render
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from snakemake.deployment.conda import MIN_CONDA_VER
 
 from swiftkv.config import ROOT
-
-sys.path.insert(0, str(ROOT / "workflow"))
-from export_environment import render
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]

@@ -15,7 +15,6 @@ from swiftkv.config import ROOT, load_config
 from swiftkv.engines.settings import by_flags, engine_settings
 from swiftkv.planning import memory_plan
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
 SCALES = ("h200", "h100", "h200-short", "h200-dense", "h200-rehearsal")
 RECORD = '#!/bin/sh\n[ "$1" = -c ] && exec {python} "$@"\necho "${{0##*/}} $*" >>{log}\n{then}\n'
 

@@ -4,18 +4,18 @@ import subprocess
 
 import pytest
 
-from swiftkv.config import ROOT, RunConfig, load_config, merge
+from swiftkv.config import ROOT
 from swiftkv.costmodel import LLAMA_8B
 from swiftkv.engines.arms import VLLMEngine
 from swiftkv.engines.settings import Arm, EngineSettings
 from swiftkv.errors import UserError
 from swiftkv.planning import memory_plan
+from tests.helpers.config import make_config
 
 
 def planned(name: str, gib: float = 80, **parallel) -> dict[str, memory_plan.Need]:
-    raw = merge(load_config(ROOT / "config" / f"{name}.yaml").raw, {"parallel": parallel})
-    config = RunConfig(raw, name)
-    return {need.stage: need for need in memory_plan.needs(config, raw["throughput"]["model"], gib)}
+    config = make_config({"parallel": parallel}, of=name)
+    return {need.stage: need for need in memory_plan.needs(config, config["throughput"]["model"], gib)}
 
 
 def fits(needs: dict, gib: float) -> dict[str, bool]:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_costmodel import models
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -19,6 +18,7 @@ from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.checkpoint import read_config
 from swiftkv.planning import distillation
 from swiftkv.workloads.stream import Batch
+from tests.helpers.models import shapes
 
 RUNS = sorted(path.name for path in (ROOT / "config").glob("*.yaml") if path.name != "claims.yaml")
 PAPER, CHAT = load_config(ROOT / "config/paper.yaml"), load_config(ROOT / "config/llama-8b.yaml")
@@ -74,7 +74,7 @@ def test_step_flops_against_torch_counter(tiny_base, monkeypatch, recompute, hid
     assert counter.total == counted
 
 
-@given(models(), st.integers(1, 500), st.floats(0, 1), st.integers(1, 500))
+@given(shapes(), st.integers(1, 500), st.floats(0, 1), st.integers(1, 500))
 def test_laws_of_step_flops(model, tokens, share, context):
     shape, cut, group = model
     at_loss = round(share * tokens)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY_SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from swiftkv.errors import UserError
 from swiftkv.planning import calibration, predict, roofline
 from swiftkv.planning.predict import Observation, Workload
 from swiftkv.planning.simulator import rate_at, step_parts
+from tests.helpers.models import TINY_SHAPE
 
 MACHINE = roofline.Machine("test", (1.0,), (1e9,), 1e8, 1e8, 1e9, 1e-3)
 REFERENCE = ROOT / "results" / "reference" / "epyc-2-cores"

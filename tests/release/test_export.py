@@ -12,7 +12,6 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from synthetic_results import HARDWARE, TASKS, build
 from typer.testing import CliRunner
 
 from swiftkv import files
@@ -26,6 +25,7 @@ from swiftkv.provenance import Provenance
 from swiftkv.release import export, licence, model_card
 from swiftkv.release.evidence import Evidence
 from swiftkv.results import load
+from tests.helpers.synthetic_results import HARDWARE, TASKS, build
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 ARM, CUT, GROUP = "skip50-across2", 4, 2

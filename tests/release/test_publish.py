@@ -3,12 +3,12 @@
 import shutil
 
 import pytest
-from synthetic_results import build
 
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.release import ledger, publish
 from swiftkv.results import Results
+from tests.helpers.synthetic_results import build
 
 COMMITTED = sorted(path.name for path in (ROOT / "results" / "reference").glob("*") if (path / "cpu").is_dir())
 

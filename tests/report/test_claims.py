@@ -8,7 +8,6 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
-from synthetic_results import build, save
 
 from swiftkv import costmodel, files
 from swiftkv.config import ROOT, RunConfig, load_config
@@ -18,6 +17,7 @@ from swiftkv.report import claims
 from swiftkv.report.claims.measurement import Measurement
 from swiftkv.report.claims.verdicts import NOT_REPRODUCED, PARTLY, REPRODUCED, ceiling, judge
 from swiftkv.results import published
+from tests.helpers.synthetic_results import build, save
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 REQUIRED = "ratio-10to1 prefill-compute prefill-speedup throughput-10to1 tpot accuracy kv-memory light-distillation"

@@ -2,11 +2,11 @@
 
 import nbformat
 import pytest
-from synthetic_results import build
 
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.report import claims, notebooks
+from tests.helpers.synthetic_results import build
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 

@@ -6,13 +6,13 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_results import LAYERS, build
 
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.errors import UserError
 from swiftkv.report import plots
 from swiftkv.report.plots.rewiring import Wiring, wirings
 from swiftkv.report.plots.style import WIDTH
+from tests.helpers.synthetic_results import LAYERS, build
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 IDS = "lengths rewiring throughput accuracy-speedup distillation similarity latency diagnosis".split()

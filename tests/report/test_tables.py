@@ -6,12 +6,12 @@ import subprocess
 
 import pandas as pd
 import pytest
-from synthetic_results import build
 
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.report import claims, exhibits, plots, tables
 from swiftkv.results import load
+from tests.helpers.synthetic_results import build
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 IDS = "throughput accuracy compute kv latency lengths claims".split()

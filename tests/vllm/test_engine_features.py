@@ -1,9 +1,9 @@
 """Engine features on a student with AcrossKV: each must give what Transformers, or full prefill, gives."""
 
 import pytest
-from vllm_helpers import RAW, SETTINGS, prompts
 
 from swiftkv.errors import UserError
+from tests.helpers.vllm_helpers import RAW, SETTINGS, prompts
 
 pytestmark = pytest.mark.vllm
 PAGE = 2 * 1 * 32 * 4 * 128  # bytes of a block in one KV cache of the tiny model, float32

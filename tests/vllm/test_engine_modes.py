@@ -9,12 +9,12 @@ import shutil
 
 import pytest
 import torch
-from conftest import save_tiny_base
 from safetensors.torch import load_file, save_file
-from vllm_helpers import RAW, SETTINGS, prompts
 
 from swiftkv.modeling.convert import convert
 from swiftkv.provenance import vector_units
+from tests.helpers.models import save_tiny_base
+from tests.helpers.vllm_helpers import RAW, SETTINGS, prompts
 
 pytestmark = pytest.mark.vllm
 WIDE = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from random import Random
 
 import pytest
-from vllm_helpers import RAW
 
 from swiftkv.modeling.convert import convert
+from tests.helpers.vllm_helpers import RAW
 
 pytestmark = pytest.mark.vllm
 ENGINES, CASES = 12, 17

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from safetensors.torch import load_file, save_file
-from vllm_helpers import RAW, SETTINGS, prompts
 
 from swiftkv.errors import UserError
 from swiftkv.modeling.convert import convert
+from tests.helpers import vllm_helpers
+from tests.helpers.vllm_helpers import RAW, SETTINGS, prompts
 
 pytestmark = pytest.mark.vllm
 LAYERS, BLOCK = 8, 128
@@ -235,8 +236,8 @@ def lives(process) -> bool:
 
 
 def test_served_engine_refuses_goes_on_and_dies_with_its_parent(student):
-    script = Path(__file__).with_name("vllm_helpers.py")
-    command = [sys.executable, str(script), str(student(4, 2))]
+    script = vllm_helpers.__file__
+    command = [sys.executable, script, str(student(4, 2))]
     front = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     try:
         lines = list(itertools.takewhile(lambda line: line != "READY\n", front.stdout))  # ends if the front end does

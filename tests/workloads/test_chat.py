@@ -1,12 +1,12 @@
 """Chats: answers are marked exactly in every shape of template, known data sets are read, others are named."""
 
 import pytest
-from chat_templates import FOLDED, LINES, MARKED, PLAIN, STRIPPED, UNPROMPTED, chat, with_template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swiftkv.errors import UserError
 from swiftkv.workloads.chat import ChatTemplate, messages
+from tests.helpers.chat_templates import FOLDED, LINES, MARKED, PLAIN, STRIPPED, UNPROMPTED, chat, with_template
 
 TEXT = st.text(st.sampled_from("abc ñ漢🙂.,\n"), max_size=12)
 

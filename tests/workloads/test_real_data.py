@@ -5,14 +5,15 @@ import urllib.error
 from contextlib import contextmanager
 
 import pytest
-from real_rows import HAND_MADE, MEETING, items, make_mirror, right
 
 from swiftkv import files
-from swiftkv.config import RunConfig, load_config, merge, validate
+from swiftkv.config import RunConfig, load_config, validate
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy
 from swiftkv.workloads import sqlite_sandbox, traces
 from swiftkv.workloads.real import SETS, defog, nq_open, published, qmsum
+from tests.helpers.config import make_config
+from tests.helpers.real_rows import HAND_MADE, MEETING, items, make_mirror, right
 
 needs_mirror = pytest.mark.skipif(
     not os.environ.get(traces.MIRROR_VARIABLE), reason=f"needs the published files ({traces.MIRROR_VARIABLE})"
@@ -60,7 +61,7 @@ def test_the_network_is_held_to_the_same_sha256(hand_made, monkeypatch):
 
 def config_of(**changes) -> RunConfig:
     small = {"items_per_task": 1, "real": {name: {"items": 1} for name in SETS}}
-    return RunConfig(merge(load_config().raw, {"accuracy": small | changes}), "test")
+    return make_config({"accuracy": small | changes})
 
 
 def test_every_set_has_its_own_limits_and_details(hand_made, tiny_base, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from copy import deepcopy
 
 import pytest
-from real_rows import ADD, QUERIES, items, make_mirror, right
 
 from swiftkv.errors import UserError
 from swiftkv.workloads import real, sqlite_sandbox
@@ -11,6 +10,7 @@ from swiftkv.workloads.real import SETS, defog
 from swiftkv.workloads.real.base import FIM_TOKENS
 from swiftkv.workloads.real.postgres import to_sqlite
 from swiftkv.workloads.tasks.base import Item
+from tests.helpers.real_rows import ADD, QUERIES, items, make_mirror, right
 
 
 @pytest.fixture

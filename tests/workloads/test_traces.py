@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swiftkv import files
-from swiftkv.config import RunConfig, load_config, merge
+from swiftkv.config import load_config
 from swiftkv.errors import UserError
 from swiftkv.workloads import traces
+from tests.helpers.config import make_config
 
 CODE = b"TIMESTAMP,ContextTokens,GeneratedTokens\r\nt0,100,10\r\nt1,300,10\r\n"
 PERCENTILES = ["mean", "p25", "p50", "p75", "p90", "p99"]
@@ -208,7 +209,7 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 
 
 def small_config():
-    return RunConfig(merge(load_config().raw, {"accuracy": {"items_per_task": 5}}), "test")
+    return make_config({"accuracy": {"items_per_task": 5}})
 
 
 def test_run_writes_both_tables_and_where_they_came_from(tokenizer_dir, tmp_path, offline):

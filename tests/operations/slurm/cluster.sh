@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A one-node Slurm with two GPUs that are device files only, without systemd; everything it writes lies below DIR.
-# usage: tests/slurm/cluster.sh start|stop DIR
+# usage: tests/operations/slurm/cluster.sh start|stop DIR
 # Needs root and Debian's slurmctld, slurmd, slurm-client and munge. CPUs and memory are claimed, not measured, so that jobs
 # may ask for what they ask for on a real cluster. /etc/slurm/slurm.conf leads here meanwhile: the Snakemake plugin clears
 # SLURM_CONF from the environment of its jobs.
