@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Add the packages of an optional extra of pyproject.toml to .venv; what the lock has installed stays as it is.
-# usage: workflow/add_extra.sh EXTRA
+# usage: packaging/add_extra.sh EXTRA
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. workflow/package_sources.sh
+. packaging/package_sources.sh
 .venv/bin/python - "$1" <<'PYTHON' | uv pip install --quiet --python .venv/bin/python --requirement -
 import sys
 import tomllib

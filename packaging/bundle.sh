@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Build a folder of parts that installs the suite on a CUDA machine without network (docs/gpu.md).
-# usage: workflow/bundle.sh h200 [options]
-#        workflow/bundle.sh full --vllm vllm==VERSION --torch VERSION [--python 3.12] [options]
+# usage: packaging/bundle.sh h200 [options]
+#        packaging/bundle.sh full --vllm vllm==VERSION --torch VERSION [--python 3.12] [options]
 #   h200   vLLM 0.26.0 reduced to dense models on a Hopper GPU, and what requirements/h200/target.txt does not list
 #   full   this vLLM whole, and everything else but torch (that version) with torch's own requirements
 # options: --out DIR, --data DIR and --model DIR (both may be repeated), --part-mib N
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. workflow/package_sources.sh
+. packaging/package_sources.sh
 fail() { echo "bundle: $*" >&2; exit 2; }
 
 flavour=${1:-}
@@ -68,12 +68,12 @@ if [ "$flavour" = full ]; then
   # shellcheck disable=SC2086  # one option per package
   "${compile[@]}" "$stage/wanted.txt" --override "$stage/overrides.txt" $present --output-file "$resolved" >/dev/null
 fi
-holds="$flavour $python $part_mib $(cat "$resolved" workflow/reduce_vllm.py | sha256sum | cut -d' ' -f1)"
+holds="$flavour $python $part_mib $(cat "$resolved" packaging/reduce_vllm.py | sha256sum | cut -d' ' -f1)"
 if [ "$(cat "$out/packages.txt" 2>/dev/null)" != "$holds" ]; then
   rm -f "$out/packages.txt"
   uv pip install --quiet --target "$stage/packages/site" --python-version "$python" \
     --python-platform x86_64-manylinux_2_31 --no-deps --link-mode copy -r "$resolved"
-  [ "$flavour" = full ] || python3 workflow/reduce_vllm.py "$stage/packages/site"
+  [ "$flavour" = full ] || python3 packaging/reduce_vllm.py "$stage/packages/site"
   pack packages "$stage/packages"
   echo "$holds" >"$out/packages.txt"
 fi
@@ -88,7 +88,7 @@ for directory in ${models[@]+"${models[@]}"}; do cp -r --no-preserve=mode "$dire
 
 printf '%s\n' "flavour=$flavour" "python=$python" "torch=$torch" "commit=$(git rev-parse HEAD)" >"$out/bundle.txt"
 pack project "$tree"
-cp workflow/install.sh "$out/"
+cp packaging/install.sh "$out/"
 (cd "$out" && sha256sum packages-* project-* install.sh bundle.txt >SHA256SUMS)
 
 echo "bundle: $out, for Python $python with torch $torch"

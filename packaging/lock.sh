@@ -3,7 +3,7 @@
 # requirements/h200/bundle.lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. workflow/package_sources.sh
+. packaging/package_sources.sh
 
 export_lock() { # flavour python-version [more uv options]
   uv pip compile --quiet pyproject.toml --extra "$1" --extra dev --python-version "$2" --generate-hashes --no-header \
@@ -20,7 +20,7 @@ from pathlib import Path
 lock = Path("requirements/cpu.lock")
 lock.write_text(re.sub(r"(?m)^(torch==\S+) \\\n(?:    --hash=\S+(?: \\)?\n)+", r"\1\n", lock.read_text()))
 PYTHON
-python3 workflow/export_environment.py
+python3 packaging/export_environment.py
 
 # What the machine of the h200 bundle lacks.
 present=$(sed -n 's|^\([a-z0-9][a-z0-9-]*\).*|--no-emit-package \1|p' requirements/h200/target.txt)

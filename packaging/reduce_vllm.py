@@ -1,4 +1,4 @@
-"""Reduce an installed vLLM 0.26 to what dense models on a Hopper GPU need: python workflow/reduce_vllm.py SITE
+"""Reduce an installed vLLM 0.26 to what dense models on a Hopper GPU need: python packaging/reduce_vllm.py SITE
 
 Its Python code and data stay, and the extension modules of KEPT. The version becomes 0.26.0+reduced, so that every
 record of versions says so.

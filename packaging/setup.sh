@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Create the environment in .venv from the exported lock; does nothing if it is up to date.
-# usage: workflow/setup.sh [cpu|cuda]   (default: cuda where nvidia-smi finds a GPU, else cpu)
+# usage: packaging/setup.sh [cpu|cuda]   (default: cuda where nvidia-smi finds a GPU, else cpu)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ want="$flavour $(cat "$lock" pyproject.toml | sha256sum | cut -d' ' -f1) $PWD"
 if [ -x .venv/bin/swiftkv ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then exit 0; fi
 
 echo "setup: creating .venv ($flavour) ..."
-. workflow/package_sources.sh
+. packaging/package_sources.sh
 rm -f "$stamp"
 uv venv --quiet --allow-existing --python "$python" .venv
 [ "$flavour" = cuda ] || find_cpu_torch

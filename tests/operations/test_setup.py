@@ -1,4 +1,4 @@
-"""workflow/setup.sh with tiny wheels from a server on this machine: where the CPU build of torch is looked for."""
+"""packaging/setup.sh with tiny wheels from a server on this machine: where the CPU build of torch is looked for."""
 
 import base64
 import hashlib
@@ -107,9 +107,9 @@ def site(tmp_path):
 def project(tmp_path, site):
     """A project with the real scripts, whose lock holds torch and the other package."""
     project = tmp_path / "project"
-    (project / "workflow").mkdir(parents=True)
+    (project / "packaging").mkdir(parents=True)
     for script in ("setup.sh", "package_sources.sh"):
-        shutil.copy(ROOT / "workflow" / script, project / "workflow")
+        shutil.copy(ROOT / "packaging" / script, project / "packaging")
     (project / "backend.py").write_text(BACKEND)
     (project / "pyproject.toml").write_text(PYPROJECT.format(links=f"{site.url}/whl/cpu/torch/"))
     (project / "requirements").mkdir()
@@ -120,13 +120,13 @@ def project(tmp_path, site):
 
 
 def set_up(project: Path, *first_on_path: str, **settings: str) -> subprocess.CompletedProcess:
-    """Run workflow/setup.sh with these settings of uv and pip and no others."""
+    """Run packaging/setup.sh with these settings of uv and pip and no others."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_", "SWIFTKV_"))}
     env["PATH"] = os.pathsep.join([*first_on_path, str(ROOT / ".local" / "uv" / "bin"), env["PATH"]])
     assert shutil.which("uv", path=env["PATH"]), "uv is neither on PATH nor in .local/uv, where `make env` puts it"
     env |= {"UV_NO_CONFIG": "1", "UV_CACHE_DIR": str(project / "cache"), "UV_HTTP_RETRIES": "0"}
     env |= {"PIP_CONFIG_FILE": os.devnull, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **settings}
-    command = ["bash", "workflow/setup.sh", "cpu"]
+    command = ["bash", "packaging/setup.sh", "cpu"]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=120)
 
 
