@@ -4,6 +4,8 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.settings.types import DeploymentMethod
+
 from swiftkv import devices
 from swiftkv.config import freeze
 from swiftkv.errors import UserError
@@ -19,9 +21,14 @@ try:
     tasks.check_names(RUN)
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
-# By name, since Snakemake would make an environment from a copy of environment.yml, where the paths in it lead nowhere; and not
-# `swiftkv`, since Snakemake takes the name of a directory for an environment that lies there.
-CONDA_ENVIRONMENT = "swiftkv-repro"
+# With `--sdm conda` by name, since Snakemake would make an environment from a copy of environment.yml, where the paths in it lead
+# nowhere; and not `swiftkv`, since Snakemake takes the name of a directory for an environment that lies there. Otherwise by the
+# file, which Snakemake only reads: to say what an environment of some name holds, it would ask a conda that need not be there.
+CONDA_ENVIRONMENT = (
+    "swiftkv-repro"
+    if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+    else "../../environment.yml"
+)
 # Jobs that run here hold their GPUs; without any, jobs that would take one run one at a time, and where there are too few the
 # command says so. While rules are read, Snakemake does not know yet whether jobs go elsewhere: the profiles of clusters set a
 # limit of their own.
