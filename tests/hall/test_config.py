@@ -62,7 +62,7 @@ def test_variants_of_ones_own_need_no_key_beside_them(parent, section, key, tmp_
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
     monkeypatch.chdir(tmp_path)
     loaded = load_config("mine.yaml")
-    frozen = module.freeze(DEFAULT.raw, ["mine.yaml"], raw)
+    frozen = module.resolve(DEFAULT.raw, ["mine.yaml"], raw)
     assert loaded[section][key] == frozen[section][key] == ["skip50"]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw | {"variants": [{"name": "half", "skip": 0.5}]}))
     assert load_config("mine.yaml")[section][key] == (["half"] if section == "served" else [])
@@ -123,7 +123,7 @@ def test_freeze_writes_what_load_reads_and_leaves_an_unchanged_file_alone(tmp_pa
     assert load_config(frozen.path).sha256 == DEFAULT.sha256
 
 
-def test_freeze_resolves_what_an_overlay_extends(tmp_path, monkeypatch):
+def test_what_an_overlay_extends_is_resolved_and_nothing_written(tmp_path, monkeypatch):
     """As with `snakemake --configfile child.yaml --config seed=5`, which merges the child over the default alone."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "root.yaml").write_text(yaml.safe_dump(DEFAULT.raw))
@@ -131,6 +131,7 @@ def test_freeze_resolves_what_an_overlay_extends(tmp_path, monkeypatch):
     child = {"extends": "parent.yaml", "scale": "child", "distill": {"warmup": 0.25}}
     (tmp_path / "child.yaml").write_text(yaml.safe_dump(child))
     given = {**child, "seed": 5}
-    frozen = module.freeze(merge(DEFAULT.raw, given), ["child.yaml"], given)
+    frozen = module.resolve(merge(DEFAULT.raw, given), ["child.yaml"], given)
     assert frozen["distill"] == {**DEFAULT["distill"], "steps": 7, "warmup": 0.25}
     assert (frozen.scale, frozen.seed) == ("child", 5)
+    assert not (tmp_path / "results").exists()

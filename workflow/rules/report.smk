@@ -2,7 +2,7 @@
 from swiftkv.report.exhibits import FIGURES, TABLES
 
 NOTEBOOKS = ["throughput", "accuracy", "diagnosis"]
-# All that these stages read of a run; the first file tells them where the run is.
+# All that these stages read of a run.
 EVIDENCE = [
     *recorded("<results>/models/distill.jsonl"),
     "<results>/models/base",
@@ -20,9 +20,9 @@ EVIDENCE = [
 
 rule claims:
     input:
-        EVIDENCE,
-        local("config/claims.yaml"),
-        local("config/published.csv"),
+        evidence=EVIDENCE,
+        rules=[project("config/claims.yaml"), project("config/published.csv")],
+        config=CONFIG,
     output:
         report(
             "<results>/claims.csv", caption="../report/claims.rst", category="Claims"
@@ -34,16 +34,17 @@ rule claims:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=RUN.path,
-        run=two_above,
+        config=config_file,
+        run=run_dir,
         out=out_dir,
     shell:
-        "swiftkv claims --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
+        "swiftkv claims --config {params.config:q} --results {params.run:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule figures:
     input:
-        EVIDENCE,
+        evidence=EVIDENCE,
+        config=CONFIG,
     output:
         [
             report(
@@ -61,17 +62,18 @@ rule figures:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=RUN.path,
-        run=two_above,
+        config=config_file,
+        run=run_dir,
         out=out_dir,
     shell:
-        "swiftkv figures --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
+        "swiftkv figures --config {params.config:q} --results {params.run:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule tables:
     input:
-        EVIDENCE,
-        recorded("<results>/claims.csv"),
+        evidence=EVIDENCE,
+        claims=recorded("<results>/claims.csv"),
+        config=CONFIG,
     output:
         [
             report(
@@ -90,27 +92,30 @@ rule tables:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=RUN.path,
-        run=two_above,
+        config=config_file,
+        run=run_dir,
         out=out_dir,
     shell:
-        "swiftkv tables --config {params.config} --results {params.run} --out {params.out} 2>&1 | tee {log}"
+        "swiftkv tables --config {params.config:q} --results {params.run:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule notebook:
     input:
-        EVIDENCE,
-        recorded("<results>/claims.csv"),
-        notebook=local("notebooks/{notebook}.ipynb"),
+        evidence=EVIDENCE,
+        claims=recorded("<results>/claims.csv"),
+        notebook=source_of_notebook,
+        config=CONFIG,
     output:
         executed="<results>/notebooks/{notebook}.ipynb",
         record="<results>/notebooks/{notebook}.ipynb.provenance.json",
     log:
         "<results>/logs/notebook-{notebook}.log",
+    wildcard_constraints:
+        notebook="|".join(NOTEBOOKS),
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=RUN.path,
-        run=two_above,
+        config=config_file,
+        run=run_dir,
     shell:
-        "swiftkv notebook {wildcards.notebook} --config {params.config} --results {params.run} --out {output.executed} 2>&1 | tee {log}"
+        "swiftkv notebook {wildcards.notebook} --config {params.config:q} --results {params.run:q} --out {output.executed:q} 2>&1 | tee {log:q}"
