@@ -42,9 +42,6 @@ if "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", max(most, len(devices.visible())))
 # An input of every rule, for the order of jobs alone: what a change of it reruns is said by each rule's `settings`.
 CONFIG = ancient("<results>/config.yaml")
-# Snakemake compares a rule with what it recorded; a file from elsewhere, or edited by hand, is written anew all the same.
-if is_stale(RUN):
-    workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, RUN.path}
 VARIANTS = [variant.name for variant in RUN.variants]
 CONTROLS = [arm for arm in RUN.accuracy_arms if arm.endswith("-undistilled")]
 
@@ -89,6 +86,14 @@ def base_files(wildcards):
 def model_of(wildcards):
     """The model directory of an accuracy arm."""
     return f"<results>/models/{wildcards.arm}"
+
+
+def nothing_or_force(wildcards):
+    """No input. Snakemake compares a rule with what it recorded of it; a configuration that came from elsewhere or was edited
+    by hand is written anew all the same, here where the graph of jobs is being made."""
+    if is_stale(RUN):
+        workflow.dag.forcefiles.add(RUN.path)
+    return []
 
 
 def whole_config(wildcards):

@@ -2,13 +2,15 @@
 
 
 rule config:
+    input:
+        nothing_or_force,
     output:
         "<results>/config.yaml",
     log:
         "<results>/logs/config.log",
+    localrule: True
     conda:
         CONDA_ENVIRONMENT
-    localrule: True
     params:
         text=whole_config,
     shell:
