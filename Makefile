@@ -39,7 +39,7 @@ test-storage: env
 	@packaging/add_extra.sh storage
 	python -m pytest -s tests/operations/storage/pipeline_on_s3.py
 
-# Notebooks and report in headless Chromium without network (Debian's chromium and chromium-driver; screenshots in results/browser).
+# Notebooks and report in headless Chromium without network (Debian's chromium and chromium-driver; screenshots in .local/browser).
 test-browser: env
 	@packaging/add_extra.sh browser
 	python -m pytest -s tests/operations/browser/pages_in_chromium.py

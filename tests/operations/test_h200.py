@@ -124,14 +124,12 @@ def test_fp8_and_little_memory_get_engines_of_their_own(scale):
     assert small.kv_memory_bytes == pytest.approx(20e9 - 16.06e9 - 1e9, rel=0.05)
 
 
-def test_rehearsal_trains_and_distils():
+def test_rehearsal_trains_and_distils(project):
     """Without compiling, which takes a CPU minutes."""
-    results = ROOT / "results" / "h200-rehearsal"
-    shutil.rmtree(results, ignore_errors=True)
-    command = ["benchmarks/h200.sh", "h200-rehearsal", "base", "distill"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"TORCHDYNAMO_DISABLE": "1"}, capture_output=True, text=True, timeout=600
-    )
+    results = project / "results" / "h200-rehearsal"
+    command = ["bash", project / "benchmarks" / "h200.sh", "h200-rehearsal", "base", "distill"]
+    settings = os.environ | {"PYTHONPATH": str(ROOT), "TORCHDYNAMO_DISABLE": "1"}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(pd.read_csv(results / "logs" / "stages.tsv", sep="\t", header=None)[2]) == {0}
     config = load_config(ROOT / "config" / "h200-rehearsal.yaml")

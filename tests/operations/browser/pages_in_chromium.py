@@ -1,7 +1,7 @@
 """Notebooks in JupyterLab and the HTML report in headless Chromium, without any outside host: `make test-browser`.
 
 Not collected by `make test`: it takes Debian's chromium and chromium-driver and the extra `browser`. Screenshots go to
-results/browser.
+.local/browser.
 """
 
 import json
@@ -22,7 +22,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from swiftkv.config import ROOT
 from swiftkv.report import exhibits
 
-SHOTS = ROOT / "results" / "browser"
+SHOTS = ROOT / ".local" / "browser"
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 LOCAL = "127.0.0.1"
 FLAGS = (

@@ -4,7 +4,6 @@ Not collected by `make test`: it takes root, Debian's Slurm packages and the ext
 """
 
 import re
-import shutil
 import subprocess
 import time
 from itertools import combinations
@@ -16,7 +15,6 @@ from swiftkv.config import ROOT
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
 SCALE = "slurm"
-RESULTS = ROOT / "results" / SCALE
 COMMAND = [
     *"snakemake --workflow-profile profiles/slurm --cores 2 --configfile config/smoke.yaml --config".split(),
     *f"scale={SCALE} --slurm-no-account --slurm-status-command squeue".split(),  # no accounting here, hence squeue
@@ -30,12 +28,12 @@ def jobs() -> list[dict[str, str]]:
     return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line.startswith("JobId")]
 
 
-def kill_job(pipeline: subprocess.Popen, comment: str, pattern: str) -> dict[Path, int]:
+def kill_job(pipeline: subprocess.Popen, results: Path, comment: str, pattern: str) -> dict[Path, int]:
     """Have Slurm kill the running job with this comment once files match `pattern`; those files and their times."""
     while pipeline.poll() is None:
         running = [job for job in jobs() if job.get("Comment") == comment and job["JobState"] == "RUNNING"]
-        if running and list(RESULTS.glob(pattern)):
-            found = {path: path.stat().st_mtime_ns for path in RESULTS.glob(pattern)}
+        if running and list(results.glob(pattern)):
+            found = {path: path.stat().st_mtime_ns for path in results.glob(pattern)}
             subprocess.run(["scancel", "--signal=KILL", "--full", running[0]["JobId"]], check=True)
             return found
         time.sleep(0.5)
@@ -72,29 +70,34 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def kept(cluster):
+def results(cluster) -> Path:
+    return cluster / "run" / "results" / SCALE
+
+
+@pytest.fixture(scope="module")
+def kept(cluster, results):
     """Work that was done when jobs of distillation and accuracy were killed; the pipeline has ended since."""
-    shutil.rmtree(RESULTS, ignore_errors=True)
+    command = [*COMMAND, "--directory", cluster / "run"]
     with open(cluster / "snakemake.log", "w") as log:
-        pipeline = subprocess.Popen(COMMAND, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        pipeline = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     try:
-        kill_job(pipeline, "rule_distill", "work/distill/*/progress.json")
-        done = kill_job(pipeline, "rule_accuracy_wildcards_base", "work/accuracy/base/**/code-*.json")
+        kill_job(pipeline, results, "rule_distill", "work/distill/*/progress.json")
+        done = kill_job(pipeline, results, "rule_accuracy_wildcards_base", "work/accuracy/base/**/code-*.json")
         assert pipeline.wait(timeout=3000) == 0, (cluster / "snakemake.log").read_text()[-6000:]
     finally:
         pipeline.kill()
     return done
 
 
-def test_pipeline_ran_to_the_end(kept):
-    assert (RESULTS / "claims.csv").is_file() and list(RESULTS.glob("tables/*.csv"))
+def test_pipeline_ran_to_the_end(kept, results):
+    assert (results / "claims.csv").is_file() and list(results.glob("tables/*.csv"))
 
 
-def test_killed_jobs_were_retried_and_lost_nothing(kept):
+def test_killed_jobs_were_retried_and_lost_nothing(kept, results):
     for comment in ("rule_distill", "rule_accuracy_wildcards_base"):
         states = [job["JobState"] for job in jobs() if job.get("Comment") == comment]
         assert len(states) == 2 and states[0] != "COMPLETED" and states[1] == "COMPLETED", (comment, states)
-    assert "resumed at step" in (RESULTS / "logs" / "distill.log").read_text()
+    assert "resumed at step" in (results / "logs" / "distill.log").read_text()
     assert kept and all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
 
 

@@ -58,8 +58,6 @@ def store(tmp_path_factory):
     yield folder, os.environ | {f"SNAKEMAKE_STORAGE_S3_{name}": value for name, value in settings.items()}
     server.terminate()
     server.wait(timeout=10)
-    for left in (ROOT / "results" / SCALE, ROOT / ".snakemake" / "storage" / "s3"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def run(environment: dict, command: list[str]) -> str:
@@ -68,32 +66,38 @@ def run(environment: dict, command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-def test_pipeline_runs_on_object_storage(store):
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> list:
+    """The command, in a directory that gets its copies of what is stored."""
+    return [*PIPELINE, "--directory", tmp_path_factory.mktemp("run")]
+
+
+def test_pipeline_runs_on_object_storage(store, pipeline):
     folder, environment = store
-    run(environment, PIPELINE)
+    run(environment, pipeline)
     kept = folder / STORE
     for name in ("claims.csv", "tables/tab-claims.md", "figures/fig-throughput.png", "notebooks/accuracy.ipynb"):
         assert (kept / name).stat().st_size, name
     assert files.read_json(kept / "throughput" / "summary.csv.provenance.json")["scale"] == SCALE
-    assert "Nothing to be done" in run(environment, PIPELINE)
+    assert "Nothing to be done" in run(environment, pipeline)
 
 
 def test_results_in_storage_agree_with_themselves(store, tmp_path):
     folder, environment = store
     shutil.copytree(folder / STORE, tmp_path / SCALE)
-    config = ROOT / "results" / SCALE / "config.yaml"
+    config = tmp_path / SCALE / "config.yaml"
     run(environment, ["swiftkv", "verify-results", str(tmp_path / SCALE), "--config", str(config)])
 
 
-def test_a_lost_file_is_made_again_and_nothing_before_it(store):
+def test_a_lost_file_is_made_again_and_nothing_before_it(store, pipeline):
     folder, environment = store
     (folder / STORE / "claims.csv").unlink()
     time.sleep(CACHED_S + 1)  # rclone lists directories anew
-    planned = run(environment, [*PIPELINE, "-n"])
+    planned = run(environment, [*pipeline, "-n"])
     assert "rule claims:" in planned and "rule tables:" in planned
     assert "rule accuracy" not in planned and "rule distill:" not in planned
 
 
-def test_kubernetes_profile_plans_every_job(store):
-    planned = run(store[1], PROFILE)
+def test_kubernetes_profile_plans_every_job(store, tmp_path):
+    planned = run(store[1], [*PROFILE, "--directory", tmp_path])
     assert "rule throughput:" in planned and "gpu_manufacturer=nvidia" in planned
