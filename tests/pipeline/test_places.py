@@ -1,4 +1,4 @@
-"""Reading the rules writes nothing; the workflow runs in and from any directory, as a module, and where names hold blanks."""
+"""Reading the rules writes nothing; the workflow runs in and from any directory, as a module, with blanks in names."""
 
 import shlex
 import shutil
