@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: reproduce test test-install test-matrix test-slurm test-storage test-browser lint env lock report bundle h200
 
 env:
-	@workflow/setup.sh $(FLAVOUR)
+	@packaging/setup.sh $(FLAVOUR)
 
 # The lock is the operating system's: it vanishes with a killed run, so a stale Snakemake lock can be cleared safely.
 reproduce: env
@@ -21,28 +21,28 @@ test: env
 
 # What conda has pip do with environment.yml, in a fresh environment (minutes, 5 GB on disk until it ends).
 test-install: env
-	python -m pytest -s tests/install/environment_by_pip.py
+	python -m pytest -s tests/operations/install/environment_by_pip.py
 
 # The vLLM tests against other releases, an environment for each (minutes, 4 GB on disk each, less where hard links work).
 MATRIX ?= 0.27.1 0.28.0 0.29.0 0.30.0 0.31.0 --wheels 0.26.0 0.33.0
 test-matrix: env
-	workflow/test_matrix.sh $(MATRIX)
+	packaging/test_matrix.sh $(MATRIX)
 
 # The reduced pipeline on a real one-node Slurm with pretended GPUs (minutes; root, Debian's Slurm and munge: docs/cluster.md).
 test-slurm: env
-	@workflow/add_extra.sh slurm
-	python -m pytest -s tests/slurm/pipeline_on_slurm.py
+	@packaging/add_extra.sh slurm
+	python -m pytest -s tests/operations/slurm/pipeline_on_slurm.py
 
 # The reduced pipeline with all its files in S3-compatible storage, which rclone serves from a directory (minutes).
 test-storage: env
-	@workflow/add_extra.sh kubernetes
-	@workflow/add_extra.sh storage
-	python -m pytest -s tests/storage/pipeline_on_s3.py
+	@packaging/add_extra.sh kubernetes
+	@packaging/add_extra.sh storage
+	python -m pytest -s tests/operations/storage/pipeline_on_s3.py
 
-# Notebooks and report in headless Chromium without network (Debian's chromium and chromium-driver; screenshots in results/browser).
+# Notebooks and report in headless Chromium without network (Debian's chromium and chromium-driver; screenshots in .local/browser).
 test-browser: env
-	@workflow/add_extra.sh browser
-	python -m pytest -s tests/browser/pages_in_chromium.py
+	@packaging/add_extra.sh browser
+	python -m pytest -s tests/operations/browser/pages_in_chromium.py
 
 lint: env
 	ruff check .
@@ -57,7 +57,7 @@ report: env
 # For a CUDA machine without network (docs/gpu.md), e.g. make bundle BUNDLE="h200 --data /my/mirror".
 BUNDLE ?= h200
 bundle: env
-	workflow/bundle.sh $(BUNDLE)
+	packaging/bundle.sh $(BUNDLE)
 
 # The stages of a GPU machine without Snakemake; SCALE=h100 for 80 GB.
 SCALE ?= h200
@@ -65,4 +65,4 @@ h200:
 	benchmarks/h200.sh $(SCALE) $(STAGES)
 
 lock:
-	workflow/lock.sh
+	packaging/lock.sh

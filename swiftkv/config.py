@@ -230,8 +230,8 @@ def campaign(paths: Sequence[str] | None) -> dict[str, dict]:
     return runs
 
 
-def freeze(raw: dict, overlays: Sequence[str | Path] = (), given: Mapping | None = None) -> RunConfig:
-    """Validate a mapping (Snakemake's `config`) and write it to results/<scale>/config.yaml for the commands.
+def resolve(raw: dict, overlays: Sequence[str | Path] = (), given: Mapping | None = None) -> RunConfig:
+    """Validate a mapping (Snakemake's `config`); its path is the one to which `freeze` and the rule `config` write it.
 
     Snakemake knows no `extends`: `overlays` are its --configfile files, and `given` is what these and --config say.
     """
@@ -239,8 +239,23 @@ def freeze(raw: dict, overlays: Sequence[str | Path] = (), given: Mapping | None
         raw = lay(raw, read_layers(path))
     raw = {key: value for key, value in lay(raw, given or {}).items() if key != "extends"}
     validate(raw, "config")
-    path = Path("results") / raw["scale"] / "config.yaml"
-    text = yaml.safe_dump(raw, sort_keys=False)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        files.write_text(path, text)
-    return RunConfig(raw=raw, path=str(path))
+    return RunConfig(raw=raw, path=str(Path("results") / raw["scale"] / "config.yaml"))
+
+
+def frozen_text(config: RunConfig) -> str:
+    """What results/<scale>/config.yaml holds for this configuration."""
+    return yaml.safe_dump(config.raw, sort_keys=False)
+
+
+def is_stale(config: RunConfig) -> bool:
+    """Whether results/<scale>/config.yaml is there and says something else."""
+    path = Path(config.path)
+    return path.is_file() and path.read_text(encoding="utf-8") != frozen_text(config)
+
+
+def freeze(raw: dict) -> RunConfig:
+    """Validate a mapping and write it to results/<scale>/config.yaml, which every command reads."""
+    config = resolve(raw)
+    if is_stale(config) or not Path(config.path).is_file():
+        files.write_text(config.path, frozen_text(config))
+    return config

@@ -6,19 +6,11 @@ import os
 import hypothesis
 import pytest
 
+from tests.helpers.models import save_tiny_base
+
 # How long an example takes depends on what else the machine does; timings belong in benchmarks.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
-
-TINY_SHAPE = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "vocab_size": 300,
-    "max_position_embeddings": 2048,
-}
 
 
 @atexit.register
@@ -26,27 +18,6 @@ def silence_the_end() -> None:
     """Triton's bindings say what they leak when the interpreter ends; pytest's summary is to be the last line."""
     with open(os.devnull, "w") as sink:
         os.dup2(sink.fileno(), 2)
-
-
-def save_tiny_base(directory, tokenizer, seed: int = 0, std: float = 0.15, **changes) -> None:
-    """Save a random Llama whose weights are large enough for clearly different logits per position."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    ids = {
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    config = LlamaConfig(**{**TINY_SHAPE, "initializer_range": std, "tie_word_embeddings": True, **ids, **changes})
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:  # weights of one would hide a wrong norm
-                parameter.uniform_(0.6, 1.4)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
 
 
 @pytest.fixture(scope="session")

@@ -4,30 +4,44 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.settings.types import DeploymentMethod
+
 from swiftkv import devices
-from swiftkv.config import freeze
+from swiftkv.config import frozen_text, is_stale, resolve
 from swiftkv.errors import UserError
+from swiftkv.files import ROOT
 from swiftkv.workloads import tasks
 
-# Validated, and also written to RUN.path, which every command reads. A run of workflow/campaign.smk comes validated.
-GIVEN = workflow.config_settings.overwrite_config
+# Validated; the rule `config` writes it to RUN.path, which every command reads. Reading the rules writes nothing, so that a dry
+# run leaves a run in progress alone. A module that was handed its configuration (workflow/campaign.smk) takes no other.
 try:
-    if "runs" in GIVEN:
-        RUN = freeze(config)
+    if workflow.modifier.skip_configfile:
+        RUN = resolve(config)
     else:
-        RUN = freeze(config, workflow.config_settings.configfiles, GIVEN)
+        RUN = resolve(
+            config,
+            workflow.config_settings.configfiles,
+            workflow.config_settings.overwrite_config,
+        )
     tasks.check_names(RUN)
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
-# By name, since Snakemake would make an environment from a copy of environment.yml, where the paths in it lead nowhere; and not
-# `swiftkv`, since Snakemake takes the name of a directory for an environment that lies there.
-CONDA_ENVIRONMENT = "swiftkv-repro"
+# With `--sdm conda` by name, since Snakemake would make an environment from a copy of environment.yml, where the paths in it lead
+# nowhere; and not `swiftkv`, since Snakemake takes the name of a directory for an environment that lies there. Otherwise by the
+# file, which Snakemake only reads: to say what an environment of some name holds, it would ask a conda that need not be there.
+CONDA_ENVIRONMENT = (
+    "swiftkv-repro"
+    if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+    else "../../environment.yml"
+)
 # Jobs that run here hold their GPUs; without any, jobs that would take one run one at a time, and where there are too few the
 # command says so. While rules are read, Snakemake does not know yet whether jobs go elsewhere: the profiles of clusters set a
 # limit of their own.
 if "gpu" not in workflow.global_resources:
     most = max(RUN.tensor_parallel_size, RUN.fsdp_world_size)
     workflow.register_resource("gpu", max(most, len(devices.visible())))
+# An input of every rule, for the order of jobs alone: what a change of it reruns is said by each rule's `settings`.
+CONFIG = ancient("<results>/config.yaml")
 VARIANTS = [variant.name for variant in RUN.variants]
 CONTROLS = [arm for arm in RUN.accuracy_arms if arm.endswith("-undistilled")]
 
@@ -48,11 +62,25 @@ def recorded(*paths):
     return [name for path in paths for name in (path, f"{path}.provenance.json")]
 
 
+def project(path):
+    """A file of the project that a command reads from there, wherever the working directory is; by its short name where that
+    is the project."""
+    whole = ROOT / path
+    return local(path if Path(path).resolve() == whole else str(whole))
+
+
+def source_of_notebook(wildcards):
+    """The notebook that is run."""
+    return project(f"notebooks/{wildcards.notebook}.ipynb")
+
+
 def base_files(wildcards):
     """Weights of a base model that lies in a directory: another model there reruns everything."""
-    if RUN["base"]["source"] not in ("embedded", "local"):
+    base = RUN["base"]
+    if base["source"] not in ("embedded", "local"):
         return []
-    return local(sorted(map(str, Path(RUN["base"]["path"]).glob("*.safetensors"))))
+    place = base["path"] if Path(base["path"]).is_dir() else ROOT / base["path"]
+    return local(sorted(map(str, Path(place).glob("*.safetensors"))))
 
 
 def model_of(wildcards):
@@ -60,17 +88,43 @@ def model_of(wildcards):
     return f"<results>/models/{wildcards.arm}"
 
 
-def out_dir(wildcards, output):
-    """The directory of a rule's outputs."""
-    return os.path.dirname(output[0])
+def nothing_or_force(wildcards):
+    """No input. Snakemake compares a rule with what it recorded of it; a configuration that came from elsewhere or was edited
+    by hand is written anew all the same, here where the graph of jobs is being made."""
+    if is_stale(RUN):
+        workflow.dag.forcefiles.add(RUN.path)
+    return []
+
+
+def whole_config(wildcards):
+    """The text of the run's configuration; by a function, since Snakemake would take braces in a text for wildcards."""
+    return frozen_text(RUN)
+
+
+def config_file(wildcards, input):
+    """The run's configuration: results/<scale>/config.yaml, or where object storage keeps it here."""
+    return input.config
+
+
+def run_dir(wildcards, input):
+    """The run's directory, which is the configuration's."""
+    return os.path.dirname(input.config)
 
 
 def models_dir(wildcards, input):
     """The directory that holds one model directory per arm."""
-    return os.path.dirname(input.base)
+    return os.path.join(run_dir(wildcards, input), "models")
 
 
-def two_above(wildcards, input):
-    """Two above the first input: of a file of a stage the run's directory, results/<scale> or where object storage keeps
-    it here; of an arm's scores the directory that holds one per arm."""
-    return os.path.dirname(os.path.dirname(input[0]))
+def arms_dir(stage):
+    """The directory of a stage that holds one directory per arm."""
+
+    def directory(wildcards, input):
+        return os.path.join(run_dir(wildcards, input), stage)
+
+    return directory
+
+
+def out_dir(wildcards, output):
+    """The directory of a rule's outputs."""
+    return os.path.dirname(output[0])

@@ -4,8 +4,9 @@ from swiftkv.report.exhibits import SWEEP_FIGURES
 
 rule predict:
     input:
-        "<results>/throughput/summary.csv",
-        "<results>/throughput/latency.csv",
+        summary="<results>/throughput/summary.csv",
+        latency="<results>/throughput/latency.csv",
+        config=CONFIG,
     output:
         collect(
             "<results>/predictions/{file}",
@@ -16,18 +17,19 @@ rule predict:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=RUN.path,
-        results=two_above,
+        config=config_file,
+        results=run_dir,
         out=out_dir,
         settings=section("variants", "throughput"),
     shell:
-        "swiftkv predict --config {params.config} --results {params.results} --out {params.out} 2>&1 | tee {log}"
+        "swiftkv predict --config {params.config:q} --results {params.results:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule sweep_figures:
     input:
-        "<results>/throughput/kv_capacity.csv",
-        rules.predict.output,
+        capacity="<results>/throughput/kv_capacity.csv",
+        predictions=rules.predict.output,
+        config=CONFIG,
     output:
         collect("<results>/figures/{figure}.png", figure=SWEEP_FIGURES),
     log:
@@ -35,10 +37,10 @@ rule sweep_figures:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=RUN.path,
+        config=config_file,
         out=out_dir,
     shell:
-        "swiftkv figures --sweep --config {params.config} --out {params.out} 2>&1 | tee {log}"
+        "swiftkv figures --sweep --config {params.config:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule sweep:

@@ -1,0 +1,355 @@
+"""Interleaving, resume, validation and summaries with a fake engine; one short run on real vLLM engines."""
+
+import json
+import multiprocessing
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+from swiftkv import costmodel, files
+from swiftkv.bench import latency, rounds, throughput
+from swiftkv.config import RunConfig, load_config
+from swiftkv.engines.arms import Fleet, write_model
+from swiftkv.engines.settings import Arm, arms, engine_settings, flags, held_at_once
+from swiftkv.errors import UserError
+from tests.helpers.fake_engines import SPEED, Machine, throughput_config
+
+
+@pytest.fixture
+def config():
+    return throughput_config()
+
+
+def run(config, path, machine):
+    throughput.run(config, path / "out", path / "work", factory=machine)
+    return path / "out"
+
+
+def test_arms_take_turns(config, tmp_path):
+    """Every round holds each arm once on the same requests, and the arm that goes first rotates."""
+    machine = Machine()
+    run(config, tmp_path, machine)
+    loads = [entry for entry in machine.measured() if entry[1] != 6]
+    cycles = [loads[i : i + 3] for i in range(0, len(loads), 3)]
+    assert len(cycles) == 2 * 3
+    for cycle in cycles:
+        assert {arm for _, _, arm, _ in cycle} == set(SPEED)
+        assert len({(i, o, seed) for i, o, _, seed in cycle}) == 1
+    assert [cycle[0][2] for cycle in cycles if cycle[0][1] == 5] == list(SPEED)
+    assert [entry[2] for entry in machine.log[-3:]] == [f"closed {arm}" for arm in SPEED]
+
+
+def test_results(config, tmp_path):
+    out = run(config, tmp_path, Machine())
+    summary = pd.read_csv(out / "summary.csv").set_index(["point", "arm"])
+    row = summary.loc["mixed", "skip50"]
+    assert (row.speedup, row.ci_low, row.ci_high) == pytest.approx((1.8, 1.8, 1.8))
+    limit = costmodel.workload_speedup_limit(config["throughput"]["model"], 4, 1, 50, 5)
+    assert (row.limit, row.share_of_limit) == pytest.approx((limit, 1.8 / limit))
+    assert (summary.loc["mixed", "base"].speedup, row.repeats, row.weights) == (1, 3, "dummy")
+    measurements = [json.loads(line) for line in (out / "measurements.jsonl").read_text().splitlines()]
+    assert len(measurements) == 2 * 3 * 3
+    assert {(row["prompt_tokens"], row["output_tokens"], row["failed"]) for row in measurements} == {
+        (150, 15, 0),
+        (120, 2, 0),
+    }
+    unloaded = pd.read_csv(out / "latency.csv").set_index("arm")
+    assert unloaded.tpot_ratio["skip50"] == pytest.approx(100 / 180)
+    for name in throughput.FILES:
+        assert json.loads((out / f"{name}.provenance.json").read_text())["weights"] == "dummy"
+
+
+def test_every_request_is_kept(config, tmp_path):
+    """Per-request times belong to their measurement, and are not in measurements.jsonl."""
+    out = run(config, tmp_path, Machine())
+    requests = pd.DataFrame(files.read_jsonl(out / "requests.jsonl.gz"))
+    measurements = pd.DataFrame(files.read_jsonl(out / "measurements.jsonl"))
+    assert not {"ttft_s", "tpot_s"} & set(measurements.columns)
+    keys = ["point", "arm", "repeat"]
+    of = requests.groupby(keys).agg(
+        p50=("ttft_s", "median"), tokens=("output_tokens", "sum"), number=("request", "size")
+    )
+    joined = measurements.set_index(keys).join(of)
+    assert (joined.p50 == joined.ttft_p50_s).all() and (joined.number == joined.num_requests).all()
+    assert (joined.tokens == joined.output_tokens).all()
+    assert (requests.tpot_s.isna() == (requests.point == "prompt-only")).all()
+
+
+def test_short_measurements_are_counted_and_said(config, tmp_path, capsys):
+    """Of the fake arms only skip50 and skip50-across4 take less than a second, on either workload."""
+    del config["throughput"]["min_seconds"]
+    summary = pd.read_csv(run(config, tmp_path, Machine()) / "summary.csv")
+    expected = [0 if arm == "base" else 3 for arm in summary.arm]
+    assert list(summary.too_short) == expected
+    assert capsys.readouterr().out.count("too short: ") == sum(expected)
+
+
+def test_kv_capacity_is_exact(config, tmp_path):
+    """The shared KV memory is whole blocks in every arm, so the ratio has no rounding in it."""
+    capacity = pd.read_csv(run(config, tmp_path, Machine()) / "kv_capacity.csv").set_index("arm")
+    assert list(capacity.ratio_to_base) == list(capacity.formula_ratio)
+    assert capacity.formula_ratio["skip50-across4"] == 8 / 5
+    assert capacity.kv_caches["skip50-across4"] == 5
+
+
+@pytest.mark.parametrize("kill_after", [0, 1, 4, 8, 17, 19, 26])
+def test_resume_after_a_kill(config, tmp_path, kill_after):
+    """Complete rounds are kept, an incomplete one is measured again whole, and nothing is written before the end."""
+    first, second = Machine(kill_after=kill_after), Machine()
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path, first)
+    assert not (tmp_path / "out").exists()
+    out = run(config, tmp_path, second)
+    assert len(second.measured()) == 27 - kill_after // 3 * 3
+    assert len(pd.read_json(out / "measurements.jsonl", lines=True)) == 18
+    third = Machine()
+    run(config, tmp_path, third)
+    assert third.log == []
+
+
+def test_resume_after_sigkill(config, tmp_path):
+    """A process killed while it measures leaves whole files only; the next one goes on from the complete rounds."""
+    child = multiprocessing.get_context("fork").Process(target=run, args=(config, tmp_path, Machine(seconds=0.02)))
+    child.start()
+    while len(list((tmp_path / "work").glob("*/*/*/[a-z]*.json"))) < 5:
+        assert child.is_alive()
+        time.sleep(0.005)
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL and not (tmp_path / "out").exists()
+    done = len([path for path in (tmp_path / "work").glob("*/*/*") if len(list(path.glob("[a-z]*.json"))) == 3])
+    machine = Machine()
+    out = run(config, tmp_path, machine)
+    assert 1 <= done < 9 and len(machine.measured()) == 27 - 3 * done
+    assert len(pd.read_csv(out / "summary.csv")) == 6
+
+
+def test_half_written_measurement_is_not_taken(config, tmp_path):
+    run(config, tmp_path, Machine())
+    directory = next((tmp_path / "work").glob("*/mixed/001-0"))
+    (directory / "skip50.json").rename(directory / ".skip50.json.x1y2.json")
+    machine = Machine()
+    run(config, tmp_path, machine)
+    assert [arm for _, _, arm, _ in machine.measured()] == ["skip50", "skip50-across4", "base"]
+
+
+def test_changed_config_measures_again(config, tmp_path):
+    run(config, tmp_path, Machine())
+    machine = Machine()
+    run(throughput_config(max_num_batched_tokens=64), tmp_path, machine)
+    assert len(machine.measured()) == 27
+
+
+POINTS = throughput_config()["throughput"]["points"]
+SHORTER = {"name": "shorter", "input_len": 30, "output_len": 2, "num_requests": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({"repeats": 4}, 2),
+        ({"repeats": 2}, 0),
+        ({"points": [*POINTS, SHORTER]}, 3),
+        ({"points": [POINTS[0] | {"input_len": 40}, POINTS[1]]}, 3),
+        ({"latency": {"input_len": 20, "output_len": 6, "rounds": 5}}, 2),
+        ({"latency": {"input_len": 21, "output_len": 6, "rounds": 3}}, 3),
+        ({"min_seconds": 0.1}, 0),
+        ({"points": [*POINTS, SHORTER | {"input_len": 300}]}, 12),
+        ({"points": [*POINTS, SHORTER | {"num_requests": 9}]}, 12),
+        ({"points": [*POINTS, SHORTER | {"input_len": 300, "prefix_share": 0.5}]}, 3),
+    ],
+)
+def test_what_is_added_is_all_that_is_measured(config, tmp_path, changes, again):
+    """Of 9 rounds of 3 arms, a change of the configuration measures those again whose engines or load it changed."""
+    run(config, tmp_path, Machine())
+    machine, changed = Machine(), throughput_config(**changes)
+    out = run(changed, tmp_path, machine)
+    assert len(machine.measured()) == 3 * again
+    rows = pd.read_json(out / "measurements.jsonl", lines=True)
+    assert len(rows) == 3 * changed["throughput"]["repeats"] * len(changed["throughput"]["points"])
+
+
+SWEEP = [
+    {"name": "plain", "input_len": 50, "output_len": 5, "num_requests": 3},
+    {"name": "cached", "input_len": 300, "output_len": 5, "num_requests": 3, "prefix_share": 0.9},
+    {"name": "uncached", "input_len": 300, "output_len": 5, "num_requests": 3, "prefix_share": 0},
+    {"name": "short-of-kv", "input_len": 130, "output_len": 100, "num_requests": 9, "kv_tokens": 700},
+]
+
+
+def test_points_with_other_flags_have_engines_of_their_own(tmp_path):
+    """One set of engines for each: plain, prefix caching, little KV memory; latency is measured on the plain ones."""
+    config, machine = throughput_config(points=SWEEP), Machine()
+    summary = pd.read_csv(run(config, tmp_path, machine) / "summary.csv").set_index(["point", "arm"])
+    assert list(machine.settings.values()) == [list(SPEED)] * 3
+    plain, caching, limited = machine.settings
+    assert (plain[0], caching[0], limited[0]) == (False, True, False)
+    assert plain[2:] == (3, 128) and caching[2:] == (3, 384) and limited[2:] == (9, 256)
+    assert [entry[2] for entry in machine.log[-3:]] == [f"closed {arm}" for arm in SPEED]
+    assert summary.cached_len.groupby("point").first().to_dict() == {
+        "plain": 0, "cached": 256, "uncached": 0, "short-of-kv": 0
+    }  # fmt: skip
+    shape = config["throughput"]["model"]
+    limit = costmodel.workload_speedup_limit(shape, 4, 1, 300, 5, cached=256)
+    assert summary.loc[("cached", "skip50"), "limit"] == pytest.approx(limit)
+    assert limit < summary.loc[("uncached", "skip50"), "limit"]
+    assert summary.kv_tokens.dropna().unique().tolist() == [700]
+
+
+def test_little_kv_memory_holds_more_requests_with_across_kv():
+    """700 tokens are 6 blocks of the base, rounded up to 10, which are 16 with AcrossKV 4; vLLM keeps one of each."""
+    config = throughput_config(points=SWEEP)
+    held = {arm.name: held_at_once(config, arm, SWEEP[3]) for arm in arms(config)}
+    assert held == {"base": 9 // 2, "skip50": 9 // 2, "skip50-across4": 15 // 2}
+    assert held_at_once(config, arms(config)[0], SWEEP[0]) == 3
+
+
+def test_kv_memory_for_no_request_is_refused():
+    config = throughput_config(points=[SWEEP[3] | {"kv_tokens": 200}])
+    with pytest.raises(UserError, match=r"points\.short-of-kv\.kv_tokens: 200; allowed is 384 or more"):
+        engine_settings(config, flags(config["throughput"]["points"][0]))
+
+
+def test_a_prefix_that_was_not_cached_is_refused(tmp_path):
+    with pytest.raises(UserError, match="throughput cached, arm base, repeat 0: 0 prompt tokens were cached instead"):
+        run(throughput_config(points=SWEEP), tmp_path, Machine(cold=True))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"variants": []}])
+def test_fingerprint_depends_on_the_config(config, change):
+    assert rounds.fingerprint(config) != rounds.fingerprint(RunConfig(config.raw | change, ""))
+
+
+def test_drifting_baseline_is_measured_again(config, tmp_path, capsys):
+    """One slow repeat is redone: the summary counts it, without a note, and the provenance keeps what was dropped."""
+
+    def slow(machine):
+        mixed = [entry for entry in machine.log if entry[1:3] == (5, "base")]
+        return 0.5 if len(mixed) == 2 and machine.log[-1][1] == 5 else 1
+
+    machine = Machine(slow=slow)
+    out = run(config, tmp_path, machine)
+    assert len(machine.measured()) == 27 + 3
+    record = json.loads((out / "summary.csv.provenance.json").read_text())["redone_rounds"]
+    assert [(row["point"], row["repeat"], row["total_tokens_per_s"]["base"]) for row in record] == [("mixed", 1, 50)]
+    summary = pd.read_csv(out / "summary.csv").set_index("point")
+    assert summary.notes.isna().all() and (summary.repeated == (summary.index == "mixed")).all()
+    measurements = pd.read_json(out / "measurements.jsonl", lines=True)
+    again = (measurements.point == "mixed") & (measurements.repeat == 1)
+    assert (measurements.attempt == again).all()
+    assert capsys.readouterr().out.count("repeat 1 again, its baseline drifted") == 1
+
+
+def test_baselines_that_spread_count_as_drift(config, tmp_path):
+    """Neither repeat is 10% from the median, but the fastest is 15% faster than the slowest."""
+    rates = iter([1, 1.07, 0.93] * 2)
+
+    def slow(machine):
+        return next(rates) if machine.log[-1][1] == 5 else 1
+
+    machine = Machine(slow=slow)
+    out = run(throughput_config(points=config["throughput"]["points"][:1]), tmp_path, machine)
+    assert set(pd.read_csv(out / "summary.csv").repeated) == {1}
+
+
+def test_lasting_drift_is_bounded_and_noted(config, tmp_path):
+    machine = Machine(slow=lambda machine: 1 / len(machine.log))
+    out = run(config, tmp_path, machine)
+    assert len(machine.measured()) == 27 + 3 * 2 * throughput.MAX_REDONE
+    summary = pd.read_csv(out / "summary.csv")
+    assert summary.notes.str.contains("baseline moved").all() and (summary.repeated == throughput.MAX_REDONE).all()
+    again = Machine()
+    run(config, tmp_path, again)
+    assert again.log == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "message"),
+    [
+        (Machine(failed=1), "throughput mixed, arm base, repeat 0: 1 of 3 requests failed"),
+        (Machine(extra=1), "throughput mixed, arm base, repeat 0: 16 output tokens instead of 15"),
+    ],
+)
+def test_invalid_measurements_are_refused(config, tmp_path, machine, message):
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path, machine)
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "work").glob("*/mixed/*/*.json"))
+
+
+def test_bad_configurations(config, tmp_path):
+    empty = RunConfig(config.raw | {"throughput": config["throughput"] | {"points": []}}, "")
+    with pytest.raises(UserError, match=r"throughput\.points: empty"):
+        run(empty, tmp_path, Machine())
+    clash = throughput_config(points=[{"name": "latency", "input_len": 5, "output_len": 1, "num_requests": 1}])
+    with pytest.raises(UserError, match="not latency or kv-capacity"):
+        run(clash, tmp_path, Machine())
+    short = RunConfig(
+        config.raw | {"throughput": config["throughput"] | {"latency": {"input_len": 1, "output_len": 1, "rounds": 1}}},
+        "",
+    )
+    with pytest.raises(UserError, match="leaves no TPOT"):
+        latency.lengths(short)
+
+
+def test_missing_engine(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "swiftkv.engines.engine", None)
+    with pytest.raises(UserError, match="no vLLM engine"):
+        throughput.run(config, tmp_path / "out", tmp_path / "work")
+
+
+def test_engine_settings_hold_every_load():
+    """At the default scale: all requests of the largest load fit the base's KV cache, in whole blocks of every arm."""
+    config = load_config()
+    settings, shape = engine_settings(config), config["throughput"]["model"]
+    page = 128 * 2 * shape["num_key_value_heads"] * costmodel.head_dim(shape) * 2
+    for point in config["throughput"]["points"]:
+        tokens = point["num_requests"] * (point["input_len"] + point["output_len"])
+        assert settings.kv_memory_bytes >= page / 128 * shape["num_hidden_layers"] * tokens
+        assert point["num_requests"] <= settings.max_num_seqs
+        assert point["input_len"] + point["output_len"] <= settings.max_model_len
+    for arm in arms(config):
+        assert settings.kv_memory_bytes % (page * costmodel.kv_caches(shape, arm.cut, arm.group)) == 0
+
+
+def test_model_directories(config, tmp_path):
+    """config.json alone; base and student differ in the SwiftKV fields only."""
+    settings = engine_settings(config)
+    base = write_model(Arm("base", 8, 1), settings, tmp_path / "base")
+    student = write_model(Arm("skip50-across4", 4, 4), settings, tmp_path / "student")
+    assert [path.name for path in student.iterdir()] == ["config.json"]
+    one, other = (json.loads((path / "config.json").read_text()) for path in (base, student))
+    assert (one["model_type"], other["model_type"]) == ("llama", "llama_swiftkv")
+    assert (other["num_key_value_layers"], other["key_value_group_size"]) == (4, 4)
+    assert {key for key in one if one[key] != other.get(key)} == {"architectures", "model_type"}
+
+
+@pytest.mark.vllm
+def test_a_common_prefix_is_cached_and_nothing_else(tmp_path):
+    """Of 300 tokens 270 are common: two whole blocks are found in the cache, each time, on base and student."""
+    points = [SWEEP[1] | {"num_requests": 2}]
+    config = throughput_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 3, "rounds": 1})
+    with Fleet(config, tmp_path, wanted=flags(points[0])) as fleet:
+        for arm in ("base", "skip50-across4"):
+            cached = [fleet[arm].run(300, 3, 2, seed=0, prefix_len=length).cached_tokens for length in (270, 270, 0)]
+            assert cached == [512, 512, 0]
+
+
+@pytest.mark.vllm
+def test_real_engines(tmp_path):
+    """Three live engines of a tiny shape in one process, end to end."""
+    points = [
+        {"name": "mixed", "input_len": 50, "output_len": 5, "num_requests": 3},
+        {"name": "prompt-only", "input_len": 60, "output_len": 1, "num_requests": 2},
+    ]
+    config = throughput_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 6, "rounds": 2})
+    throughput.run(config, tmp_path / "out", tmp_path / "work")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert (summary.speedup > 0).all() and len(summary) == 6
+    capacity = pd.read_csv(tmp_path / "out" / "kv_capacity.csv").set_index("arm")
+    assert list(capacity.kv_caches) == [8, 8, 5]
+    assert list(capacity.ratio_to_base) == list(capacity.formula_ratio)
+    unloaded = pd.read_csv(tmp_path / "out" / "latency.csv")
+    assert (unloaded[["ttft_median_s", "tpot_median_s"]] > 0).all(axis=None)

@@ -1,0 +1,137 @@
+"""The configuration: validated, merged, and wrong in ways that are named."""
+
+import pytest
+import yaml
+
+from swiftkv import config as module
+from swiftkv.config import SwiftKVVariant, check_cut, load_config, merge
+from swiftkv.errors import UserError
+
+DEFAULT = load_config(module.ROOT / "config" / "config.yaml")
+
+
+def broken(change: dict) -> str:
+    with pytest.raises(UserError) as error:
+        module.validate(merge(DEFAULT.raw, change), "f.yaml")
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_default_config_is_valid_and_names_every_arm():
+    names = [variant.name for variant in DEFAULT.variants]
+    assert DEFAULT.accuracy_arms == [
+        "base",
+        *names,
+        *(f"{name}-undistilled" for name in ("skip50", "skip62", "skip50-across4")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"colour": 1}, ["unknown key 'colour'", "allowed are ablations, accuracy, base"]),
+        ({"distill": {"stepz": 3}}, ["distill: unknown key 'stepz'", "steps"]),
+        ({"distill": {"steps": -1}}, ["distill.steps: -1", "minimum 0"]),
+        ({"base": {"source": "cloud"}}, ["base.source", "cloud", "embedded"]),
+        ({"base": {"source": "hub"}}, ["base", "revision"]),
+        ({"variants": [{"name": "x", "skip": 1.5}]}, ["variants.0.skip", "1.5"]),
+        ({"variants": [{"name": "base", "skip": 0.5}]}, ["variants", "base"]),
+        ({"variants": [{"name": "skip50-undistilled", "skip": 0.5}]}, ["variants", "'skip50-undistilled'", "controls"]),
+        ({"scale": "reference"}, ["scale", "'reference'", "results/reference"]),
+        ({"scale": "Plan"}, ["scale", "'Plan'"]),
+        ({"accuracy": {"undistilled": ["nobody"]}}, ["accuracy.undistilled", "nobody", "skip25"]),
+        ({"accuracy": {"margin": 0}}, ["accuracy.margin: 0", "exclusiveMinimum"]),
+        ({"throughput": {"repeats": 2}}, ["throughput.repeats", "2"]),
+    ],
+)
+def test_wrong_key_or_value_is_named_with_what_is_allowed(change, words):
+    message = broken(change)
+    assert all(word in message for word in ["f.yaml", *words]), message
+
+
+MINE = {"scale": "mine", "variants": [{"name": "half", "skip": 0.5}, {"name": "skip50", "skip": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    ("parent", "section", "key"), [("config.yaml", "accuracy", "undistilled"), ("served.yaml", "served", "arms")]
+)
+def test_variants_of_ones_own_need_no_key_beside_them(parent, section, key, tmp_path, monkeypatch):
+    """What the parent chose of its variants keeps those that are still there, however the file is given."""
+    raw = MINE | {"extends": str(module.ROOT / "config" / parent)}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path)
+    loaded = load_config("mine.yaml")
+    frozen = module.resolve(DEFAULT.raw, ["mine.yaml"], raw)
+    assert loaded[section][key] == frozen[section][key] == ["skip50"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw | {"variants": [{"name": "half", "skip": 0.5}]}))
+    assert load_config("mine.yaml")[section][key] == (["half"] if section == "served" else [])
+
+
+def test_a_name_that_the_user_chose_is_never_left_out(tmp_path):
+    raw = MINE | {"extends": str(module.ROOT / "config" / "config.yaml"), "accuracy": {"undistilled": ["skip62"]}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match=r"accuracy\.undistilled: 'skip62' is not a variant; allowed are \['half'"):
+        load_config(tmp_path / "mine.yaml")
+
+
+def test_cut_of_each_published_share_is_a_whole_layer():
+    shares = [(0.25, 6), (0.5, 4), (0.625, 3)]
+    assert [SwiftKVVariant("v", share).num_key_value_layers(8) for share, _ in shares] == [cut for _, cut in shares]
+
+
+@pytest.mark.parametrize(
+    ("variant", "layers", "word"),
+    [
+        (SwiftKVVariant("odd", 0.3), 8, "0.3 of 8 layers"),
+        (SwiftKVVariant("groups", 0.5, 3), 8, "key_value_group_size 3 does not divide the 4"),
+    ],
+)
+def test_cut_or_group_that_does_not_fit_is_named(variant, layers, word):
+    with pytest.raises(UserError, match=word):
+        variant.num_key_value_layers(layers)
+
+
+def test_cut_larger_than_the_model_is_named():
+    with pytest.raises(UserError, match="num_key_value_layers is 9; allowed is 1 to 8"):
+        check_cut(9, 8, 1)
+
+
+def test_extends_lays_the_child_over_the_parent(tmp_path):
+    (tmp_path / "parent.yaml").write_text(yaml.safe_dump(DEFAULT.raw))
+    (tmp_path / "child.yaml").write_text("extends: parent.yaml\ndistill: {steps: 7}\n")
+    child = load_config(tmp_path / "child.yaml")
+    assert child["distill"] == {**DEFAULT["distill"], "steps": 7}
+    assert child.sha256 != DEFAULT.sha256
+
+
+def test_circular_extends_missing_file_and_bad_yaml_are_user_errors(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    for name, word in (("a.yaml", "circle"), ("none.yaml", "no such config"), ("bad.yaml", "not valid YAML")):
+        with pytest.raises(UserError, match=word):
+            load_config(tmp_path / name)
+
+
+def test_freeze_writes_what_load_reads_and_leaves_an_unchanged_file_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frozen = module.freeze(DEFAULT.raw)
+    before = (tmp_path / frozen.path).stat().st_mtime_ns
+    module.freeze(DEFAULT.raw)
+    assert (tmp_path / frozen.path).stat().st_mtime_ns == before
+    assert load_config(frozen.path).sha256 == DEFAULT.sha256
+
+
+def test_what_an_overlay_extends_is_resolved_and_nothing_written(tmp_path, monkeypatch):
+    """As with `snakemake --configfile child.yaml --config seed=5`, which merges the child over the default alone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "root.yaml").write_text(yaml.safe_dump(DEFAULT.raw))
+    (tmp_path / "parent.yaml").write_text("extends: root.yaml\nscale: parent\ndistill: {steps: 7, warmup: 0.5}\n")
+    child = {"extends": "parent.yaml", "scale": "child", "distill": {"warmup": 0.25}}
+    (tmp_path / "child.yaml").write_text(yaml.safe_dump(child))
+    given = {**child, "seed": 5}
+    frozen = module.resolve(merge(DEFAULT.raw, given), ["child.yaml"], given)
+    assert frozen["distill"] == {**DEFAULT["distill"], "steps": 7, "warmup": 0.25}
+    assert (frozen.scale, frozen.seed) == ("child", 5)
+    assert not (tmp_path / "results").exists()

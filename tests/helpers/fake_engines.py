@@ -1,0 +1,84 @@
+"""Engines that measure nothing but a clock of their own, and the configuration that they are tested with."""
+
+import time
+
+from swiftkv import costmodel
+from swiftkv.config import RunConfig
+from swiftkv.engines.arms import Run
+from swiftkv.engines.settings import BLOCK
+from tests.helpers.config import make_config
+
+SPEED = {"base": 100.0, "skip50": 180.0, "skip50-across4": 190.0}
+
+
+def throughput_config(**changes) -> RunConfig:
+    """Three arms, two workloads, three repeats on a tiny shape."""
+    raw = make_config().raw
+    raw["variants"] = [v for v in raw["variants"] if v["name"] in SPEED]
+    raw["accuracy"]["undistilled"] = []
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4}
+    raw["throughput"] |= {
+        "model": shape | {"num_key_value_heads": 2, "vocab_size": 512, "dtype": "float32"},
+        "max_num_batched_tokens": 128,
+        "repeats": 3,
+        "min_seconds": 0,
+        "points": [
+            {"name": "mixed", "input_len": 50, "output_len": 5, "num_requests": 3},
+            {"name": "prompt-only", "input_len": 60, "output_len": 1, "num_requests": 2},
+        ],
+        "latency": {"input_len": 20, "output_len": 6, "rounds": 3},
+    } | changes
+    return RunConfig(raw, "(test)")
+
+
+class Settings(dict):
+    """Arms started per engine settings, which hold a dict and so cannot be keys themselves."""
+
+    def setdefault(self, settings, names):
+        key = (settings.prefix_caching, settings.kv_memory_bytes, settings.max_num_seqs, settings.max_model_len)
+        return super().setdefault(key, names)
+
+
+class Machine:
+    """Fake engines that share a clock and a log of what ran, in order."""
+
+    def __init__(self, speed=SPEED, kill_after=None, **faults):
+        self.speed, self.kill_after, self.faults, self.log = speed, kill_after, faults, []
+        self.settings = Settings()
+
+    def __call__(self, arm, settings, directory):
+        self.settings.setdefault(settings, []).append(arm.name)
+        return FakeEngine(self, arm, settings)
+
+    def measured(self):
+        """(input_len, output_len, arm) of every run but the warm-up, which generates 4 tokens."""
+        return [entry for entry in self.log if entry[1] != 4]
+
+
+class FakeEngine:
+    def __init__(self, machine, arm, settings):
+        self.machine, self.arm, self.settings = machine, arm, settings
+
+    def run(self, input_len, output_len, num_requests, seed, prefix_len=0):
+        machine = self.machine
+        if machine.kill_after is not None and len(machine.measured()) >= machine.kill_after:
+            raise KeyboardInterrupt
+        machine.log.append((input_len, output_len, self.arm.name, seed))
+        time.sleep(machine.faults.get("seconds", 0))
+        rate = machine.speed[self.arm.name]
+        if self.arm.name == "base" and callable(machine.faults.get("slow")):
+            rate *= machine.faults["slow"](machine)
+        tokens = (input_len * num_requests, output_len * num_requests + machine.faults.get("extra", 0))
+        seconds = sum(tokens) / rate
+        tpot = [seconds / 10] * num_requests if output_len > 1 else []
+        cached = 0 if machine.faults.get("cold") else num_requests * (prefix_len // BLOCK * BLOCK)
+        return Run(seconds, *tokens, machine.faults.get("failed", 0), [seconds / 2] * num_requests, tpot, cached)
+
+    def kv(self):
+        caches = costmodel.kv_caches(self.settings.shape, self.arm.cut, self.arm.group)
+        per_token = costmodel.kv_bytes_per_token(self.settings.shape, self.arm.cut, self.arm.group, 4)
+        capacity = self.settings.kv_memory_bytes // (128 * per_token) * 128
+        return {"kv_caches": caches, "kv_bytes_per_token": per_token, "capacity_tokens": capacity}
+
+    def close(self):
+        self.machine.log.append((0, 4, f"closed {self.arm.name}", 0))

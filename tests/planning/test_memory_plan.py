@@ -1,0 +1,79 @@
+"""Memory of every stage before anything is loaded, and what the keys of `parallel` do to jobs and engines."""
+
+import subprocess
+
+import pytest
+
+from swiftkv.config import ROOT
+from swiftkv.costmodel import LLAMA_8B
+from swiftkv.engines.arms import VLLMEngine
+from swiftkv.engines.settings import Arm, EngineSettings
+from swiftkv.errors import UserError
+from swiftkv.planning import memory_plan
+from tests.helpers.config import make_config
+
+
+def planned(name: str, gib: float = 80, **parallel) -> dict[str, memory_plan.Need]:
+    config = make_config({"parallel": parallel}, of=name)
+    return {need.stage: need for need in memory_plan.needs(config, config["throughput"]["model"], gib)}
+
+
+def fits(needs: dict, gib: float) -> dict[str, bool]:
+    return {stage: need.each <= 0.9 * gib * 2**30 for stage, need in needs.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "gpus"), [("llama-8b", 80, 1), ("paper", 80, 8), ("paper-70b", 80, 8), ("paper-70b", 141, 4)]
+)
+def test_the_papers_models_fit(name, gib, gpus):
+    parallel = {"fsdp_world_size": gpus} | ({"tensor_parallel_size": gpus} if name == "paper-70b" else {})
+    needs = planned(name, gib, **parallel)
+    assert all(fits(needs, gib).values()) and needs["distill"].gpus == gpus
+
+
+def test_70b_on_four_gpus_of_80_does_not_fit_side_by_side():
+    needs = planned("paper-70b", tensor_parallel_size=4, fsdp_world_size=4)
+    assert fits(needs, 80) == {"distill": False, "verify": True, "throughput": False, "accuracy": True}
+
+
+def test_sharing_weights_is_for_engines_of_one_gpu():
+    """Five models of 8 B: one and what students have of their own, against five."""
+    fleet = [Arm("base", 32, 1), Arm("skip50", 16, 1), Arm("skip50-across4", 16, 4)]
+    shape = LLAMA_8B | {"dtype": "bfloat16"}
+    shared, loading = memory_plan.side_by_side(shape, fleet, 1)
+    apart, none = memory_plan.side_by_side(shape, fleet, 2)
+    assert loading == pytest.approx(16.06e9, rel=0.01) and none == 0
+    assert shared == pytest.approx(16.06e9 + 16 * 4096 * (2 * 4096 + 2048 + 512) * 2, rel=0.01)
+    assert 2 * apart == pytest.approx(3 * 16.06e9, rel=0.02)
+
+
+def test_ranks_that_do_not_divide_the_heads_are_named():
+    with pytest.raises(UserError, match=r"parallel\.tensor_parallel_size: 3 does not divide 8 key-value heads"):
+        planned("paper", tensor_parallel_size=3)
+
+
+def test_jobs_ask_for_the_gpus_of_the_configuration():
+    """A dry run of the paper's 70 B configuration."""
+    command = ["snakemake", "-n", "--forceall", "--cores", "1", "--nocolor", "--configfile", "config/paper-70b.yaml"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert printed.returncode == 0, printed.stdout[-2000:] + printed.stderr[-2000:]
+    jobs = {text.split(":")[0]: text for text in (printed.stdout + printed.stderr).split("rule ")[1:]}
+    assert all("gpu=8" in jobs[name] for name in ("distill", "verify", "throughput", "accuracy"))
+    assert "gpu=1" in jobs["similarity"] and "gpu=" not in jobs["tables"]
+
+
+@pytest.mark.vllm
+def test_an_arm_on_two_ranks_reports_as_on_one(tmp_path):
+    """The same capacity, bytes and tokens; memory is that of both ranks together."""
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 2, "vocab_size": 512, "dtype": "float32"}
+    found = []
+    for ranks in (1, 2):
+        settings = EngineSettings(shape, 256, 2, 128, 16 * 128 * 4 * 2 * 2 * 32 * 4, False, "auto", 0, ranks)
+        engine = VLLMEngine(Arm("skip50-across2", 2, 2), settings, tmp_path / str(ranks))
+        try:
+            run = engine.run(100, 5, 2, seed=1)
+            found.append((engine.kv(), run.prompt_tokens, run.output_tokens, run.failed))
+        finally:
+            engine.close()
+    assert found[0] == found[1] and found[0][0]["kv_caches"] == 3 and found[0][1:] == (200, 10, 0)

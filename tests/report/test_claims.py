@@ -1,0 +1,290 @@
+"""swiftkv.report.claims: the rules, each way a claim can end, and that missing results never invent a number."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from swiftkv import costmodel, files
+from swiftkv.config import ROOT, RunConfig, load_config
+from swiftkv.errors import NothingToJudge, UserError
+from swiftkv.frames import FRAMES, SERVED_FRAMES
+from swiftkv.report import claims
+from swiftkv.report.claims.measurement import Measurement
+from swiftkv.report.claims.verdicts import NOT_REPRODUCED, PARTLY, REPRODUCED, ceiling, judge
+from swiftkv.results import published
+from tests.helpers.synthetic_results import build, save
+
+CONFIG = load_config(ROOT / "config" / "config.yaml")
+REQUIRED = "ratio-10to1 prefill-compute prefill-speedup throughput-10to1 tpot accuracy kv-memory light-distillation"
+VERDICTS = {"reproduced", "partly", "not reproduced", "not comparable", "not gated", "not measured"}
+RANK = {REPRODUCED: 2, PARTLY: 1, NOT_REPRODUCED: 0}
+AT_LEAST = {"kind": "at_least", "accept": 1.9, "partly": 1.5, "no_effect": 1}
+
+
+@pytest.fixture()
+def root(tmp_path):
+    build(tmp_path / "results", CONFIG)
+    return tmp_path / "results"
+
+
+def verdicts(root, config=CONFIG) -> pd.DataFrame:
+    claims.run(config, root / "claims.csv", root / "claims.md", root=root)
+    return pd.read_csv(root / "claims.csv").set_index("id")
+
+
+def change(root, name: str, **values) -> None:
+    """Overwrite columns of the rows of arm skip50."""
+    path = root / "cpu" / FRAMES[name][0]
+    frame = pd.read_csv(path)
+    for column, value in values.items():
+        frame.loc[frame.arm == "skip50", column] = value
+    frame.to_csv(path, index=False)
+
+
+def found(value: float, low: float | None = None, high: float | None = None, limit=None) -> Measurement:
+    return Measurement(value, "throughput", "", low, high, is_ci=low is not None, limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("measurement", "verdict"),
+    [
+        (found(2.0, 1.95, 2.05), REPRODUCED),
+        (found(2.0, 1.85, 2.15), PARTLY),  # the interval does not clear 1.9
+        (found(1.6, 1.55, 1.65), PARTLY),
+        (found(1.6, 0.9, 2.3), NOT_REPRODUCED),  # no effect is not excluded
+        (found(1.4, 1.35, 1.45), NOT_REPRODUCED),
+    ],
+)
+def test_at_least(measurement, verdict):
+    assert judge(AT_LEAST, 2.0, measurement)[0] == verdict
+
+
+def test_limit_share_scales_with_the_measured_limit():
+    rule = {**AT_LEAST, "accept": {"limit_share": 0.93}}
+    assert judge(rule, 1.96, found(1.80, 1.78, 1.82, limit=1.9))[0] == REPRODUCED
+    assert judge(rule, 1.96, found(1.80, 1.78, 1.82, limit=2.0))[0] == PARTLY
+
+
+@given(*[st.floats(0.1, 4) for _ in range(2)], st.floats(0, 0.5))
+def test_a_larger_gain_is_never_judged_worse(first, second, half_width):
+    low, high = sorted((first, second))
+    worse = judge(AT_LEAST, 2.0, found(low, low - half_width, low + half_width))[0]
+    better = judge(AT_LEAST, 2.0, found(high, high - half_width, high + half_width))[0]
+    assert RANK[worse] <= RANK[better]
+
+
+@given(st.floats(-3, 3), st.floats(0, 0.5))
+def test_at_most_mirrors_at_least(value, half_width):
+    rule = {"kind": "at_most", "accept": -1.9, "partly": -1.5, "no_effect": -1}
+    measurement = found(value, value - half_width, value + half_width)
+    mirrored = found(-value, -value - half_width, -value + half_width)
+    assert judge(rule, -2.0, measurement)[0] == judge(AT_LEAST, 2.0, mirrored)[0]
+
+
+@given(st.floats(-1, 1), st.floats(0, 0.1))
+@example(0.1, 0.0)
+@example(0.03, 0.0)
+def test_within_is_symmetric(distance, half_width):
+    rule = {"kind": "within", "accept": 0.03, "partly": 0.1}
+    up, down = (found(1 + d, 1 + d - half_width, 1 + d + half_width) for d in (distance, -distance))
+    assert judge(rule, 1, up)[0] == judge(rule, 1, down)[0]
+    if judge(rule, 1, up)[0] == REPRODUCED:
+        assert abs(distance) + half_width <= 0.03 + 1e-9
+
+
+def test_ceiling_speaks_only_below_the_published_gain():
+    assert "1.80x" in ceiling(2.0, found(1.6, limit=1.8))
+    assert ceiling(1.5, found(1.4, limit=1.8)) == "" and ceiling(2.0, found(1.6)) == ""
+
+
+def test_required_claims_are_there_and_sourced():
+    read = {claim["id"]: claim for claim in claims.read_claims()}
+    assert set(REQUIRED.split()) | {"layer-similarity"} <= set(read)
+    assert all(isinstance(published().source[claim["published"]], str) for claim in read.values())
+
+
+def test_complete_results(root):
+    frame = verdicts(root)
+    assert ["id", *frame.columns] == FRAMES["claims"][1].split()
+    assert set(frame.verdict) <= VERDICTS
+    assert frame.verdict["kv-memory"] == REPRODUCED and frame.measured["kv-memory"] == 37.5
+    assert frame.verdict["kv-memory-abstract"] == NOT_REPRODUCED
+    assert frame.verdict["throughput-10to1"] == PARTLY
+    assert (
+        "compute limit" in frame.evidence["throughput-10to1"] and "cannot give it" in frame.evidence["throughput-10to1"]
+    )
+    assert frame.verdict["throughput-absolute"] == "not comparable"
+    assert frame.verdict["tpot-under-load"] == "not measured" and pd.isna(frame.measured["tpot-under-load"])
+    assert "config/served.yaml -- served" in frame.evidence["tpot-under-load"]
+    judged = frame[frame.verdict.isin(RANK)]
+    assert judged.evidence.str.startswith("results/cpu/").all() and judged.measured.notna().all()
+    assert "SYNTHETIC" in frame.hardware["accuracy"]
+
+
+def test_markdown_tells_every_claim(root):
+    frame = verdicts(root)
+    text = (root / "claims.md").read_text()
+    assert all(f"## {name}: {verdict}" in text for name, verdict in frame.verdict.items())
+    assert (root / "claims.csv.provenance.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ({"speedup": 2.0, "ci_low": 1.95, "ci_high": 2.05}, REPRODUCED),
+        ({"speedup": 1.0, "ci_low": 0.9, "ci_high": 1.1}, NOT_REPRODUCED),
+    ],
+)
+def test_verdicts_follow_the_measurement(root, values, verdict):
+    change(root, "throughput", **values)
+    frame = verdicts(root)
+    assert frame.verdict["throughput-10to1"] == verdict
+    assert frame.measured["throughput-10to1"] == values["speedup"]
+
+
+def test_slower_decoding_is_not_hidden(root):
+    change(root, "latency", tpot_ratio=1.39, ci_low=1.38, ci_high=1.4)
+    assert verdicts(root).verdict["tpot"] == NOT_REPRODUCED
+
+
+def test_no_results_at_all_are_no_verdicts(tmp_path):
+    with pytest.raises(NothingToJudge, match="holds no results, so there is nothing to judge"):
+        verdicts(tmp_path)
+    assert not list(tmp_path.rglob("claims.*"))
+
+
+def test_what_is_missing_is_named_with_the_target_that_makes_it(root):
+    shutil.rmtree(root / "cpu" / "accuracy")
+    frame = verdicts(root)
+    assert frame.verdict["accuracy"] == "not measured" and pd.isna(frame.measured["accuracy"])
+    assert "snakemake --cores all" in frame.evidence["accuracy"]
+
+
+def served(root, rates: dict[float, tuple]) -> None:
+    """A served run: TPOT ratio and interval of skip50 by request rate, and a trace that gained more."""
+    rows = []
+    for load, (ratio, low, high) in rates.items():
+        quantities = {"tpot_p50_ratio": ratio, "tpot_p50_ci_low": low, "tpot_p50_ci_high": high}
+        rows.append({"point": "open", "kind": "rate", "load": load, "load_unit": "requests/s", **quantities})
+    rows.append(rows[0] | {"point": "azure", "kind": "trace", "tpot_p50_ratio": 0.1})
+    frame = pd.DataFrame([row | {"arm": "skip50", "rounds": 3} for row in rows])
+    columns = [name for name in SERVED_FRAMES["served"][1].split() if name not in frame]
+    save(root / "cpu" / "served" / "summary.csv", frame.assign(**dict.fromkeys(columns, 1.0)).to_dict("records"))
+
+
+@pytest.mark.parametrize(
+    ("best", "verdict"),
+    [((0.4, 0.3, 0.45), REPRODUCED), ((0.4, 0.3, 0.5), PARTLY), ((0.8, 0.7, 0.9), NOT_REPRODUCED)],
+)
+def test_tpot_under_load_is_that_of_the_best_request_rate(root, best, verdict):
+    served(root, {1: (1.0, 0.9, 1.1), 4: best, 5: (0.9, 0.8, 1.0)})
+    frame = verdicts(root)
+    assert frame.verdict["tpot-under-load"] == verdict and frame.measured["tpot-under-load"] == best[0]
+    assert f"open 4 requests/s (open 1: 1.00, open 4: {best[0]:.2f}, open 5: 0.90)" in frame.evidence["tpot-under-load"]
+
+
+UNJUDGED = {"claims.csv", "diagnosis", "verify"}  # no number comes from them
+
+
+@pytest.mark.parametrize("missing", sorted({path.split("/")[0] for path, _ in FRAMES.values()} - UNJUDGED))
+def test_partial_results_never_crash(root, missing):
+    complete = verdicts(root)
+    shutil.rmtree(root / "cpu" / missing)
+    partial = verdicts(root)
+    assert list(partial.index) == list(complete.index)
+    lost = partial[partial.measured.isna() & complete.measured.notna()]
+    assert len(lost) and set(lost.verdict) <= {"not measured", "not comparable"}
+
+
+def test_without_gates_numbers_are_shown_and_not_judged(root):
+    gated = verdicts(root)
+    shutil.rmtree(root / "cpu" / "verify")
+    frame = verdicts(root)
+    assert frame.verdict["accuracy"] == "not gated" and "swiftkv verify" in frame.evidence["accuracy"]
+    assert frame.measured["accuracy"] == gated.measured["accuracy"]
+    assert frame.verdict["ratio-10to1"] == gated.verdict["ratio-10to1"]  # does not depend on the students
+
+
+def test_failed_gate_stops_what_depends_on_it(root):
+    path = root / "cpu" / "verify" / "gates.json"
+    gates = files.read_json(path)
+    gates["gates"][1]["passed"] = False
+    files.write_json(path, gates)
+    frame = verdicts(root)
+    assert frame.verdict["accuracy"] == "not measured" and "logits (skip50)" in frame.evidence["accuracy"]
+    assert frame.verdict["ratio-10to1"] == PARTLY  # does not depend on the students
+
+
+def test_retention_of_a_weak_base_is_not_comparable(root):
+    path = root / "cpu" / "accuracy" / "summary.csv"
+    frame = pd.read_csv(path)
+    frame[["score", "base_score"]] *= 0.3
+    frame.to_csv(path, index=False)
+    assert verdicts(root).verdict["accuracy"] == "not comparable"
+
+
+def test_no_distillation_step_is_no_light_distillation(root):
+    (root / "cpu" / "models" / "distill.jsonl").write_text("")
+    assert verdicts(root).verdict["light-distillation"] == "not measured"
+
+
+def test_light_distillation_is_judged_where_rewiring_alone_costs_something(root):
+    path = root / "cpu" / "accuracy" / "summary.csv"
+    frame = pd.read_csv(path)
+    control = frame.arm == "skip50-undistilled"
+    frame.loc[control, "score"] = frame.loc[control, "base_score"] - 0.002
+    frame.to_csv(path, index=False)
+    judged = verdicts(root)
+    assert "rewiring alone costs skip50 only 0.2%" in judged.evidence["light-distillation"]
+    assert judged.verdict["light-distillation"] == "reproduced"
+    frame.loc[frame.arm.str.endswith("-undistilled"), "score"] = frame.base_score
+    frame.to_csv(path, index=False)
+    assert verdicts(root).verdict["light-distillation"] == "not comparable"
+
+
+def test_missing_student_is_not_measured(root):
+    raw = json.loads(json.dumps(CONFIG.raw))
+    raw["variants"] = [v for v in raw["variants"] if v["name"] in ("skip25", "skip50")]
+    frame = verdicts(root, RunConfig(raw, "config.yaml"))
+    assert frame.verdict["kv-memory"] == "not measured" and "no student" in frame.evidence["kv-memory"]
+    assert frame.verdict["accuracy"] == REPRODUCED
+
+
+def test_one_trace_below_ten_makes_the_ratio_partly(root):
+    path = root / "cpu" / "lengths" / "lengths.csv"
+    frame = pd.read_csv(path)
+    for low, verdict in ((12.0, REPRODUCED), (4.0, NOT_REPRODUCED)):
+        frame.loc[frame.kind == "trace", "ratio_of_means"] = low
+        frame.to_csv(path, index=False)
+        assert verdicts(root).verdict["ratio-10to1"] == verdict
+
+
+def test_prefill_compute_matches_the_cost_model(root):
+    pd.DataFrame(costmodel.compute_rows(CONFIG)).to_csv(root / "cpu" / "throughput" / "compute.csv", index=False)
+    frame = verdicts(root)
+    assert frame.verdict["prefill-compute"] == REPRODUCED
+    assert frame.measured["prefill-compute"] == pytest.approx(51, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c.append(dict(c[0])), "occurs more than once"),
+        (lambda c: c[0].update(published="nowhere"), "'nowhere' is no id"),
+        (lambda c: c[0].update(verdict="reproduced"), "unknown key 'verdict'"),
+        (lambda c: c[0]["metric"].update(kind="guess"), "guess"),
+        (lambda c: c[0]["rule"].pop("accept"), "accept"),
+    ],
+)
+def test_bad_claims_file_is_explained(tmp_path, edit, message):
+    document = yaml.safe_load(claims.CLAIMS.read_text())
+    document["claims"] = json.loads(json.dumps(document["claims"]))
+    edit(document["claims"])
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(UserError, match=message):
+        claims.read_claims(tmp_path / "claims.yaml")

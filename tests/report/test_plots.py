@@ -1,0 +1,105 @@
+"""swiftkv.report.plots: every figure is drawn, says where it comes from, and follows the configuration."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swiftkv.config import ROOT, RunConfig, load_config
+from swiftkv.errors import UserError
+from swiftkv.report import plots
+from swiftkv.report.plots.rewiring import Wiring, wirings
+from swiftkv.report.plots.style import WIDTH
+from tests.helpers.synthetic_results import LAYERS, build
+
+CONFIG = load_config(ROOT / "config" / "config.yaml")
+IDS = "lengths rewiring throughput accuracy-speedup distillation similarity latency diagnosis".split()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plots") / "results"
+    build(path, CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def drawn(root):
+    plots.draw_all(CONFIG, root / "figures", root=root)
+    return root / "figures"
+
+
+def reduced():
+    """The configuration with a single student, as a short run has it."""
+    raw = json.loads(json.dumps(CONFIG.raw))
+    raw["variants"], raw["accuracy"]["undistilled"] = [raw["variants"][1]], []
+    return RunConfig(raw, "config.yaml")
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_png_is_fit_for_print_and_svg_names_its_origin(drawn, name):
+    header = (drawn / f"fig-{name}.png").read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    width, _ = struct.unpack(">II", header[16:24])
+    assert width / WIDTH >= 150
+    svg = (drawn / f"fig-{name}.svg").read_text()
+    assert "results/cpu/" in svg
+    assert name == "rewiring" or "SYNTHETIC TEST DATA" in svg
+
+
+def test_no_other_figures(drawn):
+    assert {path.stem for path in drawn.glob("*.png")} == {f"fig-{name}" for name in IDS}
+    assert (drawn / "figures.provenance.json").is_file()
+
+
+def test_figures_are_the_same_bytes_every_time(drawn, root, tmp_path):
+    plots.draw(CONFIG, "fig-similarity", tmp_path, root=root)
+    for suffix in (".png", ".svg"):
+        assert (tmp_path / f"fig-similarity{suffix}").read_bytes() == (drawn / f"fig-similarity{suffix}").read_bytes()
+
+
+def test_rewiring_shows_the_configured_groups(drawn):
+    svg = (drawn / "fig-rewiring.svg").read_text()
+    assert f"KV 5-{LAYERS}" in svg and "5 KV caches (62.5% of the base)" in svg
+    assert "skip 50%, AcrossKV 4" in svg
+
+
+def test_rewiring_picks_base_half_and_widest_group():
+    models = wirings(CONFIG, 16)
+    assert [(m.cut, m.group) for m in models] == [(16, 1), (8, 1), (8, 4)]
+
+
+@given(st.integers(1, 64), st.integers(1, 8), st.integers(0, 8))
+def test_caches_follow_the_formula(cut, group, groups):
+    layers = cut + group * groups
+    assert Wiring("", layers, cut, group).caches == pytest.approx(cut + (layers - cut) / group)
+
+
+@pytest.mark.parametrize("name", ["fig-throughput", "fig-accuracy-speedup", "fig-rewiring", "fig-latency"])
+def test_a_single_student_is_enough(tmp_path, name):
+    build(tmp_path / "results", reduced())
+    plots.draw(reduced(), name, tmp_path, root=tmp_path / "results")
+    assert (tmp_path / f"{name}.png").is_file()
+
+
+def test_stale_arms_are_refused(root, tmp_path):
+    with pytest.raises(UserError, match=r"summary\.csv: arm .*skip25.* is not in"):
+        plots.draw(reduced(), "fig-throughput", tmp_path, root=root)
+
+
+def test_unknown_figure_and_missing_result(root, tmp_path):
+    with pytest.raises(UserError, match="unknown; there are fig-lengths"):
+        plots.draw(CONFIG, "fig-magic", tmp_path, root=root)
+    (tmp_path / "results" / "cpu").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"distill\.jsonl: no such result"):
+        plots.draw(CONFIG, "fig-distillation", tmp_path, root=tmp_path / "results")
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_run_without_distillation_still_has_its_figure(tmp_path):
+    scale = build(tmp_path / "results", CONFIG)
+    (scale / "models" / "distill.jsonl").write_text("")
+    plots.draw(CONFIG, "fig-distillation", tmp_path, root=tmp_path / "results")
+    assert "no distillation step" in (tmp_path / "fig-distillation.svg").read_text()

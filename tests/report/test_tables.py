@@ -1,0 +1,123 @@
+"""swiftkv.report.tables: three formats that agree, LaTeX that is escaped and compiles, ids that one list names."""
+
+import re
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+
+from swiftkv.config import ROOT, load_config
+from swiftkv.errors import UserError
+from swiftkv.report import claims, exhibits, plots, tables
+from swiftkv.results import load
+from tests.helpers.synthetic_results import build
+
+CONFIG = load_config(ROOT / "config" / "config.yaml")
+IDS = "throughput accuracy compute kv latency lengths claims".split()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tables") / "results"
+    scale = build(path, CONFIG)
+    claims.run(CONFIG, scale / "claims.csv", scale / "claims.md", root=path)
+    tables.write_all(CONFIG, path / "tables", root=path)
+    return path
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_three_formats(root, name):
+    numbers = pd.read_csv(root / "tables" / f"tab-{name}.csv")
+    markdown = (root / "tables" / f"tab-{name}.md").read_text()
+    latex = (root / "tables" / f"tab-{name}.tex").read_text()
+    assert len(numbers)
+    rows = [line for line in markdown.splitlines() if line.startswith("| ")][1:]
+    body = latex.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
+    assert len(rows) == len(body)
+    assert f"\\label{{tab-{name}}}" in latex and "\\toprule" in latex and "\\caption{" in latex
+    assert "SYNTHETIC TEST DATA" in markdown and "SYNTHETIC TEST DATA" in latex
+
+
+def test_csv_keeps_the_numbers(root):
+    written = pd.read_csv(root / "tables" / "tab-throughput.csv")
+    source = load("cpu", root).throughput
+    pd.testing.assert_series_equal(written.speedup, source.speedup, rtol=1e-5)
+
+
+def test_text_shows_intervals_except_for_the_reference(root):
+    markdown = (root / "tables" / "tab-throughput.md").read_text()
+    base, student = (next(line for line in markdown.splitlines() if f"| {arm} |" in line) for arm in ("base", "skip50"))
+    assert "[" not in base and "1.71 [1.68, 1.75]" in student
+
+
+def test_accuracy_has_a_column_per_task(root):
+    header = (root / "tables" / "tab-accuracy.md").read_text().splitlines()[2]
+    assert header.startswith("| model | code | sql | summarise | rag | mean |")
+
+
+def test_accuracy_names_the_tasks_that_fail(tmp_path):
+    path = build(tmp_path / "results", CONFIG) / "accuracy" / "summary.csv"
+    frame = pd.read_csv(path)
+    frame.loc[(frame.arm == "skip50") & frame.task.isin(["sql", "rag"]), "p_holm"] = 0.01
+    frame.loc[(frame.arm == "skip50") & (frame.task == "sql"), "length_ok"] = False
+    frame.to_csv(path, index=False)
+    text = tables.accuracy(load("cpu", tmp_path / "results")).text.set_index("model")
+    lost, short = "tasks that lose (Holm, 5%)", "too short in"
+    assert (text.loc["skip50", lost], text.loc["skip50", short]) == ("sql, rag", "sql")
+    assert text.loc["skip25", [lost, short]].isna().all()
+
+
+def test_latex_is_escaped_and_minus_is_a_minus(root):
+    for name in IDS:
+        text = (root / "tables" / f"tab-{name}.tex").read_text()
+        for position, character in enumerate(text):
+            assert character not in "%#" or text[position - 1] == "\\", (name, text[position - 30 : position + 10])
+    assert "azure2023\\_code" in (root / "tables" / "tab-lengths.tex").read_text()
+    assert "$-$1.0 [$-$1.6" in (root / "tables" / "tab-accuracy.tex").read_text()
+
+
+def test_missing_result_names_its_file(root, tmp_path):
+    build(tmp_path / "results", CONFIG)
+    with pytest.raises(UserError, match=r"claims\.csv: no such result"):
+        tables.write_all(CONFIG, tmp_path / "tables", root=tmp_path / "results")
+
+
+def test_numeric_columns_are_set_flush_right():
+    assert tables.is_numeric(pd.Series(["1.2", "-3", "1,000", "97%", "1.5 [1.4, 1.6]", ""]))
+    assert not tables.is_numeric(pd.Series(["1.2", "base"]))
+
+
+def test_ids_are_those_of_the_list_wherever_they_are_used(root):
+    assert list(exhibits.TABLES) == list(tables.TABLES) and list(exhibits.FIGURES) == list(plots.FIGURES)
+    assert list(exhibits.SWEEP_FIGURES) == list(plots.SWEEP) and list(exhibits.SERVED_FIGURES) == list(plots.SERVED)
+    captions = {path.stem for path in (ROOT / "workflow" / "report").glob("*-*.rst")}
+    assert captions == exhibits.TABLES.keys() | exhibits.FIGURES.keys()
+    for name in exhibits.TABLES:
+        assert f"; {name}." in (root / "tables" / f"{name}.md").read_text().splitlines()[0]
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex (Debian: texlive-latex-recommended)")
+def test_document_of_all_tables_compiles(root, tmp_path):
+    for path in (root / "tables").glob("*.tex"):
+        shutil.copy(path, tmp_path)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    log = (tmp_path / "tables.log").read_text(errors="replace")
+    assert done.returncode == 0, log[-3000:]
+    assert f"({len(tables.TABLES)} pages" in log
+    assert not re.search(r"Overfull \\hbox|Float too large", log)
+
+
+def test_a_part_of_the_pipeline_gives_a_part_of_the_tables(tmp_path, capsys):
+    """With `partial`, and says what it left out; without any result it fails."""
+    build(tmp_path / "results", CONFIG)
+    (tmp_path / "results" / "cpu" / "accuracy" / "summary.csv").unlink()
+    tables.write_all(CONFIG, tmp_path / "tables", root=tmp_path / "results", partial=True)
+    assert "left out: tab-accuracy: " in capsys.readouterr().out
+    assert not (tmp_path / "tables" / "tab-accuracy.csv").exists()
+    document = (tmp_path / "tables" / "tables.tex").read_text()
+    assert "tab-throughput" in document and "tab-accuracy" not in document
+    (tmp_path / "empty" / "cpu").mkdir(parents=True)
+    with pytest.raises(UserError, match="could be made"):
+        tables.write_all(CONFIG, tmp_path / "none", root=tmp_path / "empty", partial=True)

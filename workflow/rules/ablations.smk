@@ -1,0 +1,25 @@
+# A target of its own: snakemake --cores all --configfile config/ablations.yaml -- ablations
+rule ablations:
+    input:
+        base="<results>/models/base",
+        config=CONFIG,
+    output:
+        collect("<results>/ablations/{file}", file=("ablations.csv", "summary.md")),
+        recorded("<results>/ablations/summary.csv"),
+    log:
+        "<results>/logs/ablations.log",
+    benchmark:
+        "<results>/benchmarks/ablations.tsv"
+    conda:
+        CONDA_ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        config=config_file,
+        out=out_dir,
+        work=f"results/{RUN.scale}/work/ablations",
+        settings=section("variants", "distill", "tasks", "ablations"),
+    shell:
+        "swiftkv ablate --config {params.config:q} --base {input.base:q} --out {params.out:q} --work {params.work:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,0 +1,29 @@
+# Where students lose answers that the base model gets right.
+DIAGNOSIS = "positions.csv lengths.csv difficulty.csv lost.jsonl".split()
+
+
+rule diagnose:
+    input:
+        gates="<results>/verify/gates.json",
+        base="<results>/models/base",
+        models=collect("<results>/models/{variant}", variant=VARIANTS),
+        config=CONFIG,
+    output:
+        recorded(*collect("<results>/diagnosis/{file}", file=DIAGNOSIS)),
+    log:
+        "<results>/logs/diagnose.log",
+    benchmark:
+        "<results>/benchmarks/diagnose.tsv"
+    conda:
+        CONDA_ENVIRONMENT
+    threads: 1  # beside an arm of the accuracy rule; a GPU still takes one job at a time
+    resources:
+        gpu=1,
+    params:
+        config=config_file,
+        models=models_dir,
+        out=out_dir,
+        settings=section("variants", "diagnosis", "tasks"),
+    shell:
+        "swiftkv diagnose --config {params.config:q} --base {input.base:q} --models {params.models:q} --out {params.out:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,0 +1,45 @@
+# Undistilled controls, and all distilled students in one run.
+
+
+rule convert:
+    input:
+        base="<results>/models/base",
+        config=CONFIG,
+    output:
+        directory("<results>/models/{variant}-undistilled"),
+    log:
+        "<results>/logs/convert-{variant}.log",
+    conda:
+        CONDA_ENVIRONMENT
+    params:
+        config=config_file,
+        settings=section("variants"),
+    shell:
+        "swiftkv convert --config {params.config:q} --base {input.base:q} --variant {wildcards.variant} --out {output:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule distill:
+    input:
+        base="<results>/models/base",
+        config=CONFIG,
+    output:
+        directory(collect("<results>/models/{variant}", variant=VARIANTS)),
+        curve=recorded("<results>/models/distill.jsonl"),
+    log:
+        "<results>/logs/distill.log",
+    benchmark:
+        "<results>/benchmarks/distill.tsv"
+    conda:
+        CONDA_ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        gpu=RUN.fsdp_world_size,
+    params:
+        config=config_file,
+        out=out_dir,
+        work=f"results/{RUN.scale}/work/distill",
+        settings=section("variants", "distill", "tasks", "parallel"),
+    shell:
+        "swiftkv distill --config {params.config:q} --base {input.base:q} --out {params.out:q} --work {params.work:q}"
+        " 2>&1 | tee {log:q}"

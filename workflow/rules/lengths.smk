@@ -1,0 +1,20 @@
+# What requests look like.
+
+
+rule lengths:
+    input:
+        base="<results>/models/base",
+        config=CONFIG,
+    output:
+        recorded("<results>/lengths/lengths.csv"),
+        "<results>/lengths/lengths_quantiles.csv",
+    log:
+        "<results>/logs/lengths.log",
+    conda:
+        CONDA_ENVIRONMENT
+    params:
+        config=config_file,
+        out=out_dir,
+        settings=section("lengths", "tasks"),
+    shell:
+        "swiftkv lengths --config {params.config:q} --base {input.base:q} --out {params.out:q} 2>&1 | tee {log:q}"

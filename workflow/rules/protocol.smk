@@ -1,0 +1,64 @@
+# The paper's own protocol.
+# Not part of the default run: `snakemake protocol`, where the configuration has the key `protocol`.
+if "protocol" in RUN.raw:
+
+    rule protocol_arm:
+        input:
+            gates="<results>/verify/gates.json",
+            model=model_of,
+            config=CONFIG,
+        output:
+            recorded("<results>/protocol/{arm}/protocol.json"),
+        log:
+            "<results>/logs/protocol-{arm}.log",
+        benchmark:
+            "<results>/benchmarks/protocol-{arm}.tsv"
+        conda:
+            CONDA_ENVIRONMENT
+        threads: workflow.cores
+        resources:
+            gpu=RUN.tensor_parallel_size,
+        params:
+            config=config_file,
+            out=out_dir,
+            work=f"results/{RUN.scale}/work/protocol",
+            settings=section("protocol", "parallel"),
+        shell:
+            "swiftkv protocol --config {params.config:q} --arm {wildcards.arm} --model {input.model:q}"
+            " --out {params.out:q} --work {params.work:q} 2>&1 | tee {log:q}"
+
+    rule protocol_summary:
+        input:
+            scores=collect(
+                "<results>/protocol/{arm}/protocol.json", arm=RUN.accuracy_arms
+            ),
+            config=CONFIG,
+        output:
+            table="<results>/protocol/summary.csv",
+            record="<results>/protocol/summary.csv.provenance.json",
+        log:
+            "<results>/logs/protocol-summary.log",
+        conda:
+            CONDA_ENVIRONMENT
+        params:
+            config=config_file,
+            arms=arms_dir("protocol"),
+            settings=section("protocol"),
+        shell:
+            "swiftkv protocol-summary --config {params.config:q} --arms {params.arms:q} --out {output.table:q} 2>&1 | tee {log:q}"
+
+    rule protocol:
+        input:
+            summary="<results>/protocol/summary.csv",
+            config=CONFIG,
+        output:
+            collect("<results>/protocol/tab-protocol.{form}", form=("csv", "md", "tex")),
+        log:
+            "<results>/logs/protocol-report.log",
+        conda:
+            CONDA_ENVIRONMENT
+        params:
+            config=config_file,
+            out=out_dir,
+        shell:
+            "swiftkv protocol-report --config {params.config:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,121 @@
+# From measurements to verdicts, tables, figures and executed notebooks.
+from swiftkv.report.exhibits import FIGURES, TABLES
+
+NOTEBOOKS = ["throughput", "accuracy", "diagnosis"]
+# All that these stages read of a run.
+EVIDENCE = [
+    *recorded("<results>/models/distill.jsonl"),
+    "<results>/models/base",
+    collect("<results>/models/{variant}", variant=VARIANTS),
+    recorded("<results>/lengths/lengths.csv"),
+    "<results>/lengths/lengths_quantiles.csv",
+    recorded("<results>/similarity/similarity.csv"),
+    recorded("<results>/verify/gates.json"),
+    recorded(*collect("<results>/throughput/{file}", file=THROUGHPUT)),
+    recorded("<results>/accuracy/summary.csv"),
+    collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
+    recorded(*collect("<results>/diagnosis/{file}", file=DIAGNOSIS)),
+]
+
+
+rule claims:
+    input:
+        evidence=EVIDENCE,
+        rules=[project("config/claims.yaml"), project("config/published.csv")],
+        config=CONFIG,
+    output:
+        report(
+            "<results>/claims.csv", caption="../report/claims.rst", category="Claims"
+        ),
+        "<results>/claims.csv.provenance.json",
+        recorded("<results>/claims.md"),
+    log:
+        "<results>/logs/claims.log",
+    conda:
+        CONDA_ENVIRONMENT
+    params:
+        config=config_file,
+        run=run_dir,
+        out=out_dir,
+    shell:
+        "swiftkv claims --config {params.config:q} --results {params.run:q} --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule figures:
+    input:
+        evidence=EVIDENCE,
+        config=CONFIG,
+    output:
+        [
+            report(
+                f"<results>/figures/{figure}.png",
+                caption=f"../report/{figure}.rst",
+                category="Figures",
+                labels={"figure": figure},
+            )
+            for figure in FIGURES
+        ],
+        collect("<results>/figures/{figure}.svg", figure=FIGURES),
+        "<results>/figures/figures.provenance.json",
+    log:
+        "<results>/logs/figures.log",
+    conda:
+        CONDA_ENVIRONMENT
+    params:
+        config=config_file,
+        run=run_dir,
+        out=out_dir,
+    shell:
+        "swiftkv figures --config {params.config:q} --results {params.run:q} --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule tables:
+    input:
+        evidence=EVIDENCE,
+        claims=recorded("<results>/claims.csv"),
+        config=CONFIG,
+    output:
+        [
+            report(
+                f"<results>/tables/{table}.csv",
+                caption=f"../report/{table}.rst",
+                category="Tables",
+                labels={"table": table},
+            )
+            for table in TABLES
+        ],
+        collect("<results>/tables/{table}.{form}", table=TABLES, form=("md", "tex")),
+        "<results>/tables/tables.tex",
+        "<results>/tables/tables.provenance.json",
+    log:
+        "<results>/logs/tables.log",
+    conda:
+        CONDA_ENVIRONMENT
+    params:
+        config=config_file,
+        run=run_dir,
+        out=out_dir,
+    shell:
+        "swiftkv tables --config {params.config:q} --results {params.run:q} --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule notebook:
+    input:
+        evidence=EVIDENCE,
+        claims=recorded("<results>/claims.csv"),
+        notebook=source_of_notebook,
+        config=CONFIG,
+    output:
+        executed="<results>/notebooks/{notebook}.ipynb",
+        record="<results>/notebooks/{notebook}.ipynb.provenance.json",
+    log:
+        "<results>/logs/notebook-{notebook}.log",
+    wildcard_constraints:
+        notebook="|".join(NOTEBOOKS),
+    conda:
+        CONDA_ENVIRONMENT
+    params:
+        config=config_file,
+        run=run_dir,
+    shell:
+        "swiftkv notebook {wildcards.notebook} --config {params.config:q} --results {params.run:q} --out {output.executed:q} 2>&1 | tee {log:q}"

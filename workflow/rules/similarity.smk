@@ -1,0 +1,21 @@
+# What the base model's layers do to a prompt.
+
+
+rule similarity:
+    input:
+        base="<results>/models/base",
+        config=CONFIG,
+    output:
+        table="<results>/similarity/similarity.csv",
+        record="<results>/similarity/similarity.csv.provenance.json",
+    log:
+        "<results>/logs/similarity.log",
+    conda:
+        CONDA_ENVIRONMENT
+    resources:
+        gpu=1,
+    params:
+        config=config_file,
+        settings=section("similarity", "tasks"),
+    shell:
+        "swiftkv similarity --config {params.config:q} --base {input.base:q} --out {output.table:q} 2>&1 | tee {log:q}"

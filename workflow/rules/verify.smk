@@ -1,0 +1,27 @@
+# The gates, which everything measured afterwards waits for.
+
+
+rule verify:
+    input:
+        base="<results>/models/base",
+        models=collect("<results>/models/{variant}", variant=VARIANTS),
+        config=CONFIG,
+    output:
+        gates="<results>/verify/gates.json",
+        record="<results>/verify/gates.json.provenance.json",
+    log:
+        "<results>/logs/verify.log",
+    benchmark:
+        "<results>/benchmarks/verify.tsv"
+    conda:
+        CONDA_ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        gpu=RUN.tensor_parallel_size,
+    params:
+        config=config_file,
+        models=models_dir,
+        settings=section("variants", "verify", "parallel"),
+    shell:
+        "swiftkv verify --config {params.config:q} --base {input.base:q} --models {params.models:q} --out {output.gates:q}"
+        " 2>&1 | tee {log:q}"
