@@ -19,13 +19,13 @@ from swiftkv.bench import throughput
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy_summary
-from swiftkv.frames import COUNTS, FRAMES
+from swiftkv.registry import COUNTS, FRAMES
 from swiftkv.report import claims, tables
 from swiftkv.results import Results
 
 CONFIG = load_config(ROOT / "config" / "smoke.yaml")
 SCALE = CONFIG.scale
-HASHED = [path for name, (path, _) in FRAMES.items() if path not in RECIPES and name != "claims"]
+HASHED = [file.path for name, file in FRAMES.items() if file.path not in RECIPES and name != "claims"]
 MADE = [path for path in RECIPES if not path.startswith("served/")]  # those: tests/test_served_summary.py
 COMMITTED = sorted((ROOT / "results" / "reference").glob("*/cpu"))
 
