@@ -7,6 +7,7 @@ from pathlib import Path
 from swiftkv import devices
 from swiftkv.config import freeze
 from swiftkv.errors import UserError
+from swiftkv.registry import FILES, names
 from swiftkv.workloads import tasks
 
 # Validated, and also written to RUN.path, which every command reads. A run of workflow/campaign.smk comes validated.
@@ -46,6 +47,20 @@ def section(*names):
 def recorded(*paths):
     """Files of a stage, each with the provenance record that lies beside it."""
     return [name for path in paths for name in (path, f"{path}.provenance.json")]
+
+
+def made_by(stage):
+    """What a stage writes, each file with its provenance record where it has one."""
+    made = [
+        (f"<results>/{file.path}", file.recorded)
+        for file in FILES.values()
+        if file.stage == stage
+    ]
+    return [
+        name
+        for path, has_record in made
+        for name in (recorded(path) if has_record else [path])
+    ]
 
 
 def base_files(wildcards):

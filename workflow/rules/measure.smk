@@ -26,14 +26,11 @@ rule verify:
         " 2>&1 | tee {log}"
 
 
-THROUGHPUT = "measurements.jsonl requests.jsonl.gz summary.csv latency.jsonl latency.csv kv_capacity.csv compute.csv".split()
-
-
 rule throughput:
     input:
         "<results>/verify/gates.json",
     output:
-        recorded(*collect("<results>/throughput/{file}", file=THROUGHPUT)),
+        made_by("throughput"),
     log:
         "<results>/logs/throughput.log",
     benchmark:
@@ -57,8 +54,7 @@ rule accuracy:
         gates="<results>/verify/gates.json",
         model=model_of,
     output:
-        recorded("<results>/accuracy/{arm}/samples.jsonl"),
-        "<results>/accuracy/{arm}/lm_eval.json",
+        made_by("accuracy"),
     log:
         "<results>/logs/accuracy-{arm}.log",
     benchmark:
@@ -97,16 +93,13 @@ rule accuracy_summary:
         "swiftkv accuracy-summary --config {params.config} --arms {params.arms} --out {output.table} 2>&1 | tee {log}"
 
 
-DIAGNOSIS = "positions.csv lengths.csv difficulty.csv lost.jsonl".split()
-
-
 rule diagnose:
     input:
         "<results>/verify/gates.json",
         base="<results>/models/base",
         models=collect("<results>/models/{variant}", variant=VARIANTS),
     output:
-        recorded(*collect("<results>/diagnosis/{file}", file=DIAGNOSIS)),
+        made_by("diagnose"),
     log:
         "<results>/logs/diagnose.log",
     benchmark:
@@ -193,10 +186,7 @@ if "served" in RUN.raw:
         input:
             "<results>/verify/gates.json",
         output:
-            collect(
-                "<results>/served/{file}",
-                file="served.jsonl requests.jsonl.gz summary.csv saturation.csv".split(),
-            ),
+            collect("<results>/served/{file}", file=names("served")),
         log:
             "<results>/logs/serve-load.log",
         benchmark:

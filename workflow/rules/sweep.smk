@@ -7,10 +7,7 @@ rule predict:
         "<results>/throughput/summary.csv",
         "<results>/throughput/latency.csv",
     output:
-        collect(
-            "<results>/predictions/{file}",
-            file="speedups.csv speedups.md map.csv models.csv".split(),
-        ),
+        collect("<results>/predictions/{file}", file=names("predict")),
     log:
         "<results>/logs/predict.log",
     conda:

@@ -5,8 +5,7 @@ rule lengths:
     input:
         "<results>/models/base",
     output:
-        recorded("<results>/lengths/lengths.csv"),
-        "<results>/lengths/lengths_quantiles.csv",
+        made_by("lengths"),
     log:
         "<results>/logs/lengths.log",
     conda:
