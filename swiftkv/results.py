@@ -1,7 +1,7 @@
 """The one reader of results/<scale>/: tables, figures, claims and notebooks take their numbers from here.
 
     results = load("cpu")
-    results.throughput            # a pandas frame, columns as listed in `frames`
+    results.throughput            # a pandas frame, columns as listed in `registry`
     results.origin("throughput")  # where it came from: hardware, commit, scale, file
 
 A missing or malformed file raises UserError with the file's name and the command that makes it.
@@ -18,7 +18,7 @@ import pandas as pd
 from swiftkv import files
 from swiftkv.config import BASE_ARM, ROOT
 from swiftkv.errors import UserError
-from swiftkv.frames import ALL_FRAMES, COUNTS, FRAMES, MAY_BE_EMPTY, SAMPLES
+from swiftkv.registry import ALL_FRAMES, COUNTS, FILES, FRAMES
 
 PUBLISHED = ROOT / "config" / "published.csv"
 
@@ -73,7 +73,7 @@ class Results:
 
     def path(self, name: str) -> Path:
         """The file behind a frame, whether or not it exists."""
-        return self.directory / ALL_FRAMES[name][0]
+        return self.directory / ALL_FRAMES[name].path
 
     def frame(self, name: str) -> pd.DataFrame:
         """A copy of the frame `name`. Raises UserError naming the file and the command that makes it."""
@@ -81,10 +81,10 @@ class Results:
             known = ", ".join([*ALL_FRAMES, "samples", "parameters"])
             raise UserError(f"results: no frame {name!r}; there are {known}")
         if name not in self._frames:
-            path, columns = self.path(name), ALL_FRAMES[name][1].split()
+            path, columns = self.path(name), ALL_FRAMES[name].columns
             self.must_exist(path)
             rows = read_rows(path)
-            empty = rows.empty and name in MAY_BE_EMPTY
+            empty = rows.empty and ALL_FRAMES[name].may_be_empty
             self._frames[name] = pd.DataFrame(columns=columns) if empty else require(rows, columns, path)
         return self._frames[name].copy()
 
@@ -106,10 +106,11 @@ class Results:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """Every answer of every arm: a row per arm, task, item and `sample_seed` ("greedy" where nothing was drawn)."""
-        found = files.finished(self.directory, "accuracy/*/samples.jsonl")
+        samples = FILES["samples"]
+        found = files.finished(self.directory, samples.pattern)
         if not found:
-            self.must_exist(self.directory / "accuracy" / BASE_ARM / "samples.jsonl")
-        frame = pd.concat([require(read_rows(path), SAMPLES.split(), path) for path in found], ignore_index=True)
+            self.must_exist(self.directory / samples.path.format(arm=BASE_ARM))
+        frame = pd.concat([require(read_rows(path), samples.columns, path) for path in found], ignore_index=True)
         return frame if "sample_seed" in frame else frame.assign(sample_seed="greedy")
 
     @cached_property
@@ -165,7 +166,7 @@ class Results:
         git = record.get("git") or {}
         sha = (git.get("sha") or "unknown")[:9] + ("+changes" if git.get("dirty") else "")
         hardware = hardware_label(record["hardware"]) if record.get("hardware") else "hardware unknown"
-        path = f"results/{self.scale}/{ALL_FRAMES[name][0]}"
+        path = f"results/{self.scale}/{ALL_FRAMES[name].path}"
         return Origin(hardware, sha, self.scale, path, record.get("weights"))
 
 
@@ -178,7 +179,7 @@ def find_root(scale: str) -> Path:
     places = [Path(named)] if named else [Path("results"), Path("../results"), ROOT / "results"]
     references = [] if named else sorted((ROOT / "results" / "reference").glob("*"))
     for place in [*places, *references]:
-        if any((place / scale / path).is_file() for path, _ in FRAMES.values()):
+        if any((place / scale / file.path).is_file() for file in FRAMES.values()):
             return place
     looked = ", ".join(str(place / scale) for place in places)
     raise UserError(f"no results of scale {scale!r}: looked at {looked}; make them with `snakemake --cores all`")

@@ -15,47 +15,11 @@ import pandas as pd
 
 from swiftkv import files
 from swiftkv.errors import NothingToJudge, UserError
-from swiftkv.frames import FRAMES, LOAD_RATIOS, SERVED_FRAMES
 from swiftkv.provenance import Provenance, hardware_label
+from swiftkv.registry import COMPARED, FRAMES, SERVED_FRAMES, Agreement
 from swiftkv.results import Results
 
-KEYS = {  # table -> the columns that name a row
-    "lengths": "workload",
-    "lengths_quantiles": "workload quantity q",
-    "similarity": "layer",
-    "gates": "gate variant",
-    "throughput": "point arm",
-    "latency": "arm",
-    "kv_capacity": "arm",
-    "compute": "model arm part context counting",
-    "accuracy": "arm task",
-    "samples": "arm task id sample_seed",
-    "diagnosis_positions": "arm task position",
-    "diagnosis_lengths": "arm prompt_from",
-    "diagnosis_difficulty": "arm task records",
-    "distill": "variant step",
-    "served": "point load arm",
-    "saturation": "point arm",
-    "claims": "id",
-}
-RATIOS = {  # table -> value, lower and upper end of its interval
-    "throughput": ["speedup ci_low ci_high"],
-    "latency": ["tpot_ratio ci_low ci_high", "ttft_ratio ttft_ci_low ttft_ci_high"],
-    "claims": ["measured ci_low ci_high"],
-    "served": [f"{name}_ratio {name}_ci_low {name}_ci_high" for name in LOAD_RATIOS],
-    "saturation": ["ratio ci_low ci_high"],
-}
-LEFT_OUT = {  # follow from other columns, are words, or tell how a job went
-    "throughput": "share_of_limit repeated too_short notes",
-    "gates": "measured detail",  # rounding errors: the limit judges them
-    "samples": "prediction target",
-    "claims": "statement source hardware evidence",
-    "served": "source attainment cache_hit_share",  # shares of a few requests near a limit
-    "saturation": "highest_within saturation note",
-}
-EXACT = {"lengths", "lengths_quantiles", "gates", "kv_capacity", "compute", "accuracy", "samples"}
 TIME = re.compile(r"(_s|_s_median|^seconds)$")
-TRAINING = {"distill"}  # another order of additions grows over the steps: as loose as times
 TOLERANCE = 0.10  # of times, rates and training curves
 COMPUTED = 1e-3  # of other real numbers, which depend on the order of additions
 ROUNDING = 1e-9  # of exact ones
@@ -84,21 +48,21 @@ def open_results(directory: Path) -> Results:
     results = Results(directory.resolve().name, directory)
     if not any(results.has(name) for name in FRAMES):
         raise NothingToJudge(
-            f"{directory}: holds no results; expected are {', '.join(path for path, _ in FRAMES.values())}"
+            f"{directory}: holds no results; expected are {', '.join(file.path for file in FRAMES.values())}"
         )
     return results
 
 
 def has(results: Results, name: str) -> bool:
-    return any(results.directory.glob("accuracy/*/samples.jsonl")) if name == "samples" else results.has(name)
+    return any(results.directory.glob(COMPARED[name].pattern))
 
 
 def indexed(results: Results, name: str) -> pd.DataFrame:
     """A table without what is left out, by its keys; a key that occurs again is numbered."""
     frame = results.samples if name == "samples" else results.frame(name)
-    keys = KEYS[name].split()
-    frame = frame.drop(columns=LEFT_OUT.get(name, "").split(), errors="ignore")
-    return frame.assign(again=frame.groupby(keys).cumcount()).set_index([*keys, "again"])
+    keys = COMPARED[name].keys
+    frame = frame.drop(columns=list(COMPARED[name].ignored), errors="ignore")
+    return frame.assign(again=frame.groupby(list(keys)).cumcount()).set_index([*keys, "again"])
 
 
 def machine(results: Results, name: str) -> str:
@@ -127,27 +91,29 @@ def equal(x, y, relative: float) -> bool:
 
 
 def label(name: str, index: tuple) -> str:
-    return " ".join(f"{key}={value}" for key, value in zip(KEYS[name].split(), index, strict=False))
+    return " ".join(f"{key}={value}" for key, value in zip(COMPARED[name].keys, index, strict=False))
 
 
 def ratio_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> Iterator[Difference]:
     """Ratios whose intervals are apart; without an interval, values further apart than the tolerance."""
-    for value, low, high in map(str.split, RATIOS.get(name, [])):
+    for ratio in COMPARED[name].ratios:
         for index in a.index:
-            x, y = (frame.loc[index, [value, low, high]].tolist() for frame in (a, b))
+            x, y = (frame.loc[index, list(astuple(ratio))].tolist() for frame in (a, b))
             if missing(x[1]) or missing(y[1]):
                 apart, limit = not equal(x[0], y[0], tolerance), f"{tolerance:g} relative, no interval"
             else:
                 apart, limit = x[1] > y[2] or y[1] > x[2], "intervals overlap"
             if apart:
-                yield Difference(name, label(name, index), value, *(f"{v} [{lo}, {hi}]" for v, lo, hi in (x, y)), limit)
+                said = (f"{value} [{low}, {high}]" for value, low, high in (x, y))
+                yield Difference(name, label(name, index), ratio.value, *said, limit)
 
 
 def relative_limit(name: str, column: str, tolerance: float) -> float:
     """The relative difference that a column may have."""
-    if TIME.search(column) or name in TRAINING:
+    agreement = COMPARED[name].agreement
+    if TIME.search(column) or agreement is Agreement.LOOSE:
         return tolerance
-    return ROUNDING if name in EXACT else COMPUTED
+    return ROUNDING if agreement is Agreement.EXACT else COMPUTED
 
 
 def cell_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> Iterator[Difference]:
@@ -180,7 +146,7 @@ def compare_table(name: str, a: Results, b: Results, tolerance: float) -> tuple[
     found = list(row_differences(name, x, y))
     common = x.index.intersection(y.index)
     x, y = x.loc[common, columns], y.loc[common, columns]
-    in_ratios = {column for group in RATIOS.get(name, []) for column in group.split()}
+    in_ratios = {column for ratio in COMPARED[name].ratios for column in astuple(ratio)}
     plain = [column for column in columns if column not in in_ratios]
     found += ratio_differences(name, x, y, tolerance)
     return [*found, *cell_differences(name, x[plain], y[plain], tolerance)], remarks
@@ -191,11 +157,11 @@ def compare(a: Results, b: Results, tolerance: float = TOLERANCE) -> tuple[list[
 
     Raises UserError for a table that cannot be read, and if no table is in both.
     """
-    common = [name for name in KEYS if has(a, name) and has(b, name)]
+    common = [name for name in COMPARED if has(a, name) and has(b, name)]
     if not common:
         raise NothingToJudge(f"{a.directory} and {b.directory} have no table in common")
     found, remarks = [], []
-    for name in KEYS:
+    for name in COMPARED:
         if has(a, name) != has(b, name):
             remarks.append(f"{name}: not compared, only in {'A' if has(a, name) else 'B'}")
     for name in common:

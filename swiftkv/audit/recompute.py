@@ -17,7 +17,7 @@ from swiftkv.bench.served import summary as served
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.settings import arms
 from swiftkv.evals import accuracy_summary
-from swiftkv.frames import ALL_FRAMES, COUNTS, FRAMES, SERVED_FRAMES
+from swiftkv.registry import COUNTS, FILES, shown_in
 from swiftkv.report import claims as judge
 from swiftkv.report import exhibits, tables
 from swiftkv.report import served as served_report
@@ -121,7 +121,7 @@ def claims_text(name: str) -> Recipe:
         words = frame.select_dtypes(exclude="number").columns
         files.write_text(out, report.markdown(frame.fillna(dict.fromkeys(words, "")), run.results.scale))
 
-    return Recipe(make, (ALL_FRAMES[name][0],), configured=False)
+    return Recipe(make, (FILES[name].path,), configured=False)
 
 
 def table(name: str) -> Recipe:
@@ -131,7 +131,7 @@ def table(name: str) -> Recipe:
         if not out.is_file():
             tables.write_one(run.results, name, out.parent)
 
-    return Recipe(make, (FRAMES[tables.SOURCES[name]][0],), configured=False)
+    return Recipe(make, (shown_in(name).path,), configured=False)
 
 
 def tables_document(run: Run, out: Path) -> None:
@@ -139,21 +139,23 @@ def tables_document(run: Run, out: Path) -> None:
     files.write_text(out, exhibits.document(name for name in exhibits.TABLES if (made / f"{name}.tex").is_file()))
 
 
-MEASUREMENTS, KV_CAPACITY = (FRAMES[name][0] for name in ("measurements", "kv_capacity"))
-CLAIMS = {name: ALL_FRAMES[name][0] for name in ("claims", "served_claims")}
-SERVED_SUMMARIES = (SERVED_FRAMES["served"][0], SERVED_FRAMES["saturation"][0])
+MEASUREMENTS, LATENCY_ROUNDS, KV_CAPACITY, SERVED_ROUNDS = (
+    FILES[name].path for name in ("measurements", "latency_rounds", "kv_capacity", "served_rounds")
+)
+CLAIMS = {name: FILES[name].path for name in ("claims", "served_claims")}
+SERVED_SUMMARIES = (FILES["served"].path, FILES["saturation"].path)
 RECIPES: dict[str, Recipe] = {
     MEASUREMENTS: Recipe(measurements, (MEASUREMENTS,), configured=False),
-    FRAMES["throughput"][0]: Recipe(summary, (MEASUREMENTS,)),
-    FRAMES["latency"][0]: Recipe(latency_summary, (FRAMES["latency_rounds"][0],)),
+    FILES["throughput"].path: Recipe(summary, (MEASUREMENTS,)),
+    FILES["latency"].path: Recipe(latency_summary, (LATENCY_ROUNDS,)),
     KV_CAPACITY: Recipe(kv_capacity, (KV_CAPACITY,)),
-    FRAMES["compute"][0]: Recipe(compute, ()),
+    FILES["compute"].path: Recipe(compute, ()),
     COUNTS: Recipe(parameters, (COUNTS,)),
-    FRAMES["accuracy"][0]: Recipe(accuracy, ("accuracy/*/samples.jsonl", "accuracy/*/lm_eval.json")),
-    SERVED_FRAMES["served"][0]: Recipe(served_summary, (SERVED_FRAMES["served_rounds"][0],)),
-    SERVED_FRAMES["saturation"][0]: Recipe(served_saturation, (SERVED_FRAMES["served_rounds"][0],)),
+    FILES["accuracy"].path: Recipe(accuracy, (FILES["samples"].pattern, FILES["lm_eval"].pattern)),
+    FILES["served"].path: Recipe(served_summary, (SERVED_ROUNDS,)),
+    FILES["saturation"].path: Recipe(served_saturation, (SERVED_ROUNDS,)),
     **{path: Recipe(claims, ()) for path in CLAIMS.values()},
-    **{str(Path(path).with_suffix(".md")): claims_text(name) for name, path in CLAIMS.items()},
+    **{FILES[f"{name}_text"].path: claims_text(name) for name in CLAIMS},
     **{f"tables/{name}.{form}": table(name) for name in tables.TABLES for form in ("csv", "md", "tex")},
     **{
         f"served/{name}.{form}": Recipe(served_tables, SERVED_SUMMARIES, configured=False)

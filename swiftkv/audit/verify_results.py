@@ -20,7 +20,7 @@ from swiftkv.audit.compare_results import open_results
 from swiftkv.audit.recompute import CLAIMS, PARTLY, RECIPES, Recipe, Run
 from swiftkv.config import ROOT, RunConfig, merge, read_layers, validate
 from swiftkv.errors import NothingToJudge, UserError
-from swiftkv.frames import COUNTS, KEPT
+from swiftkv.registry import COUNTS, KEPT
 
 ROUNDING = 5e-16  # below one unit in the fifteenth digit
 RECORD = ".provenance.json"

@@ -20,13 +20,14 @@ from swiftkv.engines.arms import Fleet, Run, VLLMEngine
 from swiftkv.engines.settings import BLOCK, DEFAULT, Arm, arms, by_flags, engine_settings, flags, load
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
+from swiftkv.registry import names
 
 DRIFT = 0.10  # where the baselines of the repeats differ by more than this, the one furthest off is measured again
 MAX_REDONE = 2  # per workload
 MIN_SECONDS = 1.0  # of a measurement, unless configured: a scheduling hiccup of 10 ms stays within 1%
 TIMES = ("ttft_s", "tpot_s")  # of every request of a measurement
 CAPACITY = "kv-capacity"  # of the round in the work directory
-FILES = "measurements.jsonl requests.jsonl.gz latency.jsonl compute.csv kv_capacity.csv latency.csv summary.csv".split()
+FILES = names("throughput")
 
 
 def run(config, out_dir: Path, work: Path, factory: Callable = VLLMEngine) -> None:

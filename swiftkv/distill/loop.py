@@ -26,12 +26,13 @@ from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 from swiftkv.modeling.convert import REPLACED, write_student
 from swiftkv.provenance import Provenance
+from swiftkv.registry import FILES
 from swiftkv.workloads.sources import Stream, stream_of
 from swiftkv.workloads.stream import Batch
 from swiftkv.workloads.tokens import load_tokenizer
 
 SAVE_EVERY_S = 30
-CURVES = "distill.jsonl"
+CURVES = FILES["distill"].file
 DROPPED = "dropped.json"
 
 

@@ -26,11 +26,12 @@ from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import check_checkpoint, weight_files
 from swiftkv.modeling.placement import load_whole
 from swiftkv.provenance import Provenance
+from swiftkv.registry import names
 from swiftkv.stats import paired_difference_ci
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer
 
-FILES = "positions.csv lengths.csv difficulty.csv lost.jsonl".split()
+FILES = names("diagnose")
 NEEDLE = "needle"
 SHORTEST_PASSAGE = 8  # tokens, in any tokenizer: its words
 BATCH_TOKENS = 8192

@@ -20,6 +20,7 @@ from swiftkv.errors import UserError
 from swiftkv.planning import fleet, predict, roofline
 from swiftkv.planning.roofline import Machine
 from swiftkv.provenance import Provenance
+from swiftkv.registry import FILES
 from swiftkv.results import Results
 from swiftkv.workloads.traffic import Requests
 
@@ -27,7 +28,8 @@ KEYS = ["point", "load", "arm"]
 TIMES = ["ttft_p50_s", "e2el_p50_s"]
 QUANTITIES = [*TIMES, "attainment"]
 OPEN = ("rate", "trace")
-NAME = "served.csv"
+REQUESTS = FILES["served_requests"].path
+NAME = FILES["served_predictions"].file
 
 
 def machine_of(config: RunConfig, fit: Path, fit_config: RunConfig, served: Results) -> Machine:
@@ -78,7 +80,7 @@ def simulate(config: RunConfig, arm: Arm, machine: Machine, rows: pd.DataFrame, 
 
 def simulated(config: RunConfig, machine: Machine, results: Results) -> pd.DataFrame:
     """Medians over the rounds of every open-loop load and arm: KEYS, QUANTITIES."""
-    rounds, requests = results.frame("served_rounds"), files.read_jsonl(results.directory / "served/requests.jsonl.gz")
+    rounds, requests = results.frame("served_rounds"), files.read_jsonl(results.directory / REQUESTS)
     frame, arms = pd.DataFrame(requests), {arm.name: arm for arm in chosen_arms(config)}
     shares = rounds.set_index([*KEYS, "round"]).cache_hit_share.fillna(0.0)
     found = [
@@ -123,7 +125,7 @@ def run(config: RunConfig, directory: Path, fit: Path, fit_config: RunConfig, ou
     """Write NAME to `out` and print the report. Raises UserError for missing results or runs that do not compare."""
     results = Results(config.scale, directory)
     results.must_exist(results.path("served"))
-    inputs = [results.path("served"), directory / "served/requests.jsonl.gz", fit / "throughput" / "summary.csv"]
+    inputs = [results.path("served"), directory / REQUESTS, fit / "throughput" / "summary.csv"]
     with Provenance("predict-served", config, inputs=inputs, out=[out / NAME], kind=roofline.PREDICTED) as record:
         frame = compare(config, machine_of(config, fit, fit_config, results), results)
         files.write_text(out / NAME, frame.to_csv(index=False, float_format="%.6g"))

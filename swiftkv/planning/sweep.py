@@ -15,6 +15,7 @@ from swiftkv.planning import capacity, predict, roofline
 from swiftkv.planning.predict import Workload
 from swiftkv.planning.roofline import Machine
 from swiftkv.provenance import Provenance
+from swiftkv.registry import names
 
 RATIOS = (1, 2, 5, 10, 20, 50, 100)
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -23,7 +24,7 @@ REPLICAS = {"Llama-3.1-8B": ("H100", 1), "Llama-3.1-70B": ("H100", 4)}  # the pa
 MODEL_LENGTHS = (2000, 4000, 8000, 16000, 32000, 64000, 128000)
 MODEL_OUTPUT = 256
 WAVES = 4  # requests per place in the KV cache: enough that the first and the last wave weigh little
-FILES = "speedups.csv speedups.md map.csv models.csv".split()
+FILES = names("predict")
 
 
 def ratio_map(config, machine: Machine) -> Iterator[dict]:

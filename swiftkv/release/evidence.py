@@ -9,8 +9,8 @@ import pandas as pd
 from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig, SwiftKVVariant
 from swiftkv.errors import UserError
-from swiftkv.frames import FRAMES
 from swiftkv.modeling.checkpoint import STUDENT_TYPES, read_config, weight_files
+from swiftkv.registry import FILES
 from swiftkv.results import Results, read_rows, require
 
 Hashes = dict[str, str]  # file name -> sha256
@@ -88,7 +88,7 @@ class Evidence:
 
     def samples(self, arm: str) -> Path:
         """The scored items of an arm."""
-        return self.results.directory / "accuracy" / arm / "samples.jsonl"
+        return self.results.directory / FILES["samples"].path.format(arm=arm)
 
     @property
     def scoring(self) -> dict:
@@ -136,7 +136,7 @@ class Evidence:
 
         Raises UserError if the file belongs to another run than the student.
         """
-        path = self.directory.parent / Path(FRAMES["distill"][0]).name
+        path = self.directory.parent / FILES["distill"].file
         run = read_record(path)
         if self.record.get("stage") != "distill" or not run or not path.is_file():
             return pd.DataFrame(), {}
@@ -148,6 +148,6 @@ class Evidence:
             )
         found = read_rows(path)
         if not found.empty:
-            found = require(found, FRAMES["distill"][1].split(), path)
+            found = require(found, FILES["distill"].columns, path)
             found = found[found.variant == self.variant.name]
         return found, run

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv.frames import ALL_FRAMES
 from swiftkv.markup import pipe_table
+from swiftkv.registry import ALL_FRAMES
 from swiftkv.report.claims.report import measured, number
 from swiftkv.results import Results
 
@@ -37,7 +37,7 @@ class Judged:
     @property
     def link(self) -> str:
         """The verdicts with their evidence, seen from the ledger."""
-        return f"[`{self.name}`]({self.name}/{ALL_FRAMES[self.frame][0].removesuffix('.csv')}.md)"
+        return f"[`{self.name}`]({self.name}/{ALL_FRAMES[self.frame].path.removesuffix('.csv')}.md)"
 
     @property
     def hardware(self) -> str:
@@ -59,7 +59,7 @@ def runs(reference: Path) -> list[Judged]:
     """The runs below `reference` that have verdicts; those of served load come last."""
     found = []
     for frame in ("claims", "served_claims"):
-        file = ALL_FRAMES[frame][0]
+        file = ALL_FRAMES[frame].path
         for path in sorted(reference.glob(f"*/*/{file}")):
             directory = Path(str(path).removesuffix(file))
             name = directory.relative_to(reference).as_posix()

@@ -17,8 +17,8 @@ import pandas as pd
 from swiftkv import files
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.frames import COUNTS, KEPT
 from swiftkv.markup import pipe_table, with_interval
+from swiftkv.registry import COUNTS, KEPT
 from swiftkv.release.ledger import page
 from swiftkv.report.claims.report import ORDER
 from swiftkv.results import Results

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv.frames import SERVED_FRAMES
 from swiftkv.provenance import Provenance
+from swiftkv.registry import SERVED_FRAMES, shown_in
 from swiftkv.report import exhibits, plots, tables
 from swiftkv.report.tables import Table, formatted, with_ci
 from swiftkv.results import Results, load
@@ -52,8 +52,8 @@ def saturation(results: Results) -> Table:
 
 def write_tables(results: Results, out_dir: Path) -> None:
     """Write tab-served and tab-saturation in their three formats."""
-    for table in (served, saturation):
-        tables.write(table(results), results.origin(table.__name__), f"tab-{table.__name__}", out_dir)
+    for name, table in (("tab-served", served), ("tab-saturation", saturation)):
+        tables.write(table(results), results.origin(shown_in(name).name), name, out_dir)
 
 
 def run(config, out_dir: Path, root: str | Path = "results") -> None:

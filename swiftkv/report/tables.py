@@ -17,6 +17,7 @@ from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.markup import pipe_table, with_interval
 from swiftkv.provenance import Provenance
+from swiftkv.registry import shown_in
 from swiftkv.report import exhibits
 from swiftkv.results import Origin, Results, load, published
 
@@ -197,15 +198,6 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "tab-lengths": lengths,
     "tab-claims": claims,
 }
-SOURCES = {  # table -> the frame whose provenance its caption names
-    "tab-throughput": "throughput",
-    "tab-accuracy": "accuracy",
-    "tab-compute": "compute",
-    "tab-kv": "kv_capacity",
-    "tab-latency": "latency",
-    "tab-lengths": "lengths",
-    "tab-claims": "claims",
-}
 
 
 def is_numeric(column: pd.Series) -> bool:
@@ -237,7 +229,7 @@ def escape(text: str) -> str:
 
 def write_one(results: Results, name: str, out_dir: str | Path) -> None:
     """Write one of TABLES in its three formats. Raises UserError naming the result file that is missing."""
-    write(TABLES[name](results), results.origin(SOURCES[name]), name, out_dir)
+    write(TABLES[name](results), results.origin(shown_in(name).name), name, out_dir)
 
 
 def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
@@ -259,7 +251,7 @@ def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "result
     Raises UserError for a missing result file; `partial` leaves such tables out.
     """
     results = load(config.scale, root)
-    inputs = [results.path(frame) for frame in SOURCES.values()]
+    inputs = [results.path(shown_in(name).name) for name in TABLES]
     written = [Path(out_dir) / f"{name}.csv" for name in TABLES]
     with Provenance("tables", config, inputs=inputs, out=written) as provenance:
         made = exhibits.make(TABLES, lambda name: write_one(results, name, out_dir), partial)

@@ -22,6 +22,7 @@ from swiftkv import files
 from swiftkv.config import ROOT, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
+from swiftkv.registry import names
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import count_tokens, load_tokenizer
 
@@ -256,7 +257,7 @@ def mirror_of(mirror: str | Path | None) -> Path | None:
 
 def run(config: RunConfig, base_dir: Path, out_dir: Path, mirror: Path | None = None) -> None:
     """Write lengths.csv and lengths_quantiles.csv into `out_dir`. Raises UserError as its parts do."""
-    written = [out_dir / "lengths.csv", out_dir / "lengths_quantiles.csv"]
+    written = [out_dir / name for name in names("lengths")]
     with Provenance("lengths", config, out=written) as provenance:
         measured = trace_lengths(config["lengths"]["traces"], mirror_of(mirror))
         known = known_traces()

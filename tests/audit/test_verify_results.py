@@ -17,7 +17,7 @@ from swiftkv.bench import throughput
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy_summary
-from swiftkv.frames import COUNTS, FRAMES
+from swiftkv.registry import COUNTS, FRAMES
 from swiftkv.report import claims, tables
 from swiftkv.results import Results
 from tests.helpers.fake_engines import Machine
@@ -25,7 +25,7 @@ from tests.helpers.synthetic_results import build
 
 CONFIG = load_config(ROOT / "config" / "smoke.yaml")
 SCALE = CONFIG.scale
-HASHED = [path for name, (path, _) in FRAMES.items() if path not in RECIPES and name != "claims"]
+HASHED = [file.path for name, file in FRAMES.items() if file.path not in RECIPES and name != "claims"]
 MADE = [path for path in RECIPES if not path.startswith("served/")]  # those: tests/bench/test_served_summary.py
 COMMITTED = sorted((ROOT / "results" / "reference").glob("*/cpu"))
 

@@ -14,8 +14,8 @@ from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.evals import diagnose
-from swiftkv.frames import FRAMES
 from swiftkv.modeling.placement import load_whole
+from swiftkv.registry import FRAMES
 from swiftkv.workloads import tasks
 from tests.helpers.config import make_config
 
@@ -144,7 +144,7 @@ def test_files_are_written_with_their_columns_and_provenance(tiny_base, tiny_stu
     diagnose.run(config_of(), tiny_base, {"skip50": tiny_student}, tmp_path)
     for name in ("positions", "lengths", "difficulty"):
         frame = pd.read_csv(tmp_path / f"{name}.csv")
-        assert set(frame.columns) == set(FRAMES[f"diagnosis_{name}"][1].split())
+        assert set(frame.columns) == set(FRAMES[f"diagnosis_{name}"].columns)
         assert list(frame.arm.unique()) == ["base", "skip50"]
         assert files.read_json(tmp_path / f"{name}.csv.provenance.json")["stage"] == "diagnose"
     difficulty = pd.read_csv(tmp_path / "difficulty.csv")

@@ -10,7 +10,7 @@ import pytest
 
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
-from swiftkv.frames import FRAMES
+from swiftkv.registry import FRAMES
 from swiftkv.results import find_root, load, published
 from tests.helpers.synthetic_results import build
 
@@ -26,7 +26,7 @@ def root(tmp_path):
 @pytest.mark.parametrize("name", [name for name in FRAMES if name != "claims"])
 def test_every_frame_is_read_with_its_columns(root, name):
     frame = load("cpu", root).frame(name)
-    assert len(frame) and set(FRAMES[name][1].split()) <= set(frame.columns)
+    assert len(frame) and set(FRAMES[name].columns) <= set(frame.columns)
 
 
 def test_missing_results_name_the_directory(tmp_path):
@@ -39,8 +39,8 @@ def test_missing_file_names_the_file_and_its_target(tmp_path, name):
     (tmp_path / "cpu").mkdir()
     with pytest.raises(UserError) as error:
         load("cpu", tmp_path).frame(name)
-    assert str(tmp_path / "cpu" / FRAMES[name][0]) in str(error.value)
-    assert f"snakemake --cores all results/cpu/{FRAMES[name][0]}" in str(error.value)
+    assert str(tmp_path / "cpu" / FRAMES[name].path) in str(error.value)
+    assert f"snakemake --cores all results/cpu/{FRAMES[name].path}" in str(error.value)
 
 
 def test_missing_column_is_named(root):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swiftkv import costmodel, files
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.errors import NothingToJudge, UserError
-from swiftkv.frames import FRAMES, SERVED_FRAMES
+from swiftkv.registry import FRAMES, SERVED_FRAMES
 from swiftkv.report import claims
 from swiftkv.report.claims.measurement import Measurement
 from swiftkv.report.claims.verdicts import NOT_REPRODUCED, PARTLY, REPRODUCED, ceiling, judge
@@ -39,7 +39,7 @@ def verdicts(root, config=CONFIG) -> pd.DataFrame:
 
 def change(root, name: str, **values) -> None:
     """Overwrite columns of the rows of arm skip50."""
-    path = root / "cpu" / FRAMES[name][0]
+    path = root / "cpu" / FRAMES[name].path
     frame = pd.read_csv(path)
     for column, value in values.items():
         frame.loc[frame.arm == "skip50", column] = value
@@ -110,7 +110,7 @@ def test_required_claims_are_there_and_sourced():
 
 def test_complete_results(root):
     frame = verdicts(root)
-    assert ["id", *frame.columns] == FRAMES["claims"][1].split()
+    assert ["id", *frame.columns] == list(FRAMES["claims"].columns)
     assert set(frame.verdict) <= VERDICTS
     assert frame.verdict["kv-memory"] == REPRODUCED and frame.measured["kv-memory"] == 37.5
     assert frame.verdict["kv-memory-abstract"] == NOT_REPRODUCED
@@ -173,7 +173,7 @@ def served(root, rates: dict[float, tuple]) -> None:
         rows.append({"point": "open", "kind": "rate", "load": load, "load_unit": "requests/s", **quantities})
     rows.append(rows[0] | {"point": "azure", "kind": "trace", "tpot_p50_ratio": 0.1})
     frame = pd.DataFrame([row | {"arm": "skip50", "rounds": 3} for row in rows])
-    columns = [name for name in SERVED_FRAMES["served"][1].split() if name not in frame]
+    columns = [name for name in SERVED_FRAMES["served"].columns if name not in frame]
     save(root / "cpu" / "served" / "summary.csv", frame.assign(**dict.fromkeys(columns, 1.0)).to_dict("records"))
 
 
@@ -191,7 +191,7 @@ def test_tpot_under_load_is_that_of_the_best_request_rate(root, best, verdict):
 UNJUDGED = {"claims.csv", "diagnosis", "verify"}  # no number comes from them
 
 
-@pytest.mark.parametrize("missing", sorted({path.split("/")[0] for path, _ in FRAMES.values()} - UNJUDGED))
+@pytest.mark.parametrize("missing", sorted({file.path.split("/")[0] for file in FRAMES.values()} - UNJUDGED))
 def test_partial_results_never_crash(root, missing):
     complete = verdicts(root)
     shutil.rmtree(root / "cpu" / missing)

@@ -7,8 +7,7 @@ rule accuracy:
         model=model_of,
         config=CONFIG,
     output:
-        recorded("<results>/accuracy/{arm}/samples.jsonl"),
-        "<results>/accuracy/{arm}/lm_eval.json",
+        made_by("accuracy"),
     log:
         "<results>/logs/accuracy-{arm}.log",
     benchmark:

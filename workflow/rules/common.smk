@@ -10,6 +10,7 @@ from swiftkv import devices
 from swiftkv.config import frozen_text, is_stale, resolve
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
+from swiftkv.registry import FILES, names
 from swiftkv.workloads import tasks
 
 # Validated; the rule `config` writes it to RUN.path, which every command reads. Reading the rules writes nothing, so that a dry
@@ -72,6 +73,20 @@ def project(path):
 def source_of_notebook(wildcards):
     """The notebook that is run."""
     return project(f"notebooks/{wildcards.notebook}.ipynb")
+
+
+def made_by(stage):
+    """What a stage writes, each file with its provenance record where it has one."""
+    made = [
+        (f"<results>/{file.path}", file.recorded)
+        for file in FILES.values()
+        if file.stage == stage
+    ]
+    return [
+        name
+        for path, has_record in made
+        for name in (recorded(path) if has_record else [path])
+    ]
 
 
 def base_files(wildcards):

@@ -1,5 +1,4 @@
 # Where students lose answers that the base model gets right.
-DIAGNOSIS = "positions.csv lengths.csv difficulty.csv lost.jsonl".split()
 
 
 rule diagnose:
@@ -9,7 +8,7 @@ rule diagnose:
         models=collect("<results>/models/{variant}", variant=VARIANTS),
         config=CONFIG,
     output:
-        recorded(*collect("<results>/diagnosis/{file}", file=DIAGNOSIS)),
+        made_by("diagnose"),
     log:
         "<results>/logs/diagnose.log",
     benchmark:

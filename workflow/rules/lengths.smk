@@ -6,8 +6,7 @@ rule lengths:
         base="<results>/models/base",
         config=CONFIG,
     output:
-        recorded("<results>/lengths/lengths.csv"),
-        "<results>/lengths/lengths_quantiles.csv",
+        made_by("lengths"),
     log:
         "<results>/logs/lengths.log",
     conda:

@@ -4,17 +4,16 @@ from swiftkv.report.exhibits import FIGURES, TABLES
 NOTEBOOKS = ["throughput", "accuracy", "diagnosis"]
 # All that these stages read of a run.
 EVIDENCE = [
-    *recorded("<results>/models/distill.jsonl"),
+    *made_by("distill"),
     "<results>/models/base",
     collect("<results>/models/{variant}", variant=VARIANTS),
-    recorded("<results>/lengths/lengths.csv"),
-    "<results>/lengths/lengths_quantiles.csv",
-    recorded("<results>/similarity/similarity.csv"),
-    recorded("<results>/verify/gates.json"),
-    recorded(*collect("<results>/throughput/{file}", file=THROUGHPUT)),
-    recorded("<results>/accuracy/summary.csv"),
+    made_by("lengths"),
+    made_by("similarity"),
+    made_by("verify"),
+    made_by("throughput"),
+    made_by("accuracy-summary"),
     collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
-    recorded(*collect("<results>/diagnosis/{file}", file=DIAGNOSIS)),
+    made_by("diagnose"),
 ]
 
 

@@ -7,10 +7,7 @@ if "served" in RUN.raw:
             gates="<results>/verify/gates.json",
             config=CONFIG,
         output:
-            collect(
-                "<results>/served/{file}",
-                file="served.jsonl requests.jsonl.gz summary.csv saturation.csv".split(),
-            ),
+            collect("<results>/served/{file}", file=names("served")),
         log:
             "<results>/logs/serve-load.log",
         benchmark:

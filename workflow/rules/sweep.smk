@@ -8,10 +8,7 @@ rule predict:
         latency="<results>/throughput/latency.csv",
         config=CONFIG,
     output:
-        collect(
-            "<results>/predictions/{file}",
-            file="speedups.csv speedups.md map.csv models.csv".split(),
-        ),
+        collect("<results>/predictions/{file}", file=names("predict")),
     log:
         "<results>/logs/predict.log",
     conda:

@@ -1,5 +1,4 @@
 # Speed. The rule takes every core: nothing runs beside a measurement of time.
-THROUGHPUT = "measurements.jsonl requests.jsonl.gz summary.csv latency.jsonl latency.csv kv_capacity.csv compute.csv".split()
 
 
 rule throughput:
@@ -7,7 +6,7 @@ rule throughput:
         gates="<results>/verify/gates.json",
         config=CONFIG,
     output:
-        recorded(*collect("<results>/throughput/{file}", file=THROUGHPUT)),
+        made_by("throughput"),
     log:
         "<results>/logs/throughput.log",
     benchmark:

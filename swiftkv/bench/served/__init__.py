@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from swiftkv import files
+from swiftkv import files, registry
 from swiftkv.bench.rounds import SOURCES, Rounds, fingerprint
 from swiftkv.bench.served import client, metrics, summary
 from swiftkv.bench.served.loads import Load, plan
@@ -17,7 +17,7 @@ from swiftkv.bench.served.servers import Servers, chosen_arms, serve_arm, settin
 from swiftkv.bench.throughput import write_csv
 from swiftkv.provenance import Provenance
 
-FILES = "served.jsonl requests.jsonl.gz summary.csv saturation.csv".split()
+FILES = registry.names("served")
 OWN_SOURCES = [*SOURCES, *(Path(__file__).with_name(f"{name}.py") for name in ("client", "loads", "replay", "servers"))]
 
 

@@ -6,7 +6,7 @@ from statistics import median
 from swiftkv import stats
 from swiftkv.bench.served.metrics import PERCENTILES
 from swiftkv.config import BASE_ARM
-from swiftkv.frames import LOAD_RATIOS
+from swiftkv.registry import LOAD_RATIOS
 
 TIMES = [f"{name}_p{q}_s" for name in ("ttft", "tpot", "itl", "e2el") for q in PERCENTILES]
 RATES = ["requests_per_s", "goodput_per_s", "total_tokens_per_s"]

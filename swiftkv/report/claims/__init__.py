@@ -17,8 +17,8 @@ import yaml
 from swiftkv.config import ROOT, RunConfig, explain
 from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.files import read_json
-from swiftkv.frames import ALL_FRAMES, FRAMES
 from swiftkv.provenance import Provenance
+from swiftkv.registry import ALL_FRAMES, FRAMES
 from swiftkv.report.claims import report
 from swiftkv.report.claims.measurement import Measurement, Unanswerable
 from swiftkv.report.claims.metrics import METRICS
@@ -27,7 +27,7 @@ from swiftkv.results import PUBLISHED, Results, published
 
 CLAIMS = ROOT / "config" / "claims.yaml"
 SCHEMA = ROOT / "workflow" / "schemas" / "claims.schema.json"
-COLUMNS = FRAMES["claims"][1].split()
+COLUMNS = list(FRAMES["claims"].columns)
 READ = [*(name for name in FRAMES if name != "claims"), "served"]
 COMPUTED = "none (computed from the model's shape)"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from swiftkv.frames import ALL_FRAMES
+from swiftkv.registry import ALL_FRAMES
 
 
 class Unanswerable(Exception):
@@ -41,7 +41,7 @@ class Measurement:
 
 
 def file_of(frame: str) -> str:
-    return ALL_FRAMES[frame][0] if frame in ALL_FRAMES else "models/*/*.safetensors"
+    return ALL_FRAMES[frame].path if frame in ALL_FRAMES else "models/*/*.safetensors"
 
 
 def student(metric: dict, context) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.frames import FRAMES, SWEEP_FRAMES
 from swiftkv.provenance import Provenance
+from swiftkv.registry import FRAMES, SWEEP_FRAMES
 from swiftkv.report import exhibits
 from swiftkv.report.plots import diagnosis, learning, lengths, rewiring, served, speed, sweep
 from swiftkv.report.plots.style import Figure, save, theme
