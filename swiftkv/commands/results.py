@@ -131,8 +131,13 @@ def publish(
 
 
 @cli.command()
-def config_docs(out: Out = Path("docs/config.md")) -> None:
-    """Write the page of every configuration key from the schema."""
+def config_docs(
+    out: Out = Path("docs/config.md"),
+    schema: Annotated[Path, typer.Option(help="Where the schema for editors goes.")] = Path(
+        "workflow/schemas/config.schema.json"
+    ),
+) -> None:
+    """Write the page of every configuration key, and the schema for editors, from the models."""
     from swiftkv.report import config_docs as page
 
-    page.write(out)
+    page.write(out, schema)

@@ -160,8 +160,11 @@ def test_an_empty_window_is_named():
     [
         ({"arms": ["skip99"]}, r"served\.arms: 'skip99' is not a variant"),
         ({"points": [CONFIG["served"]["points"][0]] * 2}, r"served\.points: names must differ"),
-        ({"points": [CONFIG["served"]["points"][0] | {"trace": "x"}]}, 'served.points.0: "trace" is not allowed'),
-        ({"points": [{"name": "a", "kind": "rate", "loads": [1]}]}, "'input_len' is a required property"),
+        (
+            {"points": [CONFIG["served"]["points"][0] | {"trace": "x"}]},
+            r"served\.points\.0: 'trace' is no key of kind rate; allowed",
+        ),
+        ({"points": [{"name": "a", "kind": "rate", "loads": [1]}]}, r"served\.points\.0: input_len is missing"),
         ({"slo": {"ttft_s": 0, "tpot_s": 1, "attainment": 1}}, r"served\.slo\.ttft_s: 0 is not allowed"),
         ({"rounds": 2}, r"served\.rounds: 2 is not allowed"),
     ],

@@ -1,13 +1,21 @@
 """The configuration: validated, merged, and wrong in ways that are named."""
 
+import copy
+import hashlib
+import json
+
 import pytest
 import yaml
 
 from swiftkv import config as module
 from swiftkv.config import SwiftKVVariant, check_cut, load_config, merge
+from swiftkv.config.settings import Settings
 from swiftkv.errors import UserError
 
 DEFAULT = load_config(module.ROOT / "config" / "config.yaml")
+STAGE = {"sequence_length": 64, "prompt_weight": 1, "tokens": 1}
+EASY, WARM = {"difficulty": 0.5}, {"recall": {"records": 1, "values": 1}}
+SHIPPED = [path for path in sorted((module.ROOT / "config").glob("*.yaml")) if path.name != "claims.yaml"]
 
 
 def broken(change: dict) -> str:
@@ -16,6 +24,21 @@ def broken(change: dict) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_models_give_back_what_was_written(path):
+    """Every key, and a whole number as a whole number."""
+    raw = load_config(path).raw
+    again = Settings.model_validate(raw).model_dump(exclude_unset=True)
+    assert json.dumps(again, sort_keys=True) == json.dumps(raw, sort_keys=True)
+
+
+def test_validation_leaves_the_mapping_and_its_hash_as_they_are():
+    before = copy.deepcopy(DEFAULT.raw)
+    module.validate(DEFAULT.raw, "f.yaml")
+    assert before == DEFAULT.raw == module.read_layers(module.ROOT / "config" / "config.yaml")
+    assert DEFAULT.sha256 == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
 
 
 def test_default_config_is_valid_and_names_every_arm():
@@ -31,18 +54,29 @@ def test_default_config_is_valid_and_names_every_arm():
     ("change", "words"),
     [
         ({"colour": 1}, ["unknown key 'colour'", "allowed are ablations, accuracy, base"]),
-        ({"distill": {"stepz": 3}}, ["distill: unknown key 'stepz'", "steps"]),
-        ({"distill": {"steps": -1}}, ["distill.steps: -1", "minimum 0"]),
-        ({"base": {"source": "cloud"}}, ["base.source", "cloud", "embedded"]),
-        ({"base": {"source": "hub"}}, ["base", "revision"]),
-        ({"variants": [{"name": "x", "skip": 1.5}]}, ["variants.0.skip", "1.5"]),
+        (
+            {"distill": {"stepz": 3}},
+            ["distill: unknown key 'stepz'", "mean 'steps'?", "allowed are batch_tokens"],
+        ),
+        ({"distill": {"steps": -1}}, ["distill.steps: -1", "a whole number from 0"]),
+        ({"base": {"source": "cloud"}}, ["base.source", "cloud", "allowed is embedded, train, local or hub"]),
+        ({"base": {"source": "hub"}}, ["base: revision is missing"]),
+        ({"variants": [{"name": "x", "skip": 1.5}]}, ["variants.0.skip: 1.5", "from 0 and below 1"]),
         ({"variants": [{"name": "base", "skip": 0.5}]}, ["variants", "base"]),
         ({"variants": [{"name": "skip50-undistilled", "skip": 0.5}]}, ["variants", "'skip50-undistilled'", "controls"]),
         ({"scale": "reference"}, ["scale", "'reference'", "results/reference"]),
         ({"scale": "Plan"}, ["scale", "'Plan'"]),
         ({"accuracy": {"undistilled": ["nobody"]}}, ["accuracy.undistilled", "nobody", "skip25"]),
-        ({"accuracy": {"margin": 0}}, ["accuracy.margin: 0", "exclusiveMinimum"]),
-        ({"throughput": {"repeats": 2}}, ["throughput.repeats", "2"]),
+        ({"accuracy": {"margin": 0}}, ["accuracy.margin: 0", "a number above 0"]),
+        ({"throughput": {"repeats": 2}}, ["throughput.repeats: 2", "an odd whole number from 1"]),
+        ({"seed": True}, ["seed: true", "a whole number"]),
+        ({"protocol": None}, ["protocol: null", "a mapping with the keys"]),
+        ({"protocol": {"tasks": ["ifeval", "ifeval"]}}, ["protocol.tasks", "none twice"]),
+        ({"diagnosis": {"difficulty": [1, 0]}}, ["diagnosis.difficulty.1: 0", "a number above 0"]),
+        ({"tasks": {"own": {"records": 1}}}, ["tasks.own: values is missing"]),
+        ({"distill": {"data": {"source": "jsonl"}}}, ["distill.data: files is missing", "source jsonl"]),
+        ({"train_base": {"stages": [STAGE]}}, ["train_base.stages.0: recall or difficulty is missing"]),
+        ({"train_base": {"stages": [STAGE | EASY | WARM]}}, ["train_base.stages.0: recall and difficulty"]),
     ],
 )
 def test_wrong_key_or_value_is_named_with_what_is_allowed(change, words):

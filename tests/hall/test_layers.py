@@ -9,6 +9,7 @@ from swiftkv.config import ROOT
 
 PACKAGE = ROOT / "swiftkv"
 HALL = ""
+HALL_FOLDERS = {"config"}  # modules of the hall that are too long for one file
 ROOMS = (
     "modeling workloads costmodel vllm engines base_model distill bench evals report planning audit release commands"
 )
@@ -44,5 +45,9 @@ def test_no_import_leads_up(path):
 
 
 def test_the_hall_holds_what_every_room_uses():
-    assert len([path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]) <= 12
-    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ORDER[1:])
+    modules = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+    assert len(modules) + len(HALL_FOLDERS) <= 12
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
+        *ORDER[1:],
+        *HALL_FOLDERS,
+    }

@@ -160,8 +160,12 @@ def test_publish_replaces_a_published_run_of_its_scale_alone(tmp_path, monkeypat
 
 def test_config_docs_replaces_its_own_page_alone(tmp_path):
     page = tmp_path / "page.md"
-    config_docs.write(page)
-    config_docs.write(page)
+    schema = tmp_path / "schema.json"
+    config_docs.write(page, schema)
+    config_docs.write(page, schema)
+    schema.write_text('{"mine": 1}')
+    with pytest.raises(UserError, match="is not this schema"):
+        config_docs.write(page, schema)
     page.write_text("my notes")
     with pytest.raises(UserError, match="is not this page"):
-        config_docs.write(page)
+        config_docs.write(page, schema)

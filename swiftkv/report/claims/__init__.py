@@ -14,7 +14,7 @@ import jsonschema
 import pandas as pd
 import yaml
 
-from swiftkv.config import ROOT, RunConfig, explain
+from swiftkv.config import ROOT, RunConfig, words
 from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.files import read_json
 from swiftkv.provenance import Provenance
@@ -41,6 +41,17 @@ class Context:
     published: pd.DataFrame
 
 
+def violation(error: jsonschema.ValidationError) -> str:
+    """One line: key, value and what is allowed."""
+    key = words.dotted(error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        return words.unknown(key, set(error.instance) - set(known), known)
+    if error.validator == "required":
+        return words.said(key, error.message.replace("is a required property", "is missing"))
+    return words.not_allowed(key, error.instance, words.allowed(error.schema))
+
+
 def read_claims(path: str | Path = CLAIMS) -> list[dict]:
     """The claims of `path`, validated. Raises UserError naming the file, the key and what is allowed."""
     try:
@@ -52,7 +63,7 @@ def read_claims(path: str | Path = CLAIMS) -> list[dict]:
     validator = jsonschema.Draft202012Validator(read_json(SCHEMA))
     error = jsonschema.exceptions.best_match(validator.iter_errors(document))
     if error is not None:
-        raise UserError(f"{path}: {explain(error)}")
+        raise UserError(f"{path}: {violation(error)}")
     claims, known = document["claims"], set(published().index)
     ids = [claim["id"] for claim in claims]
     repeated = sorted({name for name in ids if ids.count(name) > 1})

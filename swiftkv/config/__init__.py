@@ -1,7 +1,7 @@
 """The run configuration: what is measured, on which model, with which seed. Nothing about machines.
 
-A config file may name another one under `extends`; its own keys win. The result is validated against
-workflow/schemas/config.schema.json, and an error names the key, the value and what is allowed.
+A config file may name another one under `extends`; its own keys win. The result is validated by the models of this
+package (`settings.Settings`), and an error names the key, the value and what is allowed.
 """
 
 import copy
@@ -12,21 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
+from pydantic import ValidationError
 
 from swiftkv import files
+from swiftkv.config import words
+from swiftkv.config.settings import BASE_ARM, CHOICES, UNDISTILLED, Settings, json_schema
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
 
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
-BASE_ARM = "base"
-UNDISTILLED = "-undistilled"
-# Directories below results/ that are no scale's.
-RESERVED_SCALES = ("reference", "plan", "bundle", "browser")
-# Lists of variants by section and key, and whether one that would be left without a name takes all variants.
-CHOICES = (("accuracy", "undistilled", False), ("served", "arms", True))
-ALLOWED = ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems")  # what an error tells
+__all__ = [
+    "BASE_ARM", "ROOT", "UNDISTILLED", "RunConfig", "SwiftKVVariant", "campaign", "check_cut", "freeze", "lay",
+    "load_config", "merge", "read_layers", "validate", "words",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,45 +166,12 @@ def read_layers(path: str | Path, seen: tuple = ()) -> dict:
     return lay(read_layers(path.parent / parent, (*seen, path.resolve())), raw) if parent else raw
 
 
-def explain(error: jsonschema.ValidationError) -> str:
-    """One line for a schema violation: key, value and what is allowed."""
-    key = ".".join(str(part) for part in error.absolute_path) or "(top level)"
-    if error.validator == "additionalProperties":
-        allowed = sorted(error.schema.get("properties", {}))
-        unknown = sorted(set(error.instance) - set(allowed))
-        return f"{key}: unknown key {', '.join(map(repr, unknown))}; allowed are {', '.join(allowed)}"
-    allowed = error.schema.get("enum") or {key: error.schema[key] for key in ALLOWED if key in error.schema}
-    if error.validator == "required":
-        return f"{key}: {error.message}"
-    value = json.dumps(error.instance, default=str)
-    return f"{key}: {value[:120]} is not allowed; allowed is {allowed} ({error.validator} {error.validator_value})"
-
-
 def validate(raw: dict, where: str) -> None:
-    """Check `raw` against the schema and the rules a schema cannot say. Raises UserError."""
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(raw))
-    if error is not None:
-        raise UserError(f"{where}: {explain(error)}")
-    if raw["scale"].lower() in RESERVED_SCALES:
-        raise UserError(
-            f"{where}: scale: {raw['scale']!r} is not allowed; results/{'|'.join(RESERVED_SCALES)} are kept for other "
-            "things, so choose another name"
-        )
-    names = [variant["name"] for variant in raw["variants"]]
-    if taken := [name for name in names if name.endswith(UNDISTILLED)]:
-        raise UserError(
-            f"{where}: variants: {taken[0]!r} is not allowed; names that end in {UNDISTILLED} are controls'"
-        )
-    if len(set(names)) < len(names) or BASE_ARM in names:
-        raise UserError(f"{where}: variants: names must differ from each other and from {BASE_ARM!r}, got {names}")
-    for section, key, _ in CHOICES:
-        for name in raw.get(section, {}).get(key, []):
-            if name not in names:
-                raise UserError(f"{where}: {section}.{key}: {name!r} is not a variant; allowed are {names}")
-    points = [point["name"] for point in raw.get("served", {}).get("points", [])]
-    if len(set(points)) < len(points):
-        raise UserError(f"{where}: served.points: names must differ from each other, got {points}")
+    """Check `raw`, which stays as it is: kept measurements and provenance hash what was written. Raises UserError."""
+    try:
+        Settings.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {words.explain(error.errors(include_url=False), json_schema())}") from None
 
 
 def load_config(path: str | Path = "config/config.yaml") -> RunConfig:

@@ -1,0 +1,197 @@
+"""The sections about measurements: gates, throughput, served load, accuracy, and what is looked at beside them."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from swiftkv.config.fields import (
+    AS_WRITTEN,
+    UNIQUE,
+    Count,
+    Name,
+    NotNegative,
+    OddCount,
+    Positive,
+    PositiveShare,
+    Section,
+    Text,
+    check_needs,
+    conditions,
+    wrong,
+)
+from swiftkv.config.training import Shape
+
+# Keys of a served point by its kind: those it needs, and all that it knows.
+POINT_NEEDS = {
+    "rate": "input_len output_len duration_s",
+    "concurrency": "input_len output_len requests_per_client",
+    "trace": "trace length_scale duration_s",
+}
+POINT_OPTIONS = {"rate": "burstiness", "concurrency": "", "trace": "start_s sample"}
+POINT_KEYS = {kind: f"name kind loads {keys} {POINT_OPTIONS[kind]}" for kind, keys in POINT_NEEDS.items()}
+
+
+class Verify(Section):
+    """Gates that every student passes before any number is taken."""
+
+    prompt_lengths: list[Count] = Field(min_length=1, description="Prompt lengths of the equivalence check, in tokens.")
+    generate: Count = Field(description="Greedy tokens generated per prompt.")
+    max_num_batched_tokens: Count = Field(description="Chunk size of chunked prefill, in tokens.")
+    tolerance: Positive = Field(description="Largest |delta logit| in float32.")
+
+
+class BenchmarkModel(Shape):
+    """Architecture of the benchmark model (random weights)."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(description="Weights and activations.")
+
+
+class Point(Section):
+    """One workload."""
+
+    name: Name = Field(description="Stable id.")
+    input_len: Count = Field(description="Prompt tokens per request.")
+    output_len: Count = Field(description="Generated tokens per request.")
+    num_requests: Count = Field(description="Concurrent requests.")
+    prefix_share: Annotated[float, Field(ge=0, le=0.95), AS_WRITTEN] | None = Field(
+        None,
+        description="Share of each prompt that all prompts have in common and that lies in the prefix cache (whole KV "
+        "blocks of it). Its presence switches prefix caching on.",
+    )
+    kv_tokens: Count | None = Field(
+        None,
+        description="Tokens of the base that the KV cache holds, rounded up to blocks that are whole in every arm; "
+        "absent: all requests of every point.",
+    )
+    kv_cache_dtype: Literal["auto", "fp8"] | None = Field(
+        None, description="Number format of the KV cache: the model's (auto), or FP8 in the same memory."
+    )
+
+
+class Latency(Section):
+    """Unloaded latency, concurrency 1."""
+
+    input_len: Count = Field(description="Prompt tokens.")
+    output_len: Annotated[int, Field(ge=2)] = Field(description="Generated tokens.")
+    rounds: Count = Field(description="Rounds over all arms.")
+
+
+class Throughput(Section):
+    """Interleaved throughput measurements."""
+
+    model: BenchmarkModel
+    max_num_batched_tokens: Count = Field(description="Tokens of one scheduler step.")
+    repeats: OddCount = Field(description="Interleaved repeats; odd.")
+    min_seconds: NotNegative | None = Field(
+        None,
+        description="A measurement that takes less time, in seconds, is counted as too short in the summary "
+        "(default 1).",
+    )
+    points: list[Point] = Field(min_length=1, description="Workloads.")
+    latency: Latency
+
+
+class Slo(Section):
+    """Service level objective of a request."""
+
+    ttft_s: Positive = Field(description="Longest time to the first token, in seconds.")
+    tpot_s: Positive = Field(description="Longest mean time per output token after the first, in seconds.")
+    attainment: PositiveShare = Field(
+        description="Share of the requests that must keep both limits at the saturation load."
+    )
+
+
+class Timeouts(Section):
+    """When to give up, in seconds."""
+
+    start_s: Positive = Field(description="Of a server's start, and of its warm-up.")
+    measurement_s: Positive = Field(description="Of one load on one arm.")
+
+
+class ServedPoint(Section):
+    """One workload, measured at each of its loads."""
+
+    model_config = ConfigDict(json_schema_extra=conditions("kind", POINT_NEEDS, POINT_KEYS))
+
+    name: Name = Field(description="Stable id.")
+    kind: Literal["rate", "concurrency", "trace"] = Field(
+        description="rate: open loop at a number of requests per second; concurrency: closed loop with a number of "
+        "clients; trace: arrivals and lengths of a trace."
+    )
+    loads: Annotated[list[Positive], *UNIQUE] = Field(
+        min_length=1,
+        description="Requests per second (rate), clients (concurrency), or multiples of the trace's own rate (trace).",
+    )
+    input_len: Count | None = Field(None, description="Prompt tokens per request (rate, concurrency).")
+    output_len: Count | None = Field(None, description="Generated tokens per request (rate, concurrency).")
+    duration_s: Positive | None = Field(
+        None,
+        description="Seconds in which requests arrive (rate, trace); those of a rate are rate times duration.",
+    )
+    burstiness: Positive | None = Field(
+        None,
+        description="Shape of the gamma distribution of gaps (rate): 1 is Poisson (default), less is burstier, more is "
+        "more even.",
+    )
+    requests_per_client: Count | None = Field(None, description="Requests that each client sends (concurrency).")
+    trace: Text | None = Field(
+        None,
+        description="Known trace, or a CSV file with the columns arrival_s, prompt_tokens, output_tokens (trace).",
+    )
+    length_scale: Positive | None = Field(None, description="Factor on prompt and output tokens (trace).")
+    sample: PositiveShare | None = Field(
+        None,
+        description="Share of the conversations that is replayed, that much faster for the same load (trace, "
+        "default 1).",
+    )
+    start_s: NotNegative | None = Field(
+        None, description="Second of the trace that is replayed first (trace, default 0)."
+    )
+
+    @model_validator(mode="after")
+    def has_the_keys_of_its_kind(self) -> Self:
+        check_needs(self, "kind", POINT_NEEDS)
+        allowed = POINT_KEYS[self.kind].split()
+        for name in sorted(self.model_fields_set):
+            if name not in allowed:
+                raise wrong("", f"{name!r} is no key of kind {self.kind}; allowed are {', '.join(sorted(allowed))}")
+        return self
+
+
+class Served(Section):
+    """Latency and goodput of servers under load, of the benchmark model of `throughput`; not run where this key is
+    absent."""
+
+    arms: Annotated[list[str], *UNIQUE] = Field(
+        description="Variants measured beside the base; inherited names of variants that are gone are left out, and if "
+        "none is left, all variants are taken."
+    )
+    slo: Slo
+    rounds: OddCount = Field(description="Interleaved rounds over all arms; odd.")
+    max_num_seqs: Count = Field(description="Requests that a server runs at once; further ones wait.")
+    kv_tokens: Count | None = Field(
+        None,
+        description="Tokens that the base's KV cache holds; all arms have its bytes (default: max_num_seqs of the "
+        "longest request).",
+    )
+    timeouts: Timeouts
+    points: list[ServedPoint] = Field(min_length=1, description="Workloads.")
+
+    @model_validator(mode="after")
+    def points_have_names_of_their_own(self) -> Self:
+        names = [point.name for point in self.points]
+        if len(set(names)) < len(names):
+            raise wrong("points", f"names must differ from each other, got {names}")
+        return self
+
+
+class Lengths(Section):
+    """The 10:1 question."""
+
+    traces: list[str] = Field(description="Request traces, by their names in workflow/resources/traces/sources.csv.")
+
+
+class Similarity(Section):
+    """Layer-input similarity."""
+
+    prompts: Count = Field(description="Prompts measured.")

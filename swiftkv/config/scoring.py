@@ -1,0 +1,108 @@
+"""The sections about quality: accuracy on the tasks, the paper's protocol, the diagnosis of students."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from swiftkv.config.fields import UNIQUE, Count, Positive, PositiveShare, Section
+
+PaperTask = Literal[
+    "arc_challenge", "winogrande", "hellaswag", "truthfulqa_mc2", "mmlu", "mmlu_cot", "gsm8k_cot", "ifeval", "mmlu_pro"
+]
+
+
+class Sampling(Section):
+    """Answers are drawn with several seeds (left out: greedy, one answer per item)."""
+
+    temperature: Positive = Field(description="Sampling temperature.")
+    top_p: PositiveShare = Field(description="Smallest probability mass that tokens are drawn from.")
+    seeds: Annotated[int, Field(ge=2)] = Field(description="Answers per item, drawn with as many seeds from `seed` on.")
+
+
+class RealSet(Section):
+    """Examples of a public set."""
+
+    items: Count = Field(description="Examples, drawn by the seed.")
+    max_new_tokens: Count | None = Field(None, description="Generation limit in tokens, in place of the set's own.")
+
+
+class Infilling(RealSet):
+    """HumanEval single-line infilling."""
+
+    fim: bool | None = Field(
+        None,
+        description="Whether fill-in-the-middle tokens are used where the tokenizer has them (default true).",
+    )
+
+
+class Meetings(RealSet):
+    """QMSum, query-focused summaries of meetings."""
+
+    transcript: Literal["whole", "relevant"] | None = Field(
+        None,
+        description="Whole meeting (default), or the turns annotated as relevant to a specific query.",
+    )
+
+
+class RealSets(Section):
+    """The enterprise tasks on real data, beside the generated ones."""
+
+    humaneval_infilling: Infilling | None = None
+    humaneval: RealSet | None = Field(
+        None,
+        description="HumanEval, compared with the published solution; no pass@1, for generated code is never run.",
+    )
+    defog: RealSet | None = Field(None, description="defog's text-to-SQL, judged by execution.")
+    qmsum: Meetings | None = None
+    nq_open: RealSet | None = Field(None, description="NQ-open with the gold passage.")
+
+
+class Accuracy(Section):
+    """Accuracy evaluation."""
+
+    items_per_task: Count = Field(description="Held-out items per task.")
+    max_new_tokens: Count = Field(description="Generation limit, in tokens.")
+    sampling: Sampling | None = None
+    margin: PositiveShare | None = Field(
+        None,
+        description="Loss of score (0 to 1) that still counts as retained: the lower end of the interval must lie "
+        "above minus this (default 0.02).",
+    )
+    chat_template: bool | None = Field(
+        None, description="Whether real tasks are put to the model as a user's turn (instruct models)."
+    )
+    real: RealSets | None = None
+    undistilled: list[str] = Field(
+        description="Variants that are also scored undistilled. Where a file brings variants of its own and no such "
+        "list, what it inherits keeps the names that are still there."
+    )
+
+
+class Protocol(Section):
+    """The paper's accuracy tasks; not run where this key is absent."""
+
+    loglikelihood: Literal["transformers", "vllm-full-prefill"] | None = Field(
+        None, description="What computes log-likelihoods (default transformers)."
+    )
+    generation: Literal["vllm-early-exit", "transformers"] | None = Field(
+        None, description="What generates answers (default vllm-early-exit)."
+    )
+    tasks: Annotated[list[PaperTask], *UNIQUE] | None = Field(
+        None, min_length=1, description="Some of the tasks (default all)."
+    )
+    max_new_tokens: Count | None = Field(None, description="Generation limit in tokens, in place of the tasks' own.")
+
+
+class Diagnosis(Section):
+    """Teacher-forced comparison of every student with the base."""
+
+    items: Count = Field(description="Held-out items per task and difficulty.")
+    difficulty: list[Positive] = Field(
+        min_length=1, description="Records of a task, as multiples of those under `tasks`."
+    )
+    needles: Count = Field(description="Needle items per context length.")
+    needle_tokens: list[Annotated[int, Field(ge=48)]] = Field(
+        min_length=1,
+        description="Context lengths of the needle test, in tokens of prompt and answer; those beyond the model's "
+        "max_position_embeddings are left out.",
+    )

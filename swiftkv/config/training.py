@@ -1,0 +1,272 @@
+"""The sections about models: the base, its training, the students and their distillation."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from swiftkv.config.fields import (
+    AS_WRITTEN,
+    UNIQUE,
+    Commit,
+    Count,
+    Name,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Section,
+    Share,
+    Text,
+    WholeNumber,
+    check_needs,
+    conditions,
+    wrong,
+)
+
+BASE_NEEDS = {"embedded": "path", "local": "path", "hub": "path revision"}
+DATA_NEEDS = {"jsonl": "files", "hub": "datasets"}
+Width = Annotated[int, Field(ge=32)]
+Length = Annotated[int, Field(ge=64)]
+LossOn = Literal["answers", "all"]
+Schedule = Literal["cosine", "linear"]
+Init = Literal["group-mean", "first-layer", "cut-layer"]
+Train = Literal["qkv", "layers"]
+# What is said of a key of the distillation, whether it is every student's or one's own.
+STEPS = "Optimiser steps; 0 leaves the students undistilled."
+LEARNING_RATE = "Peak learning rate."
+WARMUP = "Share of the steps that warm up."
+TEMPERATURE = "T of the distillation loss."
+HIDDEN_LOSS = "Weight of the hidden-state MSE."
+LOSS_ON = "Tokens that enter the loss."
+SCHEDULE = "Fall of the learning rate to zero after the warm-up."
+INIT = (
+    "Where a group's K and V projections start: mean of its layers' (the published choice), its first layer's, or "
+    "those of the layer at the cut."
+)
+TRAIN = (
+    "Trained weights: q, k, v and the norm of SwiftKV alone (published), or every weight of every decoder layer (full "
+    "fine-tuning; embeddings and head stay)."
+)
+
+
+class Base(Section):
+    """The base model."""
+
+    model_config = ConfigDict(json_schema_extra=conditions("source", BASE_NEEDS))
+
+    source: Literal["embedded", "train", "local", "hub"] = Field(
+        description="embedded: shipped with the project; train: train it here; local: a directory; hub: a pinned "
+        "repository."
+    )
+    path: str | None = Field(None, description="Directory (embedded, local) or repository id (hub).")
+    revision: Commit | None = Field(None, description="Commit of the hub repository; required for hub.")
+
+    @model_validator(mode="after")
+    def has_what_its_source_needs(self) -> Self:
+        check_needs(self, "source", BASE_NEEDS)
+        return self
+
+
+class Difficulty(Section):
+    """Difficulty of one task."""
+
+    records: Count = Field(description="Records (functions, columns, log lines, facts) in one context.")
+    values: Count = Field(description="Values a record carries (parameters, fields).")
+
+
+class Tasks(Section):
+    """Difficulty of the four enterprise tasks, and of tasks of one's own: modules of swiftkv/workloads/tasks."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Difficulty]
+
+    code: Difficulty = Field(description="Code completion: functions, parameters.")
+    sql: Difficulty = Field(description="Text-to-SQL: tables, columns.")
+    summarise: Difficulty = Field(description="Summarisation: log lines, facts kept.")
+    rag: Difficulty = Field(description="RAG: passages, facts asked for.")
+
+
+class Stage(Section):
+    """One stage."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["recall"]}, {"required": ["difficulty"]}]})
+
+    difficulty: PositiveShare | None = Field(None, description="Share of the records of a full context.")
+    sequence_length: Length = Field(
+        description="Tokens of a row: one context, then as many questions with answers as fit."
+    )
+    tokens: Count = Field(description="Training tokens of the stage.")
+    prompt_weight: NotNegative = Field(
+        description="Weight of the mean loss on prompt tokens; that on answer tokens has 1."
+    )
+    recall: Difficulty | None = Field(
+        None, description="Warm-up on the recall task instead of the four tasks: lines, names per line."
+    )
+
+    @model_validator(mode="after")
+    def is_of_one_kind(self) -> Self:
+        if self.recall is None and self.difficulty is None:
+            raise wrong("", "recall or difficulty is missing")
+        if self.recall is not None and self.difficulty is not None:
+            raise wrong("", "recall and difficulty exclude each other")
+        return self
+
+
+class PlainText(Section):
+    """Plain text among the training rows; its tokens count as a prompt's."""
+
+    share: Annotated[float, Field(gt=0, lt=1), AS_WRITTEN] = Field(description="Share of the rows of a batch.")
+    sources: Annotated[list[Literal["peps", "rust_rfcs", "gsm8k", "python"]], *UNIQUE] = Field(
+        min_length=1, description="Corpora of the mirror, and Python sources of this machine."
+    )
+    python_bytes: Count = Field(description="How much of the Python sources is taken, in bytes.")
+
+
+class Shape(Section):
+    """The architecture of a model."""
+
+    hidden_size: Width = Field(description="Width of the residual stream.")
+    intermediate_size: Width = Field(description="Width of the MLP.")
+    num_hidden_layers: Count = Field(description="Layers L.")
+    num_attention_heads: Count = Field(description="Query heads.")
+    num_key_value_heads: Count = Field(description="Key/value heads (GQA).")
+    vocab_size: Annotated[int, Field(ge=256)] = Field(description="Size of the vocabulary.")
+
+
+class TrainBase(Shape):
+    """Recipe of the embedded base model."""
+
+    batch_tokens: Count = Field(description="Tokens per optimiser step.")
+    learning_rate: Positive = Field(description=LEARNING_RATE)
+    cooldown: Share = Field(description="Share of the run over which the learning rate falls to zero.")
+    stages: list[Stage] = Field(min_length=1, description="Curriculum, from easy to full difficulty.")
+    rope_theta: Annotated[float, Field(gt=1), AS_WRITTEN] = Field(
+        description="Base of the rotary embedding's wavelengths."
+    )
+    max_position_embeddings: Length | None = Field(
+        None, description="Longest context of the model, in tokens (default 2048)."
+    )
+    text: PlainText | None = None
+
+
+class OwnDistill(Section):
+    """Distillation settings of this student alone, in place of those under `distill`."""
+
+    steps: WholeNumber | None = Field(None, description=STEPS)
+    learning_rate: Positive | None = Field(None, description=LEARNING_RATE)
+    warmup: Share | None = Field(None, description=WARMUP)
+    schedule: Schedule | None = Field(None, description=SCHEDULE)
+    temperature: Positive | None = Field(None, description=TEMPERATURE)
+    hidden_loss: NotNegative | None = Field(None, description=HIDDEN_LOSS)
+    loss_on: LossOn | None = Field(None, description=LOSS_ON)
+    init: Init | None = Field(None, description=INIT)
+    train: Train | None = Field(None, description=TRAIN)
+
+
+class Variant(Section):
+    """One student."""
+
+    name: Name = Field(description="Name of the arm.")
+    skip: Annotated[float, Field(ge=0, lt=1), AS_WRITTEN] = Field(
+        description="Share of layers that prompt tokens skip, (L - l) / L."
+    )
+    key_value_group_size: Count | None = Field(
+        None, description="Late layers that share one KV cache (AcrossKV); 1 = none."
+    )
+    distill: OwnDistill | None = None
+
+
+class Parallel(Section):
+    """How one job uses several GPUs. Where there are none, processes of a CPU."""
+
+    tensor_parallel_size: Count = Field(
+        1,
+        description="GPUs of an engine: gates, throughput, served load, accuracy, the paper's protocol. Divides the "
+        "key-value heads.",
+    )
+    fsdp_world_size: Count = Field(1, description="Processes of the distillation, over which FSDP2 shards the model.")
+    micro_batch_tokens: Count | None = Field(
+        None,
+        description="Tokens of a process at once in the distillation; its whole part of a step unless given.",
+    )
+    recompute: bool = Field(
+        False,
+        description="Run late layers again in the backward pass of the distillation: less memory, more time.",
+    )
+
+
+class Dataset(Section):
+    """One dataset."""
+
+    path: Text = Field(description="Repository id of the dataset.")
+    revision: Commit = Field(description="Commit of the dataset repository.")
+    name: Text | None = Field(None, description="Configuration of the dataset, if it has several.")
+    split: Text = Field(description="Split to read.")
+    samples: Count = Field(description="Conversations to take.")
+
+
+class Data(Section):
+    """Training text: the four tasks, local chat files, or pinned chat sets from the hub."""
+
+    model_config = ConfigDict(json_schema_extra=conditions("source", DATA_NEEDS))
+
+    source: Literal["tasks", "jsonl", "hub"] = Field(
+        description="tasks: generated from the seed; jsonl: files of chat messages; hub: datasets."
+    )
+    files: list[Text] | None = Field(
+        None,
+        min_length=1,
+        description="Files of chat messages, JSON Lines with one conversation a line (source jsonl).",
+    )
+    datasets: list[Dataset] | None = Field(
+        None, min_length=1, description="Datasets, interleaved in proportion to their samples (source hub)."
+    )
+    min_answer_tokens: Count | None = Field(None, description="Conversations with fewer answer tokens are left out.")
+
+    @model_validator(mode="after")
+    def has_what_its_source_needs(self) -> Self:
+        check_needs(self, "source", DATA_NEEDS)
+        return self
+
+
+class Distill(Section):
+    """Distillation of every student in one run."""
+
+    steps: WholeNumber = Field(description=STEPS)
+    batch_tokens: Count = Field(description="Tokens per step.")
+    learning_rate: Positive = Field(description=LEARNING_RATE)
+    warmup: Share = Field(description=WARMUP)
+    temperature: Positive = Field(description=TEMPERATURE)
+    hidden_loss: NotNegative = Field(description=HIDDEN_LOSS)
+    loss_on: LossOn = Field(description=LOSS_ON)
+    sequence_length: Length = Field(
+        description="Tokens of a row: one context, then as many questions with answers as fit."
+    )
+    schedule: Schedule = Field(description=SCHEDULE)
+    init: Init = Field(description=INIT)
+    train: Train = Field(description=TRAIN)
+    data: Data
+
+
+class AblationArm(Section):
+    """One arm."""
+
+    name: Name = Field(description="Name of the arm.")
+    distill: OwnDistill | None = None
+    tasks: dict[str, Difficulty] | None = Field(
+        None, min_length=1, description="Training tasks in place of the four that it is judged on."
+    )
+    published: Text | None = Field(
+        None, description="Id in config/published.csv of the same arm's published mean accuracy."
+    )
+
+
+class Ablations(Section):
+    """Choices of the distillation recipe, compared on the same students and seeds (`swiftkv ablate`)."""
+
+    seeds: Annotated[list[WholeNumber], *UNIQUE] = Field(
+        min_length=1, description="Seeds of the training data; every arm is trained once for each."
+    )
+    probes: Count = Field(description="Held-out batches that every arm is judged on.")
+    arms: list[AblationArm] = Field(
+        min_length=2, description="The arms; the first is the recipe that the others are compared with."
+    )

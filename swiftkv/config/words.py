@@ -1,0 +1,118 @@
+"""What is allowed, in words: of a key (from its JSON schema), and of a configuration that breaks a rule."""
+
+import difflib
+import json
+from collections.abc import Iterable
+
+from swiftkv.config.fields import COMMITS, NAMES, RULE
+
+PATTERNS = {
+    NAMES: "letters, digits, '.', '_' and '-', beginning with a letter or digit",
+    COMMITS: "a commit, 40 digits of 0-9a-f",
+}
+LOWER = {"minimum": "from", "exclusiveMinimum": "above"}
+UPPER = {"maximum": "up to", "exclusiveMaximum": "below"}
+LONGEST = 120  # characters of a wrong value that are shown
+
+
+def either(options: Iterable) -> str:
+    """The options in a row, the last with `or`."""
+    *most, last = map(str, options)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def bounds(schema: dict) -> str:
+    """The limits of a number, with a blank before them."""
+    said = [f"{word} {schema[key]}" for words in (LOWER, UPPER) for key, word in words.items() if key in schema]
+    return "".join(f" {text}" for text in [" and ".join(said)] if text)
+
+
+def entries(schema: dict) -> str:
+    """The limits of a list or a mapping, with a comma before them."""
+    least = schema.get("minItems", schema.get("minProperties"))
+    many = f", at least {least} {'entry' if least == 1 else 'entries'}" if least else ""
+    return many + (", none twice" if schema.get("uniqueItems") else "")
+
+
+def allowed(schema: dict, root: dict | None = None) -> str:
+    """What the value of a key may be. `root` holds the definitions that `schema` refers to."""
+    schema = resolve(schema, root or {})
+    if "enum" in schema:
+        return either(schema["enum"])
+    if "pattern" in schema:
+        return PATTERNS.get(schema["pattern"], f"text like {schema['pattern']}")
+    match schema.get("type"):
+        case "integer":
+            return f"{'an odd' if 'not' in schema else 'a'} whole number{bounds(schema)}"
+        case "number":
+            return f"a number{bounds(schema)}"
+        case "string":
+            return "text, not empty" if schema.get("minLength") else "text"
+        case "boolean":
+            return "true or false"
+        case "array":
+            return f"a list{entries(schema)}, each {allowed(schema['items'], root)}"
+        case "object":
+            keys = schema.get("properties")
+            return f"a mapping{entries(schema)}{' with the keys ' + ', '.join(sorted(keys)) if keys else ''}"
+    return json.dumps(schema.get("const", "anything"))
+
+
+def resolve(schema: dict, root: dict) -> dict:
+    """A schema with what it refers to; what is said at the reference wins."""
+    if "$ref" not in schema:
+        return schema
+    *_, name = schema["$ref"].split("/")
+    return {**root["$defs"][name], **{key: value for key, value in schema.items() if key != "$ref"}}
+
+
+def at(root: dict, path: Iterable) -> dict:
+    """The schema of the key at `path`."""
+    schema = root
+    for part in path:
+        schema = resolve(schema, root)
+        if isinstance(part, int):
+            schema = schema["items"]
+        else:
+            schema = schema.get("properties", {}).get(part) or schema["additionalProperties"]
+    return schema
+
+
+def dotted(path: Iterable, *more: str) -> str:
+    return ".".join(str(part) for part in (*path, *more) if part != "")
+
+
+def said(key: str, text: str) -> str:
+    """What is said of a key, or of the whole configuration where there is none."""
+    return f"{key}: {text}" if key else text
+
+
+def unknown(key: str, names: Iterable, known: Iterable[str]) -> str:
+    """One line about keys below `key` that are not `known`, with the known one that a wrong one resembles."""
+    names, known = sorted(map(str, names)), sorted(known)
+    close = [match for name in names for match in difflib.get_close_matches(name, known, n=1)]
+    hint = f" (did you mean {either(map(repr, close))}?)" if close else ""
+    plural = "s" if len(names) > 1 else ""
+    return said(key, f"unknown key{plural} {', '.join(map(repr, names))}{hint}; allowed are {', '.join(known)}")
+
+
+def not_allowed(key: str, value: object, words: str) -> str:
+    """One line about a value."""
+    text = json.dumps(value, default=str)[:LONGEST]
+    return said(key, f"{text} is not allowed; allowed is {words}")
+
+
+def explain(errors: list[dict], root: dict) -> str:
+    """One line about the first of pydantic's errors: an unknown key before what may be missing for its sake, what is
+    nearer to the top before what is deeper."""
+    strange = [error for error in errors if error["type"] in ("extra_forbidden", "invalid_key")]
+    if strange:
+        parent = min((error["loc"][:-1] for error in strange), key=len)
+        names = [error["loc"][-1] for error in strange if error["loc"][:-1] == parent]
+        return unknown(dotted(parent), names, resolve(at(root, parent), root)["properties"])
+    error = min(errors, key=lambda error: len(error["loc"]))
+    if error["type"] == "missing":
+        return said(dotted(error["loc"][:-1]), f"{error['loc'][-1]} is missing")
+    if error["type"] == RULE:
+        return said(dotted(error["loc"], error["ctx"]["key"]), error["ctx"]["text"])
+    return not_allowed(dotted(error["loc"]), error["input"], allowed(at(root, error["loc"]), root))
