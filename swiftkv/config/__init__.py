@@ -20,6 +20,7 @@ from swiftkv.config import words
 from swiftkv.config.settings import BASE_ARM, CHOICES, UNDISTILLED, Settings, json_schema
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
+from swiftkv.layers import Layers
 
 __all__ = [
     "BASE_ARM", "ROOT", "UNDISTILLED", "RunConfig", "SwiftKVVariant", "campaign", "check_cut", "freeze", "lay",
@@ -54,12 +55,8 @@ class SwiftKVVariant:
 
 def check_cut(cut: int, num_hidden_layers: int, group: int, where: str = "config") -> None:
     """Raise UserError unless 1 <= cut <= num_hidden_layers and `group` divides the late layers."""
-    if not 1 <= cut <= num_hidden_layers:
-        raise UserError(f"{where}: num_key_value_layers is {cut}; allowed is 1 to {num_hidden_layers} (the layers)")
-    if group < 1 or (num_hidden_layers - cut) % group:
-        raise UserError(
-            f"{where}: key_value_group_size {group} does not divide the {num_hidden_layers - cut} layers above the cut"
-        )
+    if problem := Layers(num_hidden_layers, cut, group).problem:
+        raise UserError(f"{where}: {problem}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from swiftkv import files
 from swiftkv.config import BASE_ARM, check_cut
 from swiftkv.errors import UserError
+from swiftkv.layers import Layers
 
 PARTS = ("vocab", "kv", "qo", "mlp", "attention")
 SHAPE_KEYS = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads".split()
@@ -53,7 +54,7 @@ def layer_flops(shape: Mapping) -> dict[str, int]:
 def kv_caches(shape: Mapping, cut: int, group: int = 1) -> int:
     """Layers that own a KV cache, l + (L - l) / n (paper, section 3.3). Raises UserError for an impossible cut."""
     _check(shape, cut, group)
-    return cut + (shape["num_hidden_layers"] - cut) // group
+    return Layers(shape["num_hidden_layers"], cut, group).caches
 
 
 def kv_capacity_ratio(shape: Mapping, cut: int, group: int = 1) -> float:

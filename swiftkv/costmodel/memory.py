@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from swiftkv.config import SwiftKVVariant
 from swiftkv.costmodel import head_dim, layer_flops
 from swiftkv.errors import UserError
+from swiftkv.layers import Layers
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and float32
 TRAINED_BYTES = 16  # float32 parameter, its gradient and AdamW's two moments
@@ -77,9 +78,9 @@ def base_parameters(shape: Mapping) -> int:
 
 def trained_parameters(shape: Mapping, cut: int, group: int) -> int:
     """q of every late layer, k and v of every group, and norm_swiftkv; 0 at cut = L, where nothing is trained."""
-    late, (query, key), hidden = shape["num_hidden_layers"] - cut, widths(shape), shape["hidden_size"]
+    layers, (query, key), hidden = Layers(shape["num_hidden_layers"], cut, group), widths(shape), shape["hidden_size"]
     q, kv = query * hidden + biases(shape, query), 2 * (key * hidden + biases(shape, key))
-    return late * q + late // group * kv + hidden if late else 0
+    return len(layers.late) * q + len(layers.leaders) * kv + hidden if layers.late else 0
 
 
 def query_bytes(shape: Mapping) -> int:

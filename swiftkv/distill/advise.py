@@ -17,6 +17,7 @@ from swiftkv.distill import loop
 from swiftkv.distill.probe import probe
 from swiftkv.distill.students import Student
 from swiftkv.errors import UserError
+from swiftkv.layers import Layers
 from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.sources import stream_of
@@ -32,7 +33,7 @@ def candidates(layers: int) -> list[SwiftKVVariant]:
         SwiftKVVariant(f"cut{cut}-group{group}", 1 - cut / layers, group)
         for cut in range(1, layers)
         for group in GROUPS
-        if (layers - cut) % group == 0
+        if not Layers(layers, cut, group).problem
     ]
 
 

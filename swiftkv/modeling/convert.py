@@ -9,6 +9,7 @@ from huggingface_hub import save_torch_state_dict
 
 from swiftkv import outputs
 from swiftkv.config import check_cut
+from swiftkv.layers import Layers
 from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.checkpoint import (
     BASE_TYPES,
@@ -58,9 +59,9 @@ def initial_tensors(base: Tensors, layers: int, cut: int, group: int, init: str 
     norms = "model.layers.{}.input_layernorm.weight"
     norm = base[norms.format(cut)].clone() if cut < layers else torch.ones_like(base[norms.format(0)])
     made = {"model.norm_swiftkv.weight": norm}
+    leaders = Layers(layers, cut, group).leaders
     for layer in range(cut, layers):
-        leads = (layer - cut) % group == 0
-        for name in ("q", "k", "v") if leads else ("q",):
+        for name in ("q", "k", "v") if layer in leaders else ("q",):
             for kind in ("weight", "bias"):
                 origin = members(layer) if name != "q" else [layer]
                 sources = [f"model.layers.{member}.self_attn.{name}_proj.{kind}" for member in origin]
@@ -73,9 +74,9 @@ def initial_tensors(base: Tensors, layers: int, cut: int, group: int, init: str 
 def frozen_tensors(base: Tensors, layers: int, cut: int, group: int) -> Tensors:
     """The base tensors a student keeps: all but those dead at inference, which are the late layers' q, k and v
     projections and the key norms (Qwen3) of layers that do not lead a group."""
-    late = range(cut, layers)
+    late, leaders = range(cut, layers), Layers(layers, cut, group).leaders
     dead = tuple(f"model.layers.{j}.self_attn.{n}_proj." for j in late for n in "qkv")
-    dead += tuple(f"model.layers.{j}.self_attn.k_norm." for j in late if (j - cut) % group)
+    dead += tuple(f"model.layers.{j}.self_attn.k_norm." for j in late if j not in leaders)
     return {name: tensor for name, tensor in base.items() if not name.startswith(dead)}
 
 

@@ -47,8 +47,8 @@ class SwiftKVAttention:
 
     def __init__(self, config, layer_idx: int):
         super().__init__(config, layer_idx)
-        self.cache_index = config.cache_index(layer_idx)
-        self.leads_group = config.leads_group(layer_idx)
+        layers = config.layers_of()
+        self.cache_index, self.leads_group = layers.cache(layer_idx), layer_idx in layers.leaders
         for name in RENAMED:
             projection = self._modules.pop(name)
             if name == "q_proj" or self.leads_group:

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from swiftkv.config import ROOT
 from swiftkv.evals.accuracy_summary import MEAN
+from swiftkv.layers import Layers
 from swiftkv.modeling.checkpoint import tensor_headers
 from swiftkv.provenance import git_state, hardware_label
 from swiftkv.release.evidence import Evidence, digests
@@ -213,7 +214,7 @@ def across(evidence: Evidence) -> str:
     """AcrossKV in words."""
     layers, cut = evidence.shape["num_hidden_layers"], evidence.shape["num_key_value_layers"]
     group = evidence.variant.key_value_group_size
-    shared = f"{group} late layers share one KV cache: {cut + (layers - cut) // group} caches for {layers} layers"
+    shared = f"{group} late layers share one KV cache: {Layers(layers, cut, group).caches} caches for {layers} layers"
     return shared if group > 1 else "none: every layer has a KV cache"
 
 

@@ -20,11 +20,6 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 
 
-def leaders(config) -> range:
-    """The late layers (0-based) that own a KV cache: the first of each group."""
-    return range(config.num_key_value_layers, config.num_hidden_layers, config.key_value_group_size)
-
-
 class LateKV(nn.Module):
     """K and V of all late groups from x_l: one norm, one matrix product and one RoPE for all of them.
 
@@ -115,10 +110,11 @@ class SwiftKVModel:
         config, cut = self.config, self.config.num_key_value_layers
         # Present even at l = L, where nothing reads it: checkpoints hold it.
         self.norm_swiftkv = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.late_layer_names = [self.layers[j].self_attn.attn.layer_name for j in leaders(config)]
+        leaders = config.layers_of().leaders
+        self.late_layer_names = [self.layers[j].self_attn.attn.layer_name for j in leaders]
         if not self.late_layer_names:
             return
-        attentions = [self.layers[j].self_attn for j in leaders(config)]
+        attentions = [self.layers[j].self_attn for j in leaders]
         late_kv = LateKV(config, attentions, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv")
         from vllm.compilation.backends import set_model_tag
 

@@ -72,7 +72,7 @@ class LateSelfAttention(LlamaAttention):
 
     def make_norms(self, config, prefix: str) -> None:
         """The per-head norms of queries and, in a group's first layer, keys, if the family has them."""
-        leads = place_in_group(config, prefix) == 0
+        leads = extract_layer_index(prefix) in config.layers_of().leaders
         self.q_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps) if self.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps) if self.qk_norm and leads else None
 
@@ -85,17 +85,13 @@ class LateSelfAttention(LlamaAttention):
         return self.o_proj(self.attn(query, None, None))
 
 
-def place_in_group(config, prefix: str) -> int:
-    """0 for the first late layer of an AcrossKV group, 1 for the next, ..."""
-    return (extract_layer_index(prefix) - config.num_key_value_layers) % config.key_value_group_size
-
-
 def late_attention_options(config, prefix: str) -> dict:
     """Whose KV cache the late layer at `prefix` (model.layers.<j>.self_attn) reads, and who wraps its metadata."""
-    layer, behind = extract_layer_index(prefix), place_in_group(config, prefix)
-    trailing = behind > 0 and layer >= config.num_hidden_layers - config.key_value_group_size
+    layer, layers = extract_layer_index(prefix), config.layers_of()
+    behind = layers.behind(layer)
+    trailing = behind > 0 and layers.leader(layer) == layers.leaders[-1]
     early_exit = get_current_vllm_config().cache_config.kv_sharing_fast_prefill
-    leader = prefix.replace(f".{layer}.", f".{layer - behind}.") + ".attn"
+    leader = prefix.replace(f".{layer}.", f".{layers.leader(layer)}.") + ".attn"
     return {
         "kv_sharing_target_layer_name": leader if behind else None,
         "early_exit": early_exit and not trailing,

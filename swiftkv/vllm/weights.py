@@ -8,7 +8,6 @@ from torch import nn
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 
 from swiftkv.errors import UserError
-from swiftkv.vllm.decoder import leaders
 
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
 MERGED = {
@@ -27,7 +26,7 @@ class WeightMap:
 
     def __init__(self, config):
         self.cut = config.num_key_value_layers
-        self.leaders = list(leaders(config))
+        self.leaders = list(config.layers_of().leaders)
         self.tied = config.tie_word_embeddings
 
     def target(self, name: str) -> tuple[str, Shard] | None:

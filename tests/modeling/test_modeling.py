@@ -224,4 +224,4 @@ def test_config_refuses_impossible_cuts(cut, group):
 
 def test_config_without_a_cut_is_an_ordinary_llama():
     config = LlamaSwiftKVConfig(num_hidden_layers=5)
-    assert (config.num_key_value_layers, config.num_kv_groups, config.num_kv_shared_layers) == (5, 0, 0)
+    assert (config.num_key_value_layers, config.layers_of().caches, config.num_kv_shared_layers) == (5, 5, 0)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from swiftkv.config import RunConfig, SwiftKVVariant
+from swiftkv.layers import Layers
 from swiftkv.report.plots.style import GREY, Figure, footer, new, percent, variant_label
 from swiftkv.results import Results
 
@@ -31,7 +32,7 @@ class Wiring:
     @property
     def caches(self) -> int:
         """KV caches the model owns: one per early layer, one per late group."""
-        return self.cut + (self.layers - self.cut) // self.group
+        return Layers(self.layers, self.cut, self.group).caches
 
 
 def wirings(config: RunConfig, layers: int) -> list[Wiring]:
