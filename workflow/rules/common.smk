@@ -4,10 +4,9 @@ import re
 import sys
 from pathlib import Path
 
-from swiftkv import devices
+from swiftkv import devices, registry
 from swiftkv.config import freeze
 from swiftkv.errors import UserError
-from swiftkv.registry import FILES, names
 from swiftkv.workloads import tasks
 
 # Validated, and also written to RUN.path, which every command reads. A run of workflow/campaign.smk comes validated.
@@ -51,16 +50,11 @@ def recorded(*paths):
 
 def made_by(stage):
     """What a stage writes, each file with its provenance record where it has one."""
-    made = [
-        (f"<results>/{file.path}", file.recorded)
-        for file in FILES.values()
-        if file.stage == stage
-    ]
-    return [
-        name
-        for path, has_record in made
-        for name in (recorded(path) if has_record else [path])
-    ]
+    made = []
+    for file in registry.of_stage(stage):
+        path = f"<results>/{file.path}"
+        made += recorded(path) if file.recorded else [path]
+    return made
 
 
 def base_files(wildcards):

@@ -186,7 +186,7 @@ if "served" in RUN.raw:
         input:
             "<results>/verify/gates.json",
         output:
-            collect("<results>/served/{file}", file=names("served")),
+            collect("<results>/served/{file}", file=registry.names("served")),
         log:
             "<results>/logs/serve-load.log",
         benchmark:

@@ -7,7 +7,7 @@ rule predict:
         "<results>/throughput/summary.csv",
         "<results>/throughput/latency.csv",
     output:
-        collect("<results>/predictions/{file}", file=names("predict")),
+        collect("<results>/predictions/{file}", file=registry.names("predict")),
     log:
         "<results>/logs/predict.log",
     conda:
