@@ -4,6 +4,8 @@ A fact about a result file is said here once. A stage takes the names of its fil
 `results` what it reads, `compare` the keys and tolerances, `publish` and `verify-results` what counts as evidence, the
 tables their sources. Only how a file is made anew lies elsewhere (`audit.recompute`), since that needs the stages.
 Files stand in the order of the pipeline, and verdicts last: that is the order in which differences are told.
+
+A new file of a stage is an entry here and the line of the stage that writes it.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -210,12 +212,16 @@ OTHERS = words(
 KEPT = tuple(sorted({*OTHERS, *(file.kept for file in REGISTERED if file.kept)}))
 
 
-def names(stage: str) -> list[str]:
-    """The files that a stage writes into its folder, in the order of the registry. Raises ValueError for a stage that
-    has none."""
-    if not (found := [file.file for file in REGISTERED if file.stage == stage]):
+def of_stage(stage: str) -> list[ResultFile]:
+    """The files that a stage writes, in the order of the registry. Raises ValueError for a stage that has none."""
+    if not (found := [file for file in REGISTERED if file.stage == stage]):
         raise ValueError(f"{stage}: no stage of the registry")
     return found
+
+
+def names(stage: str) -> list[str]:
+    """The names of these files without their folder. Raises ValueError as `of_stage`."""
+    return [file.file for file in of_stage(stage)]
 
 
 def shown_in(table: str) -> ResultFile:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-from swiftkv import devices
+from swiftkv import devices, registry
 from swiftkv.config import frozen_text, is_stale, resolve
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
-from swiftkv.registry import FILES, names
 from swiftkv.workloads import tasks
 
 # Validated; the rule `config` writes it to RUN.path, which every command reads. Reading the rules writes nothing, so that a dry
@@ -77,16 +76,11 @@ def source_of_notebook(wildcards):
 
 def made_by(stage):
     """What a stage writes, each file with its provenance record where it has one."""
-    made = [
-        (f"<results>/{file.path}", file.recorded)
-        for file in FILES.values()
-        if file.stage == stage
-    ]
-    return [
-        name
-        for path, has_record in made
-        for name in (recorded(path) if has_record else [path])
-    ]
+    made = []
+    for file in registry.of_stage(stage):
+        path = f"<results>/{file.path}"
+        made += recorded(path) if file.recorded else [path]
+    return made
 
 
 def base_files(wildcards):

@@ -7,7 +7,7 @@ if "served" in RUN.raw:
             gates="<results>/verify/gates.json",
             config=CONFIG,
         output:
-            collect("<results>/served/{file}", file=names("served")),
+            collect("<results>/served/{file}", file=registry.names("served")),
         log:
             "<results>/logs/serve-load.log",
         benchmark:

@@ -8,7 +8,7 @@ rule predict:
         latency="<results>/throughput/latency.csv",
         config=CONFIG,
     output:
-        collect("<results>/predictions/{file}", file=names("predict")),
+        collect("<results>/predictions/{file}", file=registry.names("predict")),
     log:
         "<results>/logs/predict.log",
     conda:
