@@ -82,23 +82,6 @@ def paired_difference_ci(a, b, seed: int = 0, resamples: int = RESAMPLES) -> tup
     return float(differences.mean()), low, high
 
 
-def _mean_ratio(a, b, axis=-1):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.mean(a, axis=axis) / np.mean(b, axis=axis)
-
-
-def ratio_of_means_ci(a, b, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float, float]:
-    """mean(a) / mean(b) over paired items, resampled as pairs, BCa interval: (ratio, low, high).
-
-    For retention (score / base score) and for ratios of many requests. Raises UserError if mean(b) is not positive.
-    """
-    a, b = _pair(a, b, "ratio_of_means_ci")
-    if b.mean() <= 0:
-        raise UserError(f"ratio_of_means_ci: the mean of the denominator must be positive, it is {b.mean()}")
-    low, high = _bca(_mean_ratio, (a, b), seed, resamples)
-    return float(a.mean() / b.mean()), low, high
-
-
 def mcnemar(a, b) -> dict:
     """Exact McNemar test on paired right/wrong answers (0 or 1): {a_only, b_only, p_value}.
 

@@ -103,43 +103,12 @@ def prefill_flops_per_token(shape: Mapping, cut: int, group: int, context: int) 
     return {part: flops / context for part, flops in workload_flops(shape, cut, group, context, 1).items()}
 
 
-def decode_flops_per_token(shape: Mapping, cut: int, group: int, context: int) -> dict[str, int]:
-    """FLOPs of generating one token that attends to `context` positions, itself included: every layer runs."""
-    layer, layers = layer_flops(shape), shape["num_hidden_layers"]
-    flops = {
-        "vocab": 2 * shape["hidden_size"] * shape["vocab_size"],
-        "kv": layer["kv"] * kv_caches(shape, cut, group),
-        "qo": layer["qo"] * layers,
-        "mlp": layer["mlp"] * layers,
-        "attention": layer["attention"] * context * layers,
-    }
-    return flops | {"total": sum(flops.values())}
-
-
-def decode_bytes_per_token(
-    shape: Mapping, cut: int, group: int, context: int, batch: int = 1, dtype_bytes: int = 2
-) -> float:
-    """Bytes read to generate one token: a share 1/batch of the weights, and the KV of `context` positions.
-
-    Layers of an AcrossKV group each read the group's cache, so reads do not shrink with `group`; weights do.
-    """
-    layer, layers = layer_flops(shape), shape["num_hidden_layers"]
-    weights = (layer["qo"] + layer["mlp"]) // 2 * layers + layer["kv"] // 2 * kv_caches(shape, cut, group)
-    weights += shape["hidden_size"] * shape["vocab_size"]
-    return weights * dtype_bytes / batch + context * kv_bytes_per_token(shape, layers, 1, dtype_bytes)
-
-
 def workload_speedup_limit(
     shape: Mapping, cut: int, group: int, input_len: int, output_len: int, cached: int = 0
 ) -> float:
     """How many times faster a request could run at the base's FLOP rate: base FLOPs / SwiftKV FLOPs."""
     base = workload_flops(shape, shape["num_hidden_layers"], 1, input_len, output_len, cached)
     return base["total"] / workload_flops(shape, cut, group, input_len, output_len, cached)["total"]
-
-
-def prefill_speedup_limit(shape: Mapping, cut: int, group: int, context: int) -> float:
-    """`workload_speedup_limit` of a prompt of `context` tokens that asks for one output token."""
-    return workload_speedup_limit(shape, cut, group, context, 1)
 
 
 def paper_prefill_gflops(shape: Mapping, cut: int, group: int, context: int = PAPER_CONTEXT) -> dict[str, float]:

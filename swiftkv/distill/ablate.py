@@ -18,6 +18,7 @@ from swiftkv.config import RunConfig
 from swiftkv.distill.loop import Distillation, Options
 from swiftkv.distill.probe import probe
 from swiftkv.errors import UserError
+from swiftkv.markup import pipe_table, with_interval
 from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.results import PUBLISHED
@@ -28,6 +29,7 @@ from swiftkv.workloads.tokens import load_tokenizer
 
 EXIT = "early-exit"
 MEASURES = ("kl", "answers_right")
+HEADER = ["arm", "tokens (M)", "KL to the base", "answers right (%)", "against the first (points)", "published"]
 
 
 def arms_by_data(config: RunConfig) -> list[list[dict]]:
@@ -122,21 +124,22 @@ def markdown(summary: pd.DataFrame) -> str:
     lines = []
     for variant, group in summary.groupby("variant", sort=False):
         lines += [f"**{variant}**, {group.seeds.max()} seeds, means with 95% intervals", ""]
-        lines += ["| arm | tokens (M) | KL to the base | answers right (%) | against the first (points) | published |"]
-        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
-        for row in group.itertuples():
-            known = "" if pd.isna(row.published_difference) else f"{100 * row.published_difference:+.2f}"
-            cells = [row.arm, f"{row.tokens / 1e6:.2f}", f"{row.kl:.4f} [{row.kl_low:.4f}, {row.kl_high:.4f}]"]
-            cells += [
-                f"{100 * row.answers_right:.1f} [{100 * row.answers_right_low:.1f}, {100 * row.answers_right_high:.1f}]"
-            ]
-            cells += [
-                f"{100 * row.difference:+.1f} [{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]",
-                known,
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
+        lines += [pipe_table(HEADER, [cells(row) for row in group.itertuples()]), ""]
     return "\n".join(lines)
+
+
+def cells(row) -> list[str]:
+    """One line of the summary."""
+    right = (row.answers_right, row.answers_right_low, row.answers_right_high)
+    change = (row.difference, row.difference_low, row.difference_high)
+    return [
+        row.arm,
+        f"{row.tokens / 1e6:.2f}",
+        with_interval(row.kl, row.kl_low, row.kl_high, ".4f"),
+        with_interval(*(100 * value for value in right), ".1f"),
+        with_interval(*(100 * value for value in change), "+.1f"),
+        "" if pd.isna(row.published_difference) else f"{100 * row.published_difference:+.2f}",
+    ]
 
 
 def run(config: RunConfig, base_dir: Path, out: Path, work: Path, options: Options | None = None) -> None:

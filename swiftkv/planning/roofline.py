@@ -15,7 +15,7 @@ import numpy as np
 from swiftkv import files
 from swiftkv.costmodel import kv_bytes_per_token, kv_caches, layer_flops
 from swiftkv.errors import UserError
-from swiftkv.planning.simulator import Cost, step_seconds
+from swiftkv.planning.simulator import Cost
 
 # Bytes/s of memory and bytes of it, by the names of `distill.flops.PEAKS`. Source: the same data sheets.
 GPU_MEMORY = {
@@ -121,13 +121,3 @@ def weight_bytes(shape: Mapping, cut: int, group: int, dtype_bytes: int = DTYPE_
     body = (layer["qo"] + layer["mlp"]) // 2 * shape["num_hidden_layers"] + layer["kv"] // 2 * caches
     tables = 1 if shape.get("tie_word_embeddings") else 2
     return dtype_bytes * (body + tables * shape["hidden_size"] * shape["vocab_size"])
-
-
-def prefill_seconds(c: Cost, prompt: int) -> float:
-    """Seconds of one prompt in one step, its last token's logits included."""
-    return step_seconds(c, prompt, 1, prompt * (prompt + 1) // 2, prompt, prompt, prompt)
-
-
-def decode_seconds(c: Cost, batch: int, context: int) -> float:
-    """Seconds of a step in which `batch` sequences generate a token that attends to `context` positions each."""
-    return step_seconds(c, batch, batch, *[batch * context] * 4)

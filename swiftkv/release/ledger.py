@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv.frames import ALL_FRAMES
+from swiftkv.markup import pipe_table
 from swiftkv.report.claims.report import measured, number
 from swiftkv.results import Results
 
@@ -23,12 +24,6 @@ Ratios and shares may be compared across machines, times and rates may not. Verd
 run; *not gated* is a number beside which the verify gates have not run.
 
 """
-
-
-def pipe_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, first column flush left."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 @dataclass(frozen=True)

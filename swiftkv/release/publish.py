@@ -18,7 +18,8 @@ from swiftkv import files
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.frames import COUNTS, KEPT
-from swiftkv.release.ledger import page, pipe_table
+from swiftkv.markup import pipe_table, with_interval
+from swiftkv.release.ledger import page
 from swiftkv.report.claims.report import ORDER
 from swiftkv.results import Results
 
@@ -78,11 +79,6 @@ def between(text: str, name: str, block: str) -> str:
     return f"{head}{start}\n{block.strip()}\n{end}{rest.split(end, 1)[1]}"
 
 
-def ratio(row, value: str, low: str, high: str) -> str:
-    """`1.59 [1.55, 1.62]`."""
-    return f"{row[value]:.2f} [{row[low]:.2f}, {row[high]:.2f}]"
-
-
 def result_row(results: Results, arm: str) -> list[str]:
     """One line of the README's table: speed, latency, KV memory and accuracy of an arm."""
     speed = results.throughput.query("arm == @arm").set_index("point")
@@ -95,9 +91,9 @@ def result_row(results: Results, arm: str) -> list[str]:
         return [arm, "1", "1", "1", "1", accuracy]
     return [
         arm,
-        f"{ratio(prompt, 'speedup', 'ci_low', 'ci_high')}, {prompt.share_of_limit:.0%}",
-        ratio(mixed, "speedup", "ci_low", "ci_high"),
-        f"{latency.tpot_ratio:.3f} [{latency.ci_low:.3f}, {latency.ci_high:.3f}]",
+        f"{with_interval(prompt.speedup, prompt.ci_low, prompt.ci_high)}, {prompt.share_of_limit:.0%}",
+        with_interval(mixed.speedup, mixed.ci_low, mixed.ci_high),
+        with_interval(latency.tpot_ratio, latency.ci_low, latency.ci_high, ".3f"),
         f"{capacity:.3f}",
         f"{accuracy} ({100 * score.retention:.1f}% of base)",
     ]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from swiftkv import files
 from swiftkv.config import RunConfig
+from swiftkv.markup import pipe_table, with_interval
 from swiftkv.provenance import Provenance
 from swiftkv.report import exhibits
 from swiftkv.results import Origin, Results, load, published
@@ -38,9 +39,8 @@ def with_ci(frame: pd.DataFrame, value: str, low: str, high: str, digits: int = 
     """`1.59 [1.55, 1.62]` per row; the bare value where the row is its own reference (low = high)."""
 
     def one(row) -> str:
-        numbers = [f"{factor * row[key]:.{digits}f}" for key in (value, low, high)]
-        bare = pd.isna(row[low]) or row[low] == row[high]
-        return numbers[0] if bare else f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+        interval = (None, None) if row[low] == row[high] else (factor * row[low], factor * row[high])
+        return with_interval(factor * row[value], *interval, f".{digits}f")
 
     return frame.apply(one, axis=1)
 
@@ -216,9 +216,7 @@ def is_numeric(column: pd.Series) -> bool:
 def markdown(table: Table, caption: str) -> str:
     """A pipe table under its caption."""
     rules = ["---:" if is_numeric(table.text[name]) else "---" for name in table.text]
-    lines = [caption, "", "| " + " | ".join(table.text.columns) + " |", "|" + "|".join(rules) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.text.values]
-    return "\n".join(lines) + "\n"
+    return f"{caption}\n\n{pipe_table(list(table.text.columns), table.text.values, rules, tight=True)}\n"
 
 
 def latex(table: Table, caption: str, label: str) -> str:

@@ -92,8 +92,16 @@ def test_generating_adds_decode_steps(model, input_len, output_len):
     shape, cut, group = model
     whole = costmodel.workload_flops(shape, cut, group, input_len, output_len)
     prefill = costmodel.workload_flops(shape, cut, group, input_len, 1)
-    steps = [costmodel.decode_flops_per_token(shape, cut, group, input_len + i) for i in range(1, output_len)]
-    assert whole == {part: prefill[part] + sum(step[part] for step in steps) for part in whole}
+    layer, layers, steps = costmodel.layer_flops(shape), shape["num_hidden_layers"], output_len - 1
+    seen = sum(input_len + i for i in range(1, output_len))
+    added = {
+        "vocab": 2 * shape["hidden_size"] * shape["vocab_size"] * steps,
+        "kv": layer["kv"] * costmodel.kv_caches(shape, cut, group) * steps,
+        "qo": layer["qo"] * layers * steps,
+        "mlp": layer["mlp"] * layers * steps,
+        "attention": layer["attention"] * layers * seen,
+    }
+    assert {part: whole[part] - prefill[part] for part in costmodel.PARTS} == added
 
 
 @settings(max_examples=60, deadline=None)
@@ -125,15 +133,6 @@ def test_kv_cache_follows_the_formula(model):
     ratio = costmodel.kv_bytes_per_token(shape, layers) / costmodel.kv_bytes_per_token(shape, cut, group)
     assert ratio == pytest.approx(costmodel.kv_capacity_ratio(shape, cut, group))
     assert ratio == pytest.approx(layers / (cut + (layers - cut) / group))
-
-
-def test_decode_bytes():
-    """Llama-3.1-8B in bf16: 7.5e9 parameters without the embedding, and 128 KiB of KV per token."""
-    alone = costmodel.decode_bytes_per_token(costmodel.LLAMA_8B, 32, 1, context=0)
-    assert alone == pytest.approx(2 * 7.5e9, rel=0.01)
-    with_context = costmodel.decode_bytes_per_token(costmodel.LLAMA_8B, 16, 1, context=1000)
-    assert with_context - alone == 1000 * 128 * 1024
-    assert costmodel.decode_bytes_per_token(costmodel.LLAMA_8B, 32, 1, 0, batch=8) == alone / 8
 
 
 def test_compute_rows():

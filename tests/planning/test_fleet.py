@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swiftkv import costmodel
 from swiftkv.config import load_config
 from swiftkv.errors import UserError
-from swiftkv.planning import capacity, fleet, roofline
+from swiftkv.planning import capacity, fleet, roofline, simulator
 from swiftkv.planning.simulator import Limits
 from swiftkv.workloads import traces, traffic
 from swiftkv.workloads.traffic import Requests
@@ -32,13 +32,23 @@ def stream(count: int, rate: float, seed: int = 0) -> Requests:
     return Requests(times, rng.integers(1, 2500, count), rng.integers(1, 400, count))
 
 
+def decode_seconds(context: int) -> float:
+    """A step in which one sequence generates a token that attends to `context` positions."""
+    return simulator.step_seconds(COST, 1, 1, *[context] * 4)
+
+
+def prefill_seconds(prompt: int) -> float:
+    """A prompt in one step, its last token's logits included."""
+    return simulator.step_seconds(COST, prompt, 1, costmodel.positions(0, prompt), prompt, prompt, prompt)
+
+
 def test_one_request_by_hand():
     """A prompt in two chunks, then one step per further token."""
     one = requests([5.0], [3000], [4])
     served = fleet.simulate(COST, ROOMY, one, 1)
-    first = roofline.step_seconds(COST, 2048, 0, costmodel.positions(0, 2048), 0, 2048, 0)
-    first += roofline.step_seconds(COST, 952, 1, costmodel.positions(2048, 952), 3000, 3000, 3000)
-    decoding = sum(roofline.decode_seconds(COST, 1, 3000 + i) for i in (1, 2, 3))
+    first = simulator.step_seconds(COST, 2048, 0, costmodel.positions(0, 2048), 0, 2048, 0)
+    first += simulator.step_seconds(COST, 952, 1, costmodel.positions(2048, 952), 3000, 3000, 3000)
+    decoding = sum(decode_seconds(3000 + i) for i in (1, 2, 3))
     assert fleet.ttft(one, served)[0] == pytest.approx(first)
     assert served.end[0] == pytest.approx(5 + first + decoding)
     assert fleet.tpot(one, served)[0] == pytest.approx(decoding / 3)
@@ -48,12 +58,12 @@ def test_a_prompt_joins_a_running_batch():
     """Decoding goes on in the steps that prefill another prompt: one token of the first beside 2,047 of the second."""
     two = requests([0, 0], [10, 2047], [3, 1])
     served = fleet.simulate(COST, Limits(2048, 256, 10**9), two, 1)
-    start = roofline.step_seconds(
+    start = simulator.step_seconds(
         COST, 2048, 1, costmodel.positions(0, 10) + costmodel.positions(0, 2038), 10, 2048, 10
     )
-    second = roofline.step_seconds(COST, 10, 2, 11 + costmodel.positions(2038, 9), 11 + 2047, 11 + 2047, 11 + 2047)
+    second = simulator.step_seconds(COST, 10, 2, 11 + costmodel.positions(2038, 9), 11 + 2047, 11 + 2047, 11 + 2047)
     assert served.first.tolist() == pytest.approx([start, start + second])
-    assert served.end[0] == pytest.approx(start + second + roofline.decode_seconds(COST, 1, 12))
+    assert served.end[0] == pytest.approx(start + second + decode_seconds(12))
 
 
 def test_kv_room_makes_requests_wait():
@@ -70,7 +80,7 @@ def test_cached_tokens_are_not_run():
     """Of 3,000 tokens 2,500 are cached: one step runs the other 500, which attend to all before them."""
     one = requests([0], [3000], [1])
     served = fleet.simulate(COST, ROOMY, one, 1, np.array([2500]))
-    step = roofline.step_seconds(COST, 500, 1, costmodel.positions(2500, 500), 3000, 3000, 3000)
+    step = simulator.step_seconds(COST, 500, 1, costmodel.positions(2500, 500), 3000, 3000, 3000)
     assert served.first[0] == pytest.approx(step)
 
 
@@ -86,7 +96,7 @@ def test_laws_of_the_queue(count, rate, engines, seed):
     """Everyone is served, none before an idle engine could, and no engine works longer than the time there is."""
     load = stream(count, rate, seed)
     served = fleet.simulate(COST, ROOMY, load, engines)
-    alone = [roofline.prefill_seconds(COST, int(prompt)) for prompt in load.prompt]
+    alone = [prefill_seconds(int(prompt)) for prompt in load.prompt]
     assert np.isfinite(served.end).all() and (served.end >= served.first).all()
     assert (fleet.ttft(load, served) >= 0.99 * np.array(alone)).all()
     assert served.busy.max() <= served.end.max() - load.arrival.min() + 1e-6

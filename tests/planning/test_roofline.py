@@ -16,7 +16,7 @@ from swiftkv import costmodel
 from swiftkv.audit.verify_results import read_config
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
-from swiftkv.planning import calibration, predict, roofline
+from swiftkv.planning import calibration, predict, roofline, simulator
 from swiftkv.planning.predict import Observation, Workload
 from swiftkv.planning.simulator import rate_at, step_parts
 from tests.helpers.models import TINY_SHAPE
@@ -98,10 +98,12 @@ def test_steps_sum_to_the_request(prompt, output, variant):
 def test_decode_step_by_hand():
     """Llama-3.1-8B alone on an H100: 15 GB of weights and 131 kB per position at 2.68 TB/s, plus 2 ms."""
     cost = roofline.cost(costmodel.LLAMA_8B, 32, 1, roofline.gpu("H100"))
-    read = costmodel.decode_bytes_per_token(costmodel.LLAMA_8B, 32, 1, 1000)
-    assert roofline.decode_seconds(cost, 1, 1000) == pytest.approx(0.002 + read / (0.8 * 3.35e12), rel=1e-3)
+    read = 2 * 7.5e9 + 1000 * 128 * 1024  # parameters without the embedding; 128 KiB of KV per token
+    decode = simulator.step_seconds(cost, 1, 1, 1000, 1000, 1000, 1000)
+    assert decode == pytest.approx(0.002 + read / (0.8 * 3.35e12), rel=0.01)
     flops = costmodel.workload_flops(costmodel.LLAMA_8B, 32, 1, 4000, 1)["total"]
-    assert roofline.prefill_seconds(cost, 4000) == pytest.approx(0.002 + flops / (0.4 * 989e12), rel=0.01)
+    prefill = simulator.step_seconds(cost, 4000, 1, costmodel.positions(0, 4000), 4000, 4000, 4000)
+    assert prefill == pytest.approx(0.002 + flops / (0.4 * 989e12), rel=0.01)
 
 
 @settings(max_examples=25)
@@ -138,7 +140,7 @@ def errors_of(run: str, path=None) -> pd.DataFrame:
 
 
 def test_measured_speedups_are_predicted():
-    """What docs/costmodel.md says of the committed runs."""
+    """What docs/results/costmodel.md says of the committed runs."""
     table = pd.concat([errors_of("cpu"), errors_of("prefill-2000", ROOT / "config" / "prefill-2000.yaml")])
     batch, alone = (table.off[(table.quantity == "speedup") == wanted] for wanted in (True, False))
     assert (len(batch), len(alone)) == (18, 16)

@@ -91,7 +91,7 @@ def test_another_model_or_machine_is_refused(results):
 
 
 def test_the_committed_replays_are_predicted():
-    """What docs/costmodel.md says of them."""
+    """What docs/results/costmodel.md says of them."""
     directory = REFERENCE / "cpu-served"
     config, results = read_config(directory, None), Results("cpu-served", directory)
     machine = predicted.machine_of(config, REFERENCE / "cpu", read_config(REFERENCE / "cpu", None), results)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv import files
+from swiftkv.markup import pipe_table
 
+HEADER = ["claim", "published", "measured [95% CI]", "unit", "verdict"]
 ORDER = ["reproduced", "partly", "not reproduced", "not comparable", "not gated", "not measured"]
 
 
@@ -41,9 +43,11 @@ def markdown(frame: pd.DataFrame, scale: str) -> str:
     counts = frame.verdict.value_counts()
     tally = ", ".join(f"{counts[name]} {name}" for name in ORDER if name in counts)
     lines = [f"# Published claims, judged at scale `{scale}`", "", f"{len(frame)} claims: {tally}.", ""]
-    lines += ["| claim | published | measured [95% CI] | unit | verdict |", "|---|---|---|---|---|"]
-    for row in frame.itertuples():
-        lines.append(f"| `{row.id}` | {number(row.published)} | {measured(row)} | {row.unit} | **{row.verdict}** |")
+    rows = [
+        [f"`{row.id}`", number(row.published), measured(row), row.unit, f"**{row.verdict}**"]
+        for row in frame.itertuples()
+    ]
+    lines.append(pipe_table(HEADER, rows, ["---"] * len(HEADER), tight=True))
     for row in frame.itertuples():
         lines += [
             "",

@@ -1,5 +1,6 @@
 """The rules that turn a measurement into a verdict: comparisons of numbers, blind to what the claim says."""
 
+from swiftkv.markup import with_interval
 from swiftkv.report.claims.measurement import Measurement
 
 REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
@@ -70,7 +71,7 @@ def excludes(low: float, no_effect: float | None) -> bool:
 def interval(found: Measurement) -> str:
     """The measurement with its 95% CI, or with the range it was taken from, as text."""
     if found.is_ci:
-        return f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]"
+        return with_interval(found.value, found.low, found.high, ".4g")
     spread = f" (range {found.low:.4g} to {found.high:.4g})" if found.high > found.low else ""
     return f"{found.value:.4g}{spread}"
 
