@@ -40,9 +40,10 @@ def fetch_base(
 def convert(base: Base, out: Out, variant: Annotated[str, typer.Option()], config: Config = CONFIG) -> None:
     """Turn a base model into an undistilled SwiftKV student of the named variant."""
     from swiftkv.modeling import convert as converter
+    from swiftkv.modeling.checkpoint import num_hidden_layers
 
     chosen = load(config).variant(variant)
-    layers = converter.num_hidden_layers(base)
+    layers = num_hidden_layers(base)
     converter.convert(base, out, chosen.num_key_value_layers(layers), chosen.key_value_group_size)
 
 

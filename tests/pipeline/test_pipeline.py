@@ -1,5 +1,6 @@
 """The pipeline end to end at a reduced size: every stage, killed three times on the way, then nothing left to do."""
 
+import contextlib
 import json
 import os
 import signal
@@ -34,9 +35,12 @@ def kill_when(place: Path, pattern: str, count: int) -> dict:
             if process.poll() is not None or len(files.finished(results, pattern)) >= count:
                 break
             time.sleep(0.1)
+        ended = process.poll()
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself, which is told below
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    assert ended is None, f"the run ended with {ended} before {count} files matched {pattern}"
     assert not (results / "claims.csv").exists()
     snakemake(place, "--unlock")
     return {path: path.stat().st_mtime_ns for path in files.finished(results, pattern)}
