@@ -82,7 +82,7 @@ def accuracy(config: RunConfig, shape: Mapping) -> Need:
 
 def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:
     """A process of the distillation, with the micro-batch and the recomputation of the configuration."""
-    asked = config.parallel.get("micro_batch_tokens"), config.parallel.get("recompute", False)
+    asked = config.parallel.micro_batch_tokens, config.parallel.recompute
     planned = distillation.plan(config, shape, config.fsdp_world_size, gpu_memory_gib, 1.0, *asked)
     each = sum(planned.memory(planned.rows).values())
     return Need("distill", planned.processes, each, f"{planned.rows * planned.context:,} tokens at once")
