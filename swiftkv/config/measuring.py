@@ -72,7 +72,7 @@ class Latency(Section):
     """Unloaded latency, concurrency 1."""
 
     input_len: Count = Field(description="Prompt tokens.")
-    output_len: Annotated[int, Field(ge=2)] = Field(description="Generated tokens.")
+    output_len: Annotated[int, Field(ge=2)] = Field(description="Generated tokens; one alone would have no TPOT.")
     rounds: Count = Field(description="Rounds over all arms.")
 
 
