@@ -82,6 +82,7 @@ class Throughput(Section):
     model: BenchmarkModel
     max_num_batched_tokens: Count = Field(description="Tokens of one scheduler step.")
     repeats: OddCount = Field(description="Interleaved repeats; odd.")
+    # A scheduling hiccup of 10 ms stays within 1% of a second.
     min_seconds: NotNegative = Field(
         1.0,
         description="A measurement that takes less time, in seconds, is counted as too short in the summary "
