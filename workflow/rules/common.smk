@@ -40,7 +40,9 @@ wildcard_constraints:
 def section(*names):
     """The parts of the configuration a rule depends on, without optional ones that are not there; a change in them, and
     only in them, reruns it."""
-    return {name: RUN[name] for name in ("scale", "seed", *names) if name in RUN.raw}
+    return {
+        name: RUN.raw[name] for name in ("scale", "seed", *names) if name in RUN.raw
+    }
 
 
 def recorded(*paths):
@@ -50,9 +52,9 @@ def recorded(*paths):
 
 def base_files(wildcards):
     """Weights of a base model that lies in a directory: another model there reruns everything."""
-    if RUN["base"]["source"] not in ("embedded", "local"):
+    if RUN.base.source not in ("embedded", "local"):
         return []
-    return local(sorted(map(str, Path(RUN["base"]["path"]).glob("*.safetensors"))))
+    return local(sorted(map(str, Path(RUN.base.path).glob("*.safetensors"))))
 
 
 def model_of(wildcards):

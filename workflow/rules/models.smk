@@ -18,7 +18,7 @@ rule base:
         work=f"results/{RUN.scale}/work/base",
         settings=section(
             "base",
-            *(("tasks", "train_base") if RUN["base"]["source"] == "train" else ()),
+            *(("tasks", "train_base") if RUN.base.source == "train" else ()),
         ),
     shell:
         "swiftkv fetch-base --config {params.config} --out {output} --work {params.work} 2>&1 | tee {log}"
