@@ -72,7 +72,7 @@ def latency_summary(run: Run, out: Path) -> None:
 
 def kv_capacity(run: Run, out: Path) -> None:
     """The ratios, from the capacities and from the formula."""
-    frame, shape = run.results.kv_capacity, run.config["throughput"]["model"]
+    frame, shape = run.results.kv_capacity, run.config.shape
     frame["ratio_to_base"] = frame.capacity_tokens / frame.capacity_tokens[frame.arm == BASE_ARM].iloc[0]
     formula = {arm.name: costmodel.kv_capacity_ratio(shape, arm.cut, arm.group) for arm in arms(run.config)}
     files.write_text(out, frame.assign(formula_ratio=frame.arm.map(formula)).to_csv(index=False))

@@ -16,6 +16,7 @@ from swiftkv import files
 from swiftkv.base_model import text, training_state
 from swiftkv.base_model.tokenizer import train_tokenizer
 from swiftkv.config import RunConfig
+from swiftkv.config.training import TrainBase
 from swiftkv.workloads.stream import Batch, batch
 
 AHEAD = 8  # batches that each process makes in advance
@@ -33,14 +34,14 @@ class Stage:
     end: int
 
 
-def stages_of(recipe: dict, settings: dict) -> list[Stage]:
+def stages_of(recipe: TrainBase, settings: dict) -> list[Stage]:
     """The recipe's stages: `recall` alone, or the four tasks at a share of their difficulty."""
     stages, end = [], 0
-    for entry in recipe["stages"]:
-        length, rows = entry["sequence_length"], max(1, recipe["batch_tokens"] // entry["sequence_length"])
-        end += max(1, entry["tokens"] // (rows * length))
-        chosen = {"recall": entry["recall"]} if "recall" in entry else scale(settings, entry["difficulty"])
-        stages.append(Stage(chosen, rows, length, entry["prompt_weight"], end))
+    for entry in recipe.stages:
+        length, rows = entry.sequence_length, max(1, recipe.batch_tokens // entry.sequence_length)
+        end += max(1, entry.tokens // (rows * length))
+        chosen = {"recall": entry.recall.model_dump()} if entry.recall else scale(settings, entry.difficulty)
+        stages.append(Stage(chosen, rows, length, entry.prompt_weight, end))
     return stages
 
 
@@ -58,10 +59,11 @@ class Curriculum(Dataset):
     """The batches of a run by number, with the tokenizer they are made with."""
 
     def __init__(self, config: RunConfig, work: Path, mirror: Path | None = None):
-        self.recipe, self.settings, self.seed = config["train_base"], config["tasks"], config.seed
-        self.work, self.mirror, self.text_settings = work, mirror, self.recipe.get("text")
+        self.recipe, self.settings, self.seed = config.train_base, config.tasks, config.seed
+        self.written = config.raw["train_base"]  # what is hashed and recorded
+        self.work, self.mirror, self.text_settings = work, mirror, self.recipe.text
         self.stages = stages_of(self.recipe, self.settings)
-        self.key = training_state.key_of([self.recipe, self.settings, self.seed])
+        self.key = training_state.key_of([self.written, self.settings, self.seed])
         self.tokenizer = self.own_tokenizer()
         self.text = self.own_text()
 
@@ -77,7 +79,7 @@ class Curriculum(Dataset):
         directory = self.work / f"tokenizer-{self.key}"
         if not directory.is_dir():
             with files.atomic_dir(directory) as new:
-                size = self.recipe["vocab_size"]
+                size = self.recipe.vocab_size
                 train_tokenizer(self.settings, size, self.seed, texts=self.texts()).save_pretrained(new)
         return AutoTokenizer.from_pretrained(directory)
 
@@ -97,7 +99,7 @@ class Curriculum(Dataset):
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step: rows of the tasks, then rows of text, all of whose tokens count as a prompt's."""
         stage = self.stage(step)
-        plain = round(stage.rows * self.text_settings["share"]) if self.text else 0
+        plain = round(stage.rows * self.text_settings.share) if self.text else 0
         made = batch(stage.settings, self.tokenizer, stage.rows - plain, stage.length, self.seed, step)
         if not plain:
             return made
@@ -117,4 +119,6 @@ class Curriculum(Dataset):
         starts = [0, *(stage.end for stage in self.stages[:-1])]
         record = {"generator": "swiftkv.workloads.tasks", "split": "train"}
         record["sha256"] = training_state.key_of([self[step].input_ids.tolist() for step in starts])
-        return record | ({"text": self.text_settings | {"tokens": len(self.text.tokens)}} if self.text else {})
+        return record | (
+            {"text": {**self.text_settings.model_dump(), "tokens": len(self.text.tokens)}} if self.text else {}
+        )

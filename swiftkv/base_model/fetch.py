@@ -5,6 +5,7 @@ from pathlib import Path
 
 from swiftkv import outputs
 from swiftkv.config import ROOT, RunConfig
+from swiftkv.config.training import Base
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 
@@ -43,15 +44,15 @@ def hub_dir(repository: str, revision: str) -> Path:
         raise UserError(f"{where}: not cached and not reachable ({type(error).__name__}: {reason})") from None
 
 
-def source_dir(settings: dict, trained: Path | None) -> Path:
+def source_dir(settings: Base, trained: Path | None) -> Path:
     """Where the base model of `settings` (the config's `base`) lies now."""
-    if settings["source"] == "hub":
-        return hub_dir(settings["path"], settings["revision"])
-    if settings["source"] == "train":
+    if settings.source == "hub":
+        return hub_dir(settings.path, settings.revision)
+    if settings.source == "train":
         if trained is None or not Path(trained).is_dir():
             raise UserError(f"base.source: train: no trained model in {trained}; run `swiftkv train-base` first")
         return Path(trained)
-    return local_dir(settings["path"])
+    return local_dir(settings.path)
 
 
 def place(source: Path, directory: Path) -> None:
@@ -74,12 +75,12 @@ def resolve_base(config: RunConfig, out_dir: Path, trained: Path | None = None) 
     """
     from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 
-    source = source_dir(config["base"], trained)
+    source = source_dir(config.base, trained)
     read_config(source, BASE_TYPES)
     check_checkpoint(source)
     with (
         outputs.directory(out_dir, ["base"], [source]) as directory,
-        Provenance("base", config, inputs=weight_files(source), base=config["base"]) as provenance,
+        Provenance("base", config, inputs=weight_files(source), base=config.raw["base"]) as provenance,
     ):
         place(source, directory)
         provenance.save(directory / "config.json")

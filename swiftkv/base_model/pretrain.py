@@ -20,6 +20,7 @@ from swiftkv.base_model import training_state
 from swiftkv.base_model.curriculum import Curriculum
 from swiftkv.base_model.initialise import initialise
 from swiftkv.config import RunConfig
+from swiftkv.config.training import TrainBase
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.stream import Batch
@@ -32,7 +33,7 @@ CURVE = "training.jsonl"
 MAX_POSITIONS = 2048  # unless the recipe says otherwise
 
 
-def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
+def build(recipe: TrainBase, tokenizer) -> LlamaForCausalLM:
     """A randomly initialised Llama of the recipe's shape with tied embeddings."""
     shape = (
         "hidden_size",
@@ -43,14 +44,14 @@ def build(recipe: dict, tokenizer) -> LlamaForCausalLM:
     )
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,
-        max_position_embeddings=recipe.get("max_position_embeddings", MAX_POSITIONS),
+        max_position_embeddings=recipe.max_position_embeddings or MAX_POSITIONS,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": recipe["rope_theta"]},
-        initializer_range=recipe["hidden_size"] ** -0.5,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
+        initializer_range=recipe.hidden_size**-0.5,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **{name: recipe[name] for name in shape},
+        **{name: getattr(recipe, name) for name in shape},
     )
     model = LlamaForCausalLM(config)
     initialise(model)
@@ -81,10 +82,10 @@ def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimiz
     return [muon, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
-def rate_at(step: int, steps: int, recipe: dict) -> float:
+def rate_at(step: int, steps: int, recipe: TrainBase) -> float:
     """Learning rate: 100 steps of warm-up, a plateau, then a linear fall to zero over the cool-down share."""
-    left = (steps - step) / max(1, round(steps * recipe["cooldown"]))
-    return recipe["learning_rate"] * min(1.0, (step + 1) / 100, max(left, 0.0))
+    left = (steps - step) / max(1, round(steps * recipe.cooldown))
+    return recipe.learning_rate * min(1.0, (step + 1) / 100, max(left, 0.0))
 
 
 class Trainer:
@@ -92,12 +93,12 @@ class Trainer:
 
     def __init__(self, config: RunConfig, work: Path, mirror: Path | None = None):
         self.curriculum, self.work = Curriculum(config, work, mirror), work
-        self.recipe, self.seed, self.key = config["train_base"], config.seed, self.curriculum.key
+        self.recipe, self.seed, self.key = config.train_base, config.seed, self.curriculum.key
         self.tokenizer, self.steps = self.curriculum.tokenizer, len(self.curriculum)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(self.seed)
         self.model = build(self.recipe, self.tokenizer).to(self.device)
-        self.optimizers = optimizers(self.model, self.recipe["learning_rate"])
+        self.optimizers = optimizers(self.model, self.recipe.learning_rate)
         self.step, self.tokens, self.seconds, self.curve = 0, 0, 0.0, []
         self.loss = torch.compile(loss_of, dynamic=False)
 
@@ -178,7 +179,7 @@ class Trainer:
 def export(trainer: Trainer, out_dir: Path, provenance: Provenance) -> None:
     """Write the model (float32 safetensors), tokenizer, loss curve and training record to `out_dir`."""
     record = {
-        "recipe": trainer.recipe,
+        "recipe": trainer.curriculum.written,
         "tasks": trainer.curriculum.settings,
         "seed": trainer.seed,
         "steps": trainer.step,

@@ -19,6 +19,7 @@ import torch
 
 from swiftkv import files
 from swiftkv.config import ROOT
+from swiftkv.config.training import PlainText
 from swiftkv.errors import UserError
 from swiftkv.workloads.packing import shuffled
 
@@ -67,10 +68,10 @@ def python_sources(limit: int) -> Iterator[str]:
             yield path.read_text(encoding="utf-8", errors="replace")
 
 
-def texts(settings: dict, mirror: Path | None) -> Iterator[str]:
+def texts(settings: PlainText, mirror: Path | None) -> Iterator[str]:
     """Every text of `train_base.text`, source by source."""
-    for name in settings["sources"]:
-        yield from python_sources(settings["python_bytes"]) if name == PYTHON else corpus(name, mirror)
+    for name in settings.sources:
+        yield from python_sources(settings.python_bytes) if name == PYTHON else corpus(name, mirror)
 
 
 def write_tokens(made: Iterable[str], tokenizer, path: Path) -> None:

@@ -29,7 +29,7 @@ def fingerprint(config, sources: Sequence[Path] = SOURCES, **settings) -> str:
     """Hash of what decides a measurement: variants, seed, versions, machine, the code in `sources`, and `settings`."""
     decisive = {
         "format": FORMAT,
-        "variants": config["variants"],
+        "variants": config.raw["variants"],
         "seed": config.seed,
         "versions": provenance.versions(),
         "hardware": provenance.hardware_label(provenance.hardware()),

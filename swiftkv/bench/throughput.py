@@ -16,6 +16,7 @@ from swiftkv import costmodel, files, stats
 from swiftkv.bench import latency
 from swiftkv.bench.rounds import Rounds, fingerprint
 from swiftkv.config import BASE_ARM
+from swiftkv.config.measuring import Point
 from swiftkv.engines.arms import Fleet, Run, VLLMEngine
 from swiftkv.engines.settings import BLOCK, DEFAULT, Arm, arms, by_flags, engine_settings, flags, load
 from swiftkv.errors import UserError
@@ -24,7 +25,6 @@ from swiftkv.registry import names
 
 DRIFT = 0.10  # where the baselines of the repeats differ by more than this, the one furthest off is measured again
 MAX_REDONE = 2  # per workload
-MIN_SECONDS = 1.0  # of a measurement, unless configured: a scheduling hiccup of 10 ms stays within 1%
 TIMES = ("ttft_s", "tpot_s")  # of every request of a measurement
 CAPACITY = "kv-capacity"  # of the round in the work directory
 FILES = names("throughput")
@@ -56,8 +56,8 @@ def decisive(config) -> dict[str, dict]:
     """By name of a workload: the engines' settings and the load they are put under."""
     plain = asdict(engine_settings(config))
     found = {CAPACITY: {"engine": plain}, latency.NAME: {"engine": plain, "load": latency.lengths(config)}}
-    for point in config["throughput"]["points"]:
-        found[point["name"]] = {"engine": asdict(engine_settings(config, flags(point))), "load": load(point)}
+    for point in config.throughput.points:
+        found[point.name] = {"engine": asdict(engine_settings(config, flags(point))), "load": load(point)}
     return found
 
 
@@ -89,12 +89,10 @@ def requests(row: dict) -> list[dict]:
     ]
 
 
-def check_points(config) -> list[dict]:
-    """The workloads of the configuration. Raises UserError if there are none or two share a name."""
-    points = config["throughput"]["points"]
-    names, taken = [point["name"] for point in points], (latency.NAME, CAPACITY)
-    if not points:
-        raise UserError("throughput.points: empty; name at least one workload")
+def check_points(config) -> list[Point]:
+    """The workloads of the configuration. Raises UserError if two share a name, or one that is taken."""
+    points = config.throughput.points
+    names, taken = [point.name for point in points], (latency.NAME, CAPACITY)
     if len(set(names)) < len(names) or {*taken} & {*names}:
         raise UserError(f"throughput.points: names must be unique and not {' or '.join(taken)}, got {names}")
     return points
@@ -107,35 +105,35 @@ def write_csv(path: Path, rows: list[dict]) -> None:
     files.write_text(path, pd.DataFrame(rows).to_csv(index=False))
 
 
-def measure(config, points: list[dict], rounds: Rounds, fleet) -> None:
+def measure(config, points: list[Point], rounds: Rounds, fleet) -> None:
     """Measure every round that is not there yet, repeat by repeat, then those whose baseline drifted."""
-    for repeat in range(config["throughput"]["repeats"]):
+    for repeat in range(config.throughput.repeats):
         for point in points:
-            if not rounds.attempts(point["name"], repeat):
+            if not rounds.attempts(point.name, repeat):
                 measure_round(config, point, repeat, rounds, fleet)
     for point in points:
         while (repeat := drifted(config, point, rounds)) is not None:
-            print(f"throughput {point['name']}: repeat {repeat} again, its baseline drifted", flush=True)
+            print(f"throughput {point.name}: repeat {repeat} again, its baseline drifted", flush=True)
             measure_round(config, point, repeat, rounds, fleet)
 
 
-def measure_round(config, point: dict, repeat: int, rounds: Rounds, fleet) -> None:
+def measure_round(config, point: Point, repeat: int, rounds: Rounds, fleet) -> None:
     """Run one workload once on every arm, each with the same requests."""
     asked = load(point)
 
     def measure_arm(arm: str) -> dict:
-        row = to_row(point["name"], arm, repeat, asked, fleet[arm].run(**asked, seed=config.seed + repeat))
+        row = to_row(point.name, arm, repeat, asked, fleet[arm].run(**asked, seed=config.seed + repeat))
         short = f", too short: {row['elapsed_s']:.3g} s" if too_short(config, row) else ""
         rate = f"{row['total_tokens_per_s']:.0f} tokens/s{short}"
-        print(f"throughput {point['name']} repeat {repeat} {arm}: {rate}", flush=True)
+        print(f"throughput {point.name} repeat {repeat} {arm}: {rate}", flush=True)
         return row
 
-    rounds.measure(point["name"], repeat, measure_arm)
+    rounds.measure(point.name, repeat, measure_arm)
 
 
 def too_short(config, row: dict) -> bool:
     """Whether a measurement is shorter than `throughput.min_seconds`."""
-    return row["elapsed_s"] < config["throughput"].get("min_seconds", MIN_SECONDS)
+    return row["elapsed_s"] < config.throughput.min_seconds
 
 
 def check_run(where: str, asked: dict, run: Run) -> None:
@@ -164,16 +162,16 @@ def to_row(point: str, arm: str, repeat: int, asked: dict, run: Run) -> dict:
     }
 
 
-def read_point(config, point: dict, rounds: Rounds) -> list[dict]:
+def read_point(config, point: Point, rounds: Rounds) -> list[dict]:
     """Every counted row of a workload; `attempt` is 0 where the repeat was measured once."""
-    name, rows = point["name"], []
-    for repeat in range(config["throughput"]["repeats"]):
+    name, rows = point.name, []
+    for repeat in range(config.throughput.repeats):
         attempt = rounds.attempts(name, repeat) - 1
         rows += [row | {"attempt": attempt} for row in rounds.read(name, repeat)]
     return rows
 
 
-def baselines(config, point: dict, rounds: Rounds) -> list[float]:
+def baselines(config, point: Point, rounds: Rounds) -> list[float]:
     """Base tokens/s of each repeat."""
     return [row["total_tokens_per_s"] for row in read_point(config, point, rounds) if row["arm"] == BASE_ARM]
 
@@ -183,25 +181,25 @@ def spread(rates: list[float]) -> float:
     return max(rates) / min(rates) - 1
 
 
-def drifted(config, point: dict, rounds: Rounds) -> int | None:
+def drifted(config, point: Point, rounds: Rounds) -> int | None:
     """The repeat whose baseline is furthest from their median, if they spread by more than DRIFT and the workload may
     still redo a round."""
-    repeats = range(config["throughput"]["repeats"])
-    spent = sum(rounds.attempts(point["name"], repeat) - 1 for repeat in repeats)
+    repeats = range(config.throughput.repeats)
+    spent = sum(rounds.attempts(point.name, repeat) - 1 for repeat in repeats)
     rates = baselines(config, point, rounds)
     if spread(rates) <= DRIFT or spent >= MAX_REDONE:
         return None
     return max(repeats, key=lambda repeat: abs(rates[repeat] - median(rates)))
 
 
-def redone(config, point: dict, rounds: Rounds) -> list[dict]:
+def redone(config, point: Point, rounds: Rounds) -> list[dict]:
     """The rounds that were measured again, with every arm's tokens/s of the attempt that does not count."""
     found = []
-    for repeat in range(config["throughput"]["repeats"]):
-        for attempt in range(rounds.attempts(point["name"], repeat) - 1):
-            rows = rounds.read(point["name"], repeat, attempt)
+    for repeat in range(config.throughput.repeats):
+        for attempt in range(rounds.attempts(point.name, repeat) - 1):
+            rows = rounds.read(point.name, repeat, attempt)
             rates = {row["arm"]: row["total_tokens_per_s"] for row in rows}
-            found.append({"point": point["name"], "repeat": repeat, "attempt": attempt, "total_tokens_per_s": rates})
+            found.append({"point": point.name, "repeat": repeat, "attempt": attempt, "total_tokens_per_s": rates})
     return found
 
 
@@ -210,7 +208,7 @@ def kv_capacity(config, rounds: Rounds, fleet) -> list[dict]:
     if not rounds.attempts(CAPACITY, 0):
         rounds.measure(CAPACITY, 0, lambda arm: {"arm": arm} | fleet[arm].kv())
     reported = {row["arm"]: row for row in rounds.read(CAPACITY, 0)}
-    shape, base = config["throughput"]["model"], reported[BASE_ARM]["capacity_tokens"]
+    shape, base = config.shape, reported[BASE_ARM]["capacity_tokens"]
     rows = []
     for arm in arms(config):
         row = {key: value for key, value in reported[arm.name].items() if key != "position"}
@@ -222,26 +220,26 @@ def kv_capacity(config, rounds: Rounds, fleet) -> list[dict]:
 def summarise(config, rows: list[dict]) -> list[dict]:
     """Rows of summary.csv: per workload and arm the speed-up within a repeat, its interval and its limit."""
     return [
-        summary_row(config, point, arm, [row for row in rows if row["point"] == point["name"]])
-        for point in config["throughput"]["points"]
+        summary_row(config, point, arm, [row for row in rows if row["point"] == point.name])
+        for point in config.throughput.points
         for arm in arms(config)
     ]
 
 
-def summary_row(config, point: dict, arm: Arm, rows: list[dict]) -> dict:
+def summary_row(config, point: Point, arm: Arm, rows: list[dict]) -> dict:
     """One row of summary.csv from all `rows` of the workload. `limit` is the FLOPs model's (`costmodel`); `repeated`
     and `too_short` count attempts that were measured again and measurements below `throughput.min_seconds`."""
     by_arm = {name: [row for row in rows if row["arm"] == name] for name in (arm.name, BASE_ARM)}
     rates = {name: [row["total_tokens_per_s"] for row in found] for name, found in by_arm.items()}
     speedup, low, high = stats.ratio_ci(rates[arm.name], rates[BASE_ARM], config.seed)
-    cached = rows[0].get("cached_tokens", 0) // point["num_requests"]
-    lengths = (point["input_len"], point["output_len"])
-    limit = costmodel.workload_speedup_limit(config["throughput"]["model"], arm.cut, arm.group, *lengths, cached)
+    cached = rows[0].get("cached_tokens", 0) // point.num_requests
+    lengths = (point.input_len, point.output_len)
+    limit = costmodel.workload_speedup_limit(config.shape, arm.cut, arm.group, *lengths, cached)
     drift = spread(rates[BASE_ARM])
     return {
-        **{"point": point["name"], "arm": arm.name, "input_len": lengths[0], "output_len": lengths[1]},
-        **{"num_requests": point["num_requests"], "repeats": len(rates[arm.name])},
-        **{"cached_len": cached, "kv_tokens": point.get("kv_tokens")},
+        **{"point": point.name, "arm": arm.name, "input_len": lengths[0], "output_len": lengths[1]},
+        **{"num_requests": point.num_requests, "repeats": len(rates[arm.name])},
+        **{"cached_len": cached, "kv_tokens": point.kv_tokens},
         **{"total_tokens_per_s_median": median(rates[arm.name]), "speedup": speedup, "ci_low": low, "ci_high": high},
         **{"limit": limit, "share_of_limit": speedup / limit},
         **{"ttft_p50_s": median(row["ttft_p50_s"] for row in by_arm[arm.name]), "unit": "tokens/s", "weights": "dummy"},

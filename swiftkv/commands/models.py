@@ -70,8 +70,8 @@ def distill(
     loaded = load(config)
     base = base or loaded.model_dir("base")
     processes = processes or loaded.fsdp_world_size
-    micro_batch_tokens = micro_batch_tokens or loaded.parallel.get("micro_batch_tokens")
-    recompute = loaded.parallel.get("recompute", False) if recompute is None else recompute
+    micro_batch_tokens = micro_batch_tokens or loaded.parallel.micro_batch_tokens
+    recompute = loaded.parallel.recompute if recompute is None else recompute
     if plan:
         from swiftkv.planning import distillation as planner
 

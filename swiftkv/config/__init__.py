@@ -9,14 +9,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from swiftkv import files
-from swiftkv.config import words
+from swiftkv.config import measuring, scoring, training, words
 from swiftkv.config.settings import BASE_ARM, CHOICES, UNDISTILLED, Settings, json_schema
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
@@ -42,6 +43,10 @@ class SwiftKVVariant:
     key_value_group_size: int = 1
     distill: dict = field(default_factory=dict)
 
+    def recipe(self, shared: training.Distill) -> training.Distill:
+        """The settings of this student's distillation: its own in place of those that all `shared`."""
+        return training.Distill.model_validate(shared.model_dump(exclude_unset=True) | self.distill)
+
     def num_key_value_layers(self, num_hidden_layers: int) -> int:
         """The cut l for a model of `num_hidden_layers`. Raises UserError if l is not whole or groups do not divide."""
         cut = round(num_hidden_layers * (1 - self.skip))
@@ -59,12 +64,39 @@ def check_cut(cut: int, num_hidden_layers: int, group: int, where: str = "config
         raise UserError(f"{where}: {problem}")
 
 
+class Part(cached_property):
+    """A section as its model, made when it is first asked for; None where the section is left out."""
+
+    def __init__(self, model: type[BaseModel]):
+        super().__init__(self.read)
+        self.model = model
+
+    def read(self, config: "RunConfig") -> BaseModel | None:
+        if self.attrname not in config.raw:
+            return None
+        return check(self.model, config.raw[self.attrname], config.path, (self.attrname,))
+
+
 @dataclass(frozen=True)
 class RunConfig:
-    """A validated configuration. `raw` holds every key; attributes serve what all stages ask for."""
+    """A validated configuration: its sections, and what all stages ask for. `raw` is what was written, every key of it;
+    it goes into hashes of kept measurements and into provenance."""
 
     raw: dict = field(repr=False)
     path: str
+
+    base = Part(training.Base)
+    train_base = Part(training.TrainBase)
+    distill = Part(training.Distill)
+    verify = Part(measuring.Verify)
+    throughput = Part(measuring.Throughput)
+    served = Part(measuring.Served)
+    accuracy = Part(scoring.Accuracy)
+    protocol = Part(scoring.Protocol)
+    lengths = Part(measuring.Lengths)
+    diagnosis = Part(scoring.Diagnosis)
+    similarity = Part(measuring.Similarity)
+    ablations = Part(training.Ablations)
 
     def __getitem__(self, key: str) -> Any:
         return self.raw[key]
@@ -87,19 +119,29 @@ class RunConfig:
         return Path("results") / self.scale
 
     @property
-    def parallel(self) -> dict:
-        """How one job uses several GPUs; empty unless configured."""
-        return self.raw.get("parallel", {})
+    def tasks(self) -> dict[str, dict]:
+        """The settings of every task, as generators of tasks and hashes of what they made take them."""
+        return self.raw["tasks"]
+
+    @property
+    def shape(self) -> dict:
+        """The benchmark model's shape (`throughput.model`) under the names of a config.json, like any other model's."""
+        return self.raw["throughput"]["model"]
+
+    @cached_property
+    def parallel(self) -> training.Parallel:
+        """How one job uses several GPUs; one GPU unless configured."""
+        return check(training.Parallel, self.raw.get("parallel", {}), self.path, ("parallel",))
 
     @property
     def tensor_parallel_size(self) -> int:
         """GPUs of an engine (vLLM's word for it)."""
-        return self.parallel.get("tensor_parallel_size", 1)
+        return self.parallel.tensor_parallel_size
 
     @property
     def fsdp_world_size(self) -> int:
         """Processes of the distillation, a GPU each."""
-        return self.parallel.get("fsdp_world_size", 1)
+        return self.parallel.fsdp_world_size
 
     @property
     def variants(self) -> list[SwiftKVVariant]:
@@ -115,7 +157,7 @@ class RunConfig:
     @property
     def accuracy_arms(self) -> list[str]:
         """Every model that is scored: the base, each distilled student, and the undistilled controls."""
-        controls = [name + UNDISTILLED for name in self.raw["accuracy"]["undistilled"]]
+        controls = [name + UNDISTILLED for name in self.accuracy.undistilled]
         return [BASE_ARM, *(v.name for v in self.variants), *controls]
 
     def model_dir(self, arm: str) -> Path:
@@ -163,12 +205,18 @@ def read_layers(path: str | Path, seen: tuple = ()) -> dict:
     return lay(read_layers(path.parent / parent, (*seen, path.resolve())), raw) if parent else raw
 
 
+def check(model: type[BaseModel], raw: Any, where: str, path: tuple = ()) -> BaseModel:
+    """`raw`, which lies at `path` of a configuration, as `model`. Raises UserError."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        errors = [{**one, "loc": (*path, *one["loc"])} for one in error.errors(include_url=False)]
+        raise UserError(f"{where}: {words.explain(errors, json_schema())}") from None
+
+
 def validate(raw: dict, where: str) -> None:
     """Check `raw`, which stays as it is: kept measurements and provenance hash what was written. Raises UserError."""
-    try:
-        Settings.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(f"{where}: {words.explain(error.errors(include_url=False), json_schema())}") from None
+    check(Settings, raw, where)
 
 
 def load_config(path: str | Path = "config/config.yaml") -> RunConfig:

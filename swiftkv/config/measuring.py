@@ -63,8 +63,8 @@ class Point(Section):
         description="Tokens of the base that the KV cache holds, rounded up to blocks that are whole in every arm; "
         "absent: all requests of every point.",
     )
-    kv_cache_dtype: Literal["auto", "fp8"] | None = Field(
-        None, description="Number format of the KV cache: the model's (auto), or FP8 in the same memory."
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        "auto", description="Number format of the KV cache: the model's (auto), or FP8 in the same memory."
     )
 
 
@@ -72,7 +72,7 @@ class Latency(Section):
     """Unloaded latency, concurrency 1."""
 
     input_len: Count = Field(description="Prompt tokens.")
-    output_len: Annotated[int, Field(ge=2)] = Field(description="Generated tokens.")
+    output_len: Annotated[int, Field(ge=2)] = Field(description="Generated tokens; one alone would have no TPOT.")
     rounds: Count = Field(description="Rounds over all arms.")
 
 
@@ -82,8 +82,9 @@ class Throughput(Section):
     model: BenchmarkModel
     max_num_batched_tokens: Count = Field(description="Tokens of one scheduler step.")
     repeats: OddCount = Field(description="Interleaved repeats; odd.")
-    min_seconds: NotNegative | None = Field(
-        None,
+    # A scheduling hiccup of 10 ms stays within 1% of a second.
+    min_seconds: NotNegative = Field(
+        1.0,
         description="A measurement that takes less time, in seconds, is counted as too short in the summary "
         "(default 1).",
     )
@@ -128,8 +129,8 @@ class ServedPoint(Section):
         None,
         description="Seconds in which requests arrive (rate, trace); those of a rate are rate times duration.",
     )
-    burstiness: Positive | None = Field(
-        None,
+    burstiness: Positive = Field(
+        1.0,
         description="Shape of the gamma distribution of gaps (rate): 1 is Poisson (default), less is burstier, more is "
         "more even.",
     )
@@ -139,14 +140,12 @@ class ServedPoint(Section):
         description="Known trace, or a CSV file with the columns arrival_s, prompt_tokens, output_tokens (trace).",
     )
     length_scale: Positive | None = Field(None, description="Factor on prompt and output tokens (trace).")
-    sample: PositiveShare | None = Field(
-        None,
+    sample: PositiveShare = Field(
+        1,
         description="Share of the conversations that is replayed, that much faster for the same load (trace, "
         "default 1).",
     )
-    start_s: NotNegative | None = Field(
-        None, description="Second of the trace that is replayed first (trace, default 0)."
-    )
+    start_s: NotNegative = Field(0, description="Second of the trace that is replayed first (trace, default 0).")
 
     @model_validator(mode="after")
     def has_the_keys_of_its_kind(self) -> Self:

@@ -63,13 +63,13 @@ class Accuracy(Section):
     items_per_task: Count = Field(description="Held-out items per task.")
     max_new_tokens: Count = Field(description="Generation limit, in tokens.")
     sampling: Sampling | None = None
-    margin: PositiveShare | None = Field(
-        None,
+    margin: PositiveShare = Field(
+        0.02,
         description="Loss of score (0 to 1) that still counts as retained: the lower end of the interval must lie "
         "above minus this (default 0.02).",
     )
-    chat_template: bool | None = Field(
-        None, description="Whether real tasks are put to the model as a user's turn (instruct models)."
+    chat_template: bool = Field(
+        False, description="Whether real tasks are put to the model as a user's turn (instruct models)."
     )
     real: RealSets | None = None
     undistilled: list[str] = Field(
@@ -81,11 +81,11 @@ class Accuracy(Section):
 class Protocol(Section):
     """The paper's accuracy tasks; not run where this key is absent."""
 
-    loglikelihood: Literal["transformers", "vllm-full-prefill"] | None = Field(
-        None, description="What computes log-likelihoods (default transformers)."
+    loglikelihood: Literal["transformers", "vllm-full-prefill"] = Field(
+        "transformers", description="What computes log-likelihoods (default transformers)."
     )
-    generation: Literal["vllm-early-exit", "transformers"] | None = Field(
-        None, description="What generates answers (default vllm-early-exit)."
+    generation: Literal["vllm-early-exit", "transformers"] = Field(
+        "vllm-early-exit", description="What generates answers (default vllm-early-exit)."
     )
     tasks: Annotated[list[PaperTask], *UNIQUE] | None = Field(
         None, min_length=1, description="Some of the tasks (default all)."

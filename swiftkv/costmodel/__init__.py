@@ -141,8 +141,8 @@ def compute_rows(config) -> list[dict]:
     `counting` is "exact" (this module's, at the prompt lengths named in `context`) or "paper" (Table 1's).
     Variants that do not fit a published model's layers are left out there.
     """
-    lengths = sorted({point["input_len"] for point in config["throughput"]["points"]})
-    models = [("benchmark", config["throughput"]["model"], lengths, "exact")]
+    lengths = sorted({point.input_len for point in config.throughput.points})
+    models = [("benchmark", config.shape, lengths, "exact")]
     models += [("Llama-3.1-8B", LLAMA_8B, [2000, PAPER_CONTEXT], "exact")]
     models += [("Llama-3.1-70B", LLAMA_70B, [PAPER_CONTEXT], "paper")]
     rows = []

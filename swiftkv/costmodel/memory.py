@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from swiftkv.config import SwiftKVVariant
+from swiftkv.config.training import Distill
 from swiftkv.costmodel import head_dim, layer_flops
 from swiftkv.errors import UserError
 from swiftkv.layers import Layers
@@ -36,16 +37,16 @@ class StudentPlan:
     run_share: float
 
 
-def student_plan(shape: Mapping, variant: SwiftKVVariant, distill: dict, answer_share: float) -> StudentPlan:
+def student_plan(shape: Mapping, variant: SwiftKVVariant, distill: Distill, answer_share: float) -> StudentPlan:
     """A variant's numbers. Raises UserError if the cut does not fit or other weights than q, k, v are trained."""
-    settings, layers = distill | variant.distill, shape["num_hidden_layers"]
-    if settings["train"] != "qkv":
-        raise UserError(f"plan: variant {variant.name}: train is {settings['train']!r}; only 'qkv' can be estimated")
+    recipe, layers = variant.recipe(distill), shape["num_hidden_layers"]
+    if recipe.train != "qkv":
+        raise UserError(f"plan: variant {variant.name}: train is {recipe.train!r}; only 'qkv' can be estimated")
     cut, group = variant.num_key_value_layers(layers), variant.key_value_group_size
-    share = answer_share if settings["loss_on"] == "answers" else 1.0
-    run = 1.0 if settings["hidden_loss"] else share
+    share = answer_share if recipe.loss_on == "answers" else 1.0
+    run = 1.0 if recipe.hidden_loss else share
     number = trained_parameters(shape, cut, group)
-    return StudentPlan(variant.name, cut, group, layers - cut, number, settings["steps"], share, run)
+    return StudentPlan(variant.name, cut, group, layers - cut, number, recipe.steps, share, run)
 
 
 def widths(shape: Mapping) -> tuple[int, int]:

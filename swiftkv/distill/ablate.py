@@ -15,6 +15,7 @@ from scipy import stats
 
 from swiftkv import files
 from swiftkv.config import RunConfig
+from swiftkv.config.training import AblationArm
 from swiftkv.distill.loop import Distillation, Options
 from swiftkv.distill.probe import probe
 from swiftkv.errors import UserError
@@ -32,22 +33,27 @@ MEASURES = ("kl", "answers_right")
 HEADER = ["arm", "tokens (M)", "KL to the base", "answers right (%)", "against the first (points)", "published"]
 
 
-def arms_by_data(config: RunConfig) -> list[list[dict]]:
+def own(arm: AblationArm) -> dict:
+    """What is written of an arm, as a configuration takes it."""
+    return arm.model_dump(exclude_unset=True)
+
+
+def arms_by_data(config: RunConfig) -> list[list[AblationArm]]:
     """The arms in groups that train on the same tasks."""
-    groups: dict[str, list[dict]] = {}
-    for arm in config["ablations"]["arms"]:
-        groups.setdefault(json.dumps(arm.get("tasks"), sort_keys=True), []).append(arm)
+    groups: dict[str, list[AblationArm]] = {}
+    for arm in config.ablations.arms:
+        groups.setdefault(json.dumps(own(arm).get("tasks"), sort_keys=True), []).append(arm)
     return list(groups.values())
 
 
-def group_config(config: RunConfig, arms: list[dict], seed: int) -> RunConfig:
+def group_config(config: RunConfig, arms: list[AblationArm], seed: int) -> RunConfig:
     """The configuration of a joint run: every variant once for each of the arms."""
     variants = [
-        variant | {"name": f"{variant['name']}.{arm['name']}", "distill": arm.get("distill", {})}
-        for variant in config["variants"]
+        variant | {"name": f"{variant['name']}.{arm.name}", "distill": own(arm).get("distill", {})}
+        for variant in config.raw["variants"]
         for arm in arms
     ]
-    tasks = arms[0].get("tasks", config["tasks"])
+    tasks = own(arms[0]).get("tasks", config.tasks)
     return RunConfig(config.raw | {"seed": seed, "tasks": tasks, "variants": variants}, config.path)
 
 
@@ -74,12 +80,12 @@ def train(config: RunConfig, base_dir: Path, work: Path, texts: list[Batch], opt
 
 def measure(config: RunConfig, base_dir: Path, work: Path, options: Options) -> pd.DataFrame:
     """A row per variant, arm and seed. Raises UserError for a task that does not exist."""
-    section, tokenizer = config["ablations"], load_tokenizer(base_dir)
-    texts = list(itertools.islice(stream_of(config, tokenizer, "test")(0), section["probes"]))
+    section, tokenizer = config.ablations, load_tokenizer(base_dir)
+    texts = list(itertools.islice(stream_of(config, tokenizer, "test")(0), section.probes))
     rows = []
-    for seed in section["seeds"]:
+    for seed in section.seeds:
         for number, arms in enumerate(arms_by_data(config)):
-            print(f"ablate: seed {seed}, {', '.join(arm['name'] for arm in arms)}", flush=True)
+            print(f"ablate: seed {seed}, {', '.join(arm.name for arm in arms)}", flush=True)
             found = train(group_config(config, arms, seed), base_dir, work / f"seed{seed}-{number}", texts, options)
             rows += [{"seed": seed} | row for row in found]
     return pd.DataFrame(rows).drop_duplicates(["variant", "arm", "seed"])
@@ -96,7 +102,7 @@ def interval(values) -> tuple[float, float, float]:
 def published(config: RunConfig) -> dict[str, float]:
     """Published mean accuracy by arm. Raises UserError for an id that config/published.csv does not have."""
     table = pd.read_csv(PUBLISHED).set_index("id")["value"]
-    wanted = {arm["name"]: arm["published"] for arm in config["ablations"]["arms"] if "published" in arm}
+    wanted = {arm.name: arm.published for arm in config.ablations.arms if arm.published is not None}
     if missing := [id for id in wanted.values() if id not in table.index]:
         raise UserError(f"ablations.arms: published: {missing[0]!r} is not an id of {PUBLISHED.name}")
     return {arm: float(table[id]) for arm, id in wanted.items()}
@@ -104,7 +110,7 @@ def published(config: RunConfig) -> dict[str, float]:
 
 def summarise(config: RunConfig, frame: pd.DataFrame) -> pd.DataFrame:
     """A row per variant and arm: means over the seeds, differences to the first arm seed by seed, 95% intervals."""
-    known, recipe = published(config), config["ablations"]["arms"][0]["name"]
+    known, recipe = published(config), config.ablations.arms[0].name
     rows = []
     for (variant, arm), group in frame.groupby(["variant", "arm"], sort=False):
         reference = frame[(frame.variant == variant) & (frame.arm == recipe)].set_index("seed")
@@ -145,7 +151,7 @@ def cells(row) -> list[str]:
 def run(config: RunConfig, base_dir: Path, out: Path, work: Path, options: Options | None = None) -> None:
     """Write `out`/ablations.csv (a row per arm and seed), summary.csv and summary.md. Raises UserError if the
     configuration has no `ablations`."""
-    if "ablations" not in config.raw:
+    if config.ablations is None:
         raise UserError(f"{config.path}: has no `ablations`; config/ablations.yaml has")
     published(config)
     base_dir, out = Path(base_dir), Path(out)

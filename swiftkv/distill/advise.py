@@ -50,7 +50,8 @@ def short_config(config: RunConfig, layers: int, steps: int) -> RunConfig:
     variants = [
         {"name": c.name, "skip": c.skip, "key_value_group_size": c.key_value_group_size} for c in candidates(layers)
     ]
-    return RunConfig(config.raw | {"variants": variants, "distill": config["distill"] | {"steps": steps}}, config.path)
+    change = {"variants": variants, "distill": config.raw["distill"] | {"steps": steps}}
+    return RunConfig(config.raw | change, config.path)
 
 
 def table(config: RunConfig, base_dir: Path, work: Path, probes: int, steps: int) -> pd.DataFrame:

@@ -54,14 +54,14 @@ class Distillation:
         self.world, self.options, self.flops = world or parallel.join(), options or Options(), 0
         self.teacher = Teacher(base_dir, self.world, self.options.float32)
         self.students = [
-            Student(variant, self.teacher, config["distill"], self.options.recompute) for variant in config.variants
+            Student(variant, self.teacher, config.distill, self.options.recompute) for variant in config.variants
         ]
         if self.world.size > 1:
             check_sharding(config, self.world.size)
             parallel.shard(self.teacher, self.students)
-        data = [config["tasks"], config.seed, *map(files.sha256, data_files(config, base_dir))]
+        data = [config.tasks, config.seed, *map(files.sha256, data_files(config, base_dir))]
         self.trainees = [
-            Trainee(s, training_state.key_of([data, s.settings, s.cut, s.group]), work)
+            Trainee(s, training_state.key_of([data, s.recipe.model_dump(exclude_unset=True), s.cut, s.group]), work)
             for s in self.students
             if s.trained
         ]
@@ -77,7 +77,7 @@ class Distillation:
         for trainee in self.trainees:
             trainee.resume()
             if trainee.step and self.world.first:
-                steps = trainee.settings["steps"]
+                steps = trainee.recipe.steps
                 print(f"distill: {trainee.name} resumed at step {trainee.step} of {steps}", flush=True)
 
     def save(self) -> None:
@@ -127,7 +127,7 @@ class Distillation:
 
     def train(self, stream: Stream) -> None:
         """Train to the configured step, with a checkpoint every SAVE_EVERY_S seconds and one at the end."""
-        steps = max((trainee.settings["steps"] for trainee in self.trainees), default=0)
+        steps = max((trainee.recipe.steps for trainee in self.trainees), default=0)
         peak, _ = peak_flops(self.world.device)
         saved, at, source = time.monotonic(), -1, iter(())
         progress = None
@@ -148,21 +148,21 @@ class Distillation:
 
 def check_sharding(config: RunConfig, processes: int) -> None:
     """Raise UserError for what several processes cannot do."""
-    settings = config["distill"]
-    rows = max(1, settings["batch_tokens"] // settings["sequence_length"])
+    shared = config.distill
+    rows = max(1, shared.batch_tokens // shared.sequence_length)
     if rows % processes:
         raise UserError(
             f"distill: {processes} processes cannot share {rows} rows evenly; distill.batch_tokens / "
             "distill.sequence_length must be a multiple of the processes"
         )
     for variant in config.variants:
-        if processes > 1 and (settings | variant.distill)["train"] == "layers":
+        if processes > 1 and variant.recipe(shared).train == "layers":
             raise UserError(f"distill: variant {variant.name}: train: layers runs on one process, not on {processes}")
 
 
 def data_files(config: RunConfig, base_dir: Path) -> list[Path]:
     """The files a run depends on: weights of the base, and local training data."""
-    return [*weight_files(base_dir), *map(Path, config["distill"]["data"].get("files", []))]
+    return [*weight_files(base_dir), *map(Path, config.distill.data.files or [])]
 
 
 def export(distillation: Distillation, config: RunConfig, base_dir: Path, out_dir: Path) -> None:

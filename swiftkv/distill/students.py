@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from swiftkv.config import SwiftKVVariant
+from swiftkv.config.training import Distill
 from swiftkv.distill.data import Selection
 from swiftkv.distill.loss import kl_sum
 from swiftkv.distill.teacher import Teacher, TeacherPass, View, fill
@@ -50,15 +51,15 @@ def build_student(base: PreTrainedModel, cut: int, group: int, init: str, train:
 
 
 class Student:
-    """One variant: its late half on what the teacher leaves, and its loss. `settings` are those of the configuration's
-    `distill` section, with the variant's own in their place."""
+    """One variant: its late half on what the teacher leaves, and its loss. `recipe` holds the settings that all
+    students `shared`, with the variant's own in their place."""
 
-    def __init__(self, variant: SwiftKVVariant, teacher: Teacher, settings: dict, recompute: bool = False):
-        self.settings, self.recompute = settings | variant.distill, recompute
+    def __init__(self, variant: SwiftKVVariant, teacher: Teacher, shared: Distill, recompute: bool = False):
+        self.recipe, self.recompute = variant.recipe(shared), recompute
         self.name, self.teacher = variant.name, teacher
         self.cut = variant.num_key_value_layers(teacher.last + 1)
-        self.group, self.own_trunk = variant.key_value_group_size, self.settings["train"] == "layers"
-        init, train = self.settings["init"], self.settings["train"]
+        self.group, self.own_trunk = variant.key_value_group_size, self.recipe.train == "layers"
+        init, train = self.recipe.init, self.recipe.train
         self.model = build_student(teacher.model, self.cut, self.group, init, train).model
         self.early, self.late = list(self.model.layers[: self.cut]), list(self.model.layers[self.cut :])
         if not self.own_trunk:  # the teacher runs these
@@ -78,11 +79,11 @@ class Student:
     @property
     def chosen(self) -> tuple[str, bool]:
         """Which positions carry the loss, and whether all are run: `loss_on` and `every_position` of `select`."""
-        return self.settings["loss_on"], self.settings["hidden_loss"] > 0
+        return self.recipe.loss_on, self.recipe.hidden_loss > 0
 
     def view(self, passed: TeacherPass) -> View:
         """The positions at which this student runs."""
-        return passed.view(*self.chosen, self.settings["temperature"])
+        return passed.view(*self.chosen, self.recipe.temperature)
 
     def run(self, layer, hidden: torch.Tensor, **kwargs) -> torch.Tensor:
         """One layer, with its activations kept for the backward pass or made again there."""
@@ -124,6 +125,6 @@ class Student:
         view = self.view(passed)
         before, final = self.final(passed, view)
         kl, agreeing = kl_sum(final, view.targets)
-        wanted = self.settings["hidden_loss"] > 0
+        wanted = self.recipe.hidden_loss > 0
         error = self.squared_error(passed, view.selection, before) if wanted else torch.zeros_like(kl)
         return Sums(kl, agreeing, error)

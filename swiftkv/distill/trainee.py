@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.tensor import DTensor
 
 from swiftkv import files
+from swiftkv.config.training import Distill
 from swiftkv.distill.parallel import gradient_norm
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import TeacherPass
@@ -29,14 +30,14 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 ROWS = 100  # lines of distill.jsonl per student
 
 
-def rate_at(step: int, settings: dict) -> float:
+def rate_at(step: int, recipe: Distill) -> float:
     """Learning rate of step 0, 1, ...: linear warm-up over the `warmup` share, then a cosine or line to zero."""
-    steps, warm = settings["steps"], max(1, round(settings["steps"] * settings["warmup"]))
+    steps, warm = recipe.steps, max(1, round(recipe.steps * recipe.warmup))
     if step < warm:
-        return settings["learning_rate"] * (step + 1) / warm
+        return recipe.learning_rate * (step + 1) / warm
     done = (step - warm) / max(1, steps - warm)
-    left = 1 - done if settings["schedule"] == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-    return settings["learning_rate"] * left
+    left = 1 - done if recipe.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return recipe.learning_rate * left
 
 
 class Trainee:
@@ -44,16 +45,14 @@ class Trainee:
 
     def __init__(self, student: Student, key: str, work: Path):
         self.student, self.key, self.work = student, key, work / student.name
-        self.name, self.settings, self.world = student.name, student.settings, student.teacher.world
+        self.name, self.recipe, self.world = student.name, student.recipe, student.teacher.world
         self.step, self.tokens, self.seconds, self.rows, self.losses = 0, 0, 0.0, [], []
         self.dropped: str | None = None
         self.saved = 0
         trained = student.trained.values()
         kinds = [[p for p in trained if isinstance(p, DTensor) == sharded] for sharded in (True, False)]
         groups = [{"params": kind} for kind in kinds if kind]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=self.settings["learning_rate"], betas=(0.9, 0.999), weight_decay=0.0
-        )
+        self.optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, betas=(0.9, 0.999), weight_decay=0.0)
         for parameter in trained:
             moments = {name: torch.zeros_like(parameter) for name in MOMENTS}
             self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
@@ -66,14 +65,14 @@ class Trainee:
     @property
     def active(self) -> bool:
         """Whether there is more to train."""
-        return self.dropped is None and self.step < self.settings["steps"]
+        return self.dropped is None and self.step < self.recipe.steps
 
     def accumulate(self, passed: TeacherPass, positions: int, values: int) -> None:
         """Add the gradient of one micro-batch. `positions` are the loss positions of the whole batch, `values` its
         positions that are run, times the hidden size."""
         with self.student.teacher.autocast():
             sums = self.student.sums(passed)
-            loss = sums.kl / positions + self.settings["hidden_loss"] * sums.squares / values
+            loss = sums.kl / positions + self.recipe.hidden_loss * sums.squares / values
         (loss * self.world.size).backward()  # gradients are averaged over the processes
         self.sums += torch.stack([sums.kl.detach().double(), sums.agreeing.double(), sums.squares.detach().double()])
 
@@ -81,8 +80,8 @@ class Trainee:
         """Finish a step: the row of its losses, or None if the student is dropped because they are not finite."""
         kl, agreeing, squares = self.world.total(self.sums).tolist()
         row = {"kl": kl / positions, "hidden": squares / values, "agreement": agreeing / positions}
-        row = {"loss": row["kl"] + self.settings["hidden_loss"] * row["hidden"], **row}
-        rate, self.sums = rate_at(self.step, self.settings), self.zeros()
+        row = {"loss": row["kl"] + self.recipe.hidden_loss * row["hidden"], **row}
+        rate, self.sums = rate_at(self.step, self.recipe), self.zeros()
         parameters = list(self.student.trained.values())
         for parameter in parameters:
             if not isinstance(parameter, DTensor):
@@ -120,7 +119,7 @@ class Trainee:
         self.step, self.tokens, self.seconds = self.step + 1, self.tokens + tokens, self.seconds + seconds
         counts = {"tokens": self.tokens, "seconds": round(self.seconds, 3)}
         row = {"step": self.step, "variant": self.name, **row, **counts}
-        every = max(1, self.settings["steps"] // ROWS)
+        every = max(1, self.recipe.steps // ROWS)
         if self.step % every == 0 or self.step == 1 or not self.active:
             self.rows.append(row)
         return row

@@ -179,7 +179,7 @@ class Fleet:
 
     def __init__(self, config, directory: Path, factory: Callable = VLLMEngine, wanted: Flags = DEFAULT):
         self.arms = arms(config)
-        self.section, self.settings = config["throughput"], engine_settings(config, wanted)
+        self.latency, self.settings = config.throughput.latency, engine_settings(config, wanted)
         self.directory, self.factory = directory, factory
         self.engines: dict[str, VLLMEngine] = {}
 
@@ -212,4 +212,4 @@ class Fleet:
         room = self.settings.max_model_len - WARM_UP_TOKENS
         step = max(1, min(room, self.settings.max_num_batched_tokens // requests))
         engine.run(step, WARM_UP_TOKENS, requests, seed=0)
-        engine.run(min(room, self.section["latency"]["input_len"]), WARM_UP_TOKENS, 1, seed=0)
+        engine.run(min(room, self.latency.input_len), WARM_UP_TOKENS, 1, seed=0)

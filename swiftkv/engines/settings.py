@@ -4,11 +4,11 @@ Points that ask for other engine flags than the rest are measured on engines of 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from swiftkv import costmodel
 from swiftkv.config import BASE_ARM
+from swiftkv.config.measuring import Point
 from swiftkv.errors import UserError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -26,7 +26,7 @@ class Arm:
 
 def arms(config) -> list[Arm]:
     """The base, then every variant, cut for the benchmark model. Raises UserError for a cut that does not fit it."""
-    layers = config["throughput"]["model"]["num_hidden_layers"]
+    layers = config.shape["num_hidden_layers"]
     variants = [Arm(v.name, v.num_key_value_layers(layers), v.key_value_group_size) for v in config.variants]
     return [Arm(BASE_ARM, layers, 1), *variants]
 
@@ -45,24 +45,24 @@ class Flags:
 DEFAULT = Flags()
 
 
-def flags(point: Mapping) -> Flags:
+def flags(point: Point) -> Flags:
     """The engine flags of a point."""
-    return Flags("prefix_share" in point, point.get("kv_tokens"), point.get("kv_cache_dtype", "auto"))
+    return Flags(point.prefix_share is not None, point.kv_tokens, point.kv_cache_dtype)
 
 
-def by_flags(points: list[dict]) -> dict[Flags, list[dict]]:
+def by_flags(points: list[Point]) -> dict[Flags, list[Point]]:
     """Points per engine flags; the default flags are there and first, even without points."""
-    found: dict[Flags, list[dict]] = {DEFAULT: []}
+    found: dict[Flags, list[Point]] = {DEFAULT: []}
     for point in points:
         found.setdefault(flags(point), []).append(point)
     return found
 
 
-def load(point: Mapping) -> dict[str, int]:
+def load(point: Point) -> dict[str, int]:
     """What an engine is asked to run; `prefix_len` is the start that all prompts have in common."""
-    lengths = {key: point[key] for key in ("input_len", "output_len", "num_requests")}
-    if share := point.get("prefix_share"):
-        lengths["prefix_len"] = round(share * point["input_len"])
+    lengths = {"input_len": point.input_len, "output_len": point.output_len, "num_requests": point.num_requests}
+    if point.prefix_share:
+        lengths["prefix_len"] = round(point.prefix_share * point.input_len)
     return lengths
 
 
@@ -85,16 +85,17 @@ class EngineSettings:
 def engine_settings(config, wanted: Flags = DEFAULT) -> EngineSettings:
     """Settings that fit every point of `config` with the flags `wanted` (the default ones: the latency requests, too)
     without preemption, or with the KV memory that the points ask for. Raises UserError if that holds no request."""
-    section = config["throughput"]
-    loads = by_flags(section["points"])[wanted]
+    section = config.throughput
+    loads = by_flags(section.points)[wanted]
     if wanted == DEFAULT:
-        loads = [*loads, section["latency"] | {"name": "latency", "num_requests": 1}]
+        alone = section.latency
+        loads = [*loads, Point(name="latency", input_len=alone.input_len, output_len=alone.output_len, num_requests=1)]
     return EngineSettings(
-        shape=section["model"],
+        shape=config.shape,
         max_model_len=BLOCK * max(blocks(one) for one in loads),
-        max_num_seqs=max(one["num_requests"] for one in loads),
-        max_num_batched_tokens=section["max_num_batched_tokens"],
-        kv_memory_bytes=_kv_memory(section["model"], arms(config), loads, wanted.kv_tokens),
+        max_num_seqs=max(one.num_requests for one in loads),
+        max_num_batched_tokens=section.max_num_batched_tokens,
+        kv_memory_bytes=_kv_memory(config.shape, arms(config), loads, wanted.kv_tokens),
         prefix_caching=wanted.prefix_caching,
         kv_cache_dtype=wanted.kv_cache_dtype,
         seed=config.seed,
@@ -102,20 +103,20 @@ def engine_settings(config, wanted: Flags = DEFAULT) -> EngineSettings:
     )
 
 
-def blocks(asked: Mapping) -> int:
+def blocks(asked: Point) -> int:
     """KV blocks of one request."""
-    return math.ceil((asked["input_len"] + asked["output_len"]) / BLOCK)
+    return math.ceil((asked.input_len + asked.output_len) / BLOCK)
 
 
-def _kv_memory(shape: dict, fleet: list[Arm], loads: list[dict], kv_tokens: int | None) -> int:
+def _kv_memory(shape: dict, fleet: list[Arm], loads: list[Point], kv_tokens: int | None) -> int:
     """Bytes that hold `kv_tokens` (None: every load) in the base's KV cache."""
-    held = 1 + max(one["num_requests"] * blocks(one) for one in loads)  # vLLM keeps one block for itself
+    held = 1 + max(one.num_requests * blocks(one) for one in loads)  # vLLM keeps one block for itself
     if kv_tokens is not None:
         held = math.ceil(kv_tokens / BLOCK)
         for one in loads:
             if held < 1 + blocks(one):
                 least = BLOCK * (1 + blocks(one))
-                raise UserError(f"throughput.points.{one['name']}.kv_tokens: {kv_tokens}; allowed is {least} or more")
+                raise UserError(f"throughput.points.{one.name}.kv_tokens: {kv_tokens}; allowed is {least} or more")
     return kv_memory(shape, fleet, held)
 
 
@@ -133,9 +134,9 @@ def _page(shape: dict) -> int:
     return BLOCK * costmodel.kv_bytes_per_token(shape, layers, 1, DTYPE_BYTES[shape["dtype"]]) // layers
 
 
-def held_at_once(config, arm: Arm, point: Mapping) -> int:
+def held_at_once(config, arm: Arm, point: Point) -> int:
     """Requests of a point that an arm's KV cache holds at once, each with its whole output."""
     settings = engine_settings(config, flags(point))
     caches = costmodel.kv_caches(settings.shape, arm.cut, arm.group)
     usable = settings.kv_memory_bytes // (_page(settings.shape) * caches) - 1
-    return min(point["num_requests"], usable // blocks(point))
+    return min(point.num_requests, usable // blocks(point))

@@ -38,35 +38,35 @@ def test_items(config: RunConfig, tokenizer=None) -> dict[str, list[Item]]:
 
     The tokenizer decides how the prompts of real tasks are written; without real tasks there is no need of it.
     """
-    count = config["accuracy"]["items_per_task"]
+    count = config.accuracy.items_per_task
     found = {}
-    for task, settings in config["tasks"].items():
+    for task, settings in config.tasks.items():
         found[task] = tasks.items(task, "test", count, config.seed, settings)
         if not found[task]:
             raise UserError(f"task {task!r}: no test rows")
     for task, settings in real_tasks(config).items():
-        chat = config["accuracy"].get("chat_template", False)
+        chat = config.accuracy.chat_template
         found[task] = real.items(task, settings, config.seed, tokenizer, chat)
     return found
 
 
 def real_tasks(config: RunConfig) -> dict[str, dict]:
     """Settings of the tasks on real data that the configuration asks for."""
-    return config["accuracy"].get("real", {})
+    return config.raw["accuracy"].get("real", {})
 
 
 def limits(config: RunConfig) -> dict[str, int]:
     """The most tokens that are generated per item of each task."""
-    found = dict.fromkeys(config["tasks"], config["accuracy"]["max_new_tokens"])
+    found = dict.fromkeys(config.tasks, config.accuracy.max_new_tokens)
     return found | {task: real.max_new_tokens(task, settings) for task, settings in real_tasks(config).items()}
 
 
 def samplings(config: RunConfig) -> list[Sampling | None]:
     """How every item is answered: once, greedily, or once per seed where the configuration asks for sampling."""
-    asked = config["accuracy"].get("sampling")
+    asked = config.accuracy.sampling
     if asked is None:
         return [None]
-    return [Sampling(asked["temperature"], asked["top_p"], config.seed + n) for n in range(asked["seeds"])]
+    return [Sampling(asked.temperature, asked.top_p, config.seed + n) for n in range(asked.seeds)]
 
 
 def model_hashes(model_dir: Path) -> dict[str, str]:
@@ -92,7 +92,7 @@ def settings_of(config: RunConfig, model_dir: Path, items: dict[str, list[Item]]
     return {
         "dtype": model.get("dtype") or model.get("torch_dtype") or "float32",
         "max_model_len": longest[task] + new[task],
-        "max_gen_toks": config["accuracy"]["max_new_tokens"],
+        "max_gen_toks": config.accuracy.max_new_tokens,
         "batch_size": BATCH_SIZE,
         "max_num_seqs": BATCH_SIZE,
         "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
@@ -218,7 +218,8 @@ def score_arm(config: RunConfig, arm: str, model_dir: Path, out_dir: Path, work:
     tokenizer = load_tokenizer(model_dir)
     items, hashes, new = test_items(config, tokenizer), model_hashes(model_dir), limits(config)
     settings = settings_of(config, model_dir, items, tokenizer)
-    asked = {key: config["accuracy"][key] for key in ("real", "chat_template", "sampling") if key in config["accuracy"]}
+    written = config.raw["accuracy"]
+    asked = {key: written[key] for key in ("real", "chat_template", "sampling") if key in written}
     parts = {}
     for task, its in items.items():
         for sampling in samplings(config):

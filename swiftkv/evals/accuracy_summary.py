@@ -26,7 +26,6 @@ from swiftkv.stats import (
 
 MEAN = "mean"
 RESAMPLES = 10_000
-MARGIN = 0.02  # score points that a retained score may lie below the base's, unless the configuration says otherwise
 MIN_LENGTH_RATIO = 0.9  # answers shorter than this share of the base's fail, whatever their score
 SEED = "sample_seed"
 TESTS = ("p_value", "p_holm", "detectable_difference", "retained")  # columns that the base itself has no use for
@@ -189,7 +188,7 @@ def summarise(config: RunConfig, arm_dirs: dict[str, Path], out: Path) -> None:
         frames = {arm: read_arm(arm, folder) for arm, folder in arm_dirs.items()}
         for arm, frame in frames.items():
             check_same(frames[BASE_ARM], frame, arm)
-        base, margin = frames[BASE_ARM], config["accuracy"].get("margin", MARGIN)
+        base, margin = frames[BASE_ARM], config.accuracy.margin
         rows = [row for arm, frame in frames.items() for row in task_rows(arm, base, frame, config.seed, margin)]
         provenance.save(out)
         files.write_text(out, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))

@@ -64,24 +64,24 @@ def probes_of(tokenizer, task: str, count: int, seed: int, settings: dict) -> li
 
 def task_probes(config: RunConfig, tokenizer) -> list[Probe]:
     """The four tasks at every difficulty: their records times each factor."""
-    found, settings = [], config["diagnosis"]
-    for task, hardest in config["tasks"].items():
-        for records in sorted({max(1, round(hardest["records"] * factor)) for factor in settings["difficulty"]}):
-            found += probes_of(tokenizer, task, settings["items"], config.seed, hardest | {"records": records})
+    found, settings = [], config.diagnosis
+    for task, hardest in config.tasks.items():
+        for records in sorted({max(1, round(hardest["records"] * factor)) for factor in settings.difficulty}):
+            found += probes_of(tokenizer, task, settings.items, config.seed, hardest | {"records": records})
     return found
 
 
 def needle_probes(config: RunConfig, tokenizer, limit: int) -> list[Probe]:
     """Needles in contexts as long as fit into each of `diagnosis.needle_tokens`, none above `limit` tokens."""
-    settings = config["diagnosis"]
+    settings = config.diagnosis
 
     def needles(records: int) -> list[Probe]:
-        return probes_of(tokenizer, NEEDLE, settings["needles"], config.seed, {"records": records})
+        return probes_of(tokenizer, NEEDLE, settings.needles, config.seed, {"records": records})
 
     def longest(records: int) -> int:
         return max(probe.length for probe in needles(records))
 
-    budgets = [tokens for tokens in settings["needle_tokens"] if tokens <= limit]
+    budgets = [tokens for tokens in settings.needle_tokens if tokens <= limit]
     fit = {bisect_right(range(1, tokens // SHORTEST_PASSAGE), tokens, key=longest) for tokens in budgets}
     return [probe for records in sorted(fit - {0}) for probe in needles(records)]
 
@@ -233,7 +233,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out_dir: Pat
     Raises UserError for a configuration without `diagnosis`, a damaged model, an item that does not fit, or an arm
     whose logits are not finite.
     """
-    if "diagnosis" not in config.raw:
+    if config.diagnosis is None:
         raise UserError(f"{config.path}: key 'diagnosis' is missing; config/config.yaml has one to copy")
     base_dir, tokenizer = Path(base_dir), load_tokenizer(base_dir)
     limit = check(base_dir, models)

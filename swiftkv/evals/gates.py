@@ -51,9 +51,9 @@ class Checks:
     """The gates of one configuration: prompts, settings, and the base's results that students are held against."""
 
     def __init__(self, config: RunConfig, base_dir: Path, models: dict[str, Path]):
-        settings, self.base_dir, self.models = config["verify"], Path(base_dir), models
-        self.chunk, self.tolerance = settings["max_num_batched_tokens"], settings["tolerance"]
-        self.tokens, self.ranks = settings["generate"], config.tensor_parallel_size
+        settings, self.base_dir, self.models = config.verify, Path(base_dir), models
+        self.chunk, self.tolerance = settings.max_num_batched_tokens, settings.tolerance
+        self.tokens, self.ranks = settings.generate, config.tensor_parallel_size
         self.base = read_shape(self.base_dir)
         self.prompts, self.questions = prompts(config, self.base_dir)
         longest = max(len(p) + len(q) for p, q in zip(self.prompts, self.questions, strict=True))
@@ -195,9 +195,9 @@ def prompts(config: RunConfig, base_dir: Path) -> tuple[list[list[int]], list[li
     in Transformers alone, float32 against float64: up to 2e-3 on random ids, 2e-4 on its tasks).
     """
     tokenizer, found = load_tokenizer(base_dir), []
-    for length, task in itertools.product(config["verify"]["prompt_lengths"], tasks.TASKS):
+    for length, task in itertools.product(config.verify.prompt_lengths, tasks.TASKS):
         random = Random(f"verify/{task}/{config.seed}/{length}")
-        context = tasks.context(task, "test", random, config["tasks"][task])
+        context = tasks.context(task, "test", random, config.tasks[task])
         whole, *turns = (tokenizer(text)["input_ids"] for text, _ in segments(context, tokenizer.eos_token))
         again = itertools.chain.from_iterable(itertools.cycle(turns))
         prompt = list(itertools.islice(itertools.chain(whole, again), length))

@@ -24,7 +24,6 @@ from swiftkv.workloads.tokens import count_tokens, load_tokenizer
 from swiftkv.workloads.traces import mirror_of
 
 TRANSFORMERS, FULL_PREFILL, EARLY_EXIT = "transformers", "vllm-full-prefill", "vllm-early-exit"
-DEFAULT_PATHS = {"loglikelihood": TRANSFORMERS, GENERATION: EARLY_EXIT}
 MAX_LENGTH = 8192  # tokens of prompt and answer; MMLU-Pro's are the longest
 TRANSFORMERS_BATCH = 8
 MAX_NUM_BATCHED_TOKENS = 2048  # the authors' chunk of prefill
@@ -36,8 +35,8 @@ def settings_of(config: RunConfig, model_dir: Path, task: PaperTask) -> dict:
 
     No BOS is added: the chat templates bring theirs, and the authors' command lines ask for none elsewhere.
     """
-    model, section = files.read_json(model_dir / "config.json"), config["protocol"]
-    path = section.get(task.kind, DEFAULT_PATHS[task.kind])
+    model, section = files.read_json(model_dir / "config.json"), config.protocol
+    path = section.generation if task.kind == GENERATION else section.loglikelihood
     length = min(MAX_LENGTH, model.get("max_position_embeddings") or MAX_LENGTH)
     dtype = model.get("dtype") or model.get("torch_dtype") or "float32"
     if path == TRANSFORMERS:
@@ -55,7 +54,7 @@ def settings_of(config: RunConfig, model_dir: Path, task: PaperTask) -> dict:
             "seed": config.seed,
             **accuracy.tensor_parallel(config),
         }
-    new = section.get("max_new_tokens", task.max_gen_toks) if task.kind == GENERATION else None
+    new = section.max_new_tokens or task.max_gen_toks if task.kind == GENERATION else None
     return {"path": path, "max_gen_toks": new, "backend": {"dtype": dtype, "add_bos_token": False, **backend}}
 
 
@@ -206,15 +205,12 @@ def score_arm(
     Data come from `mirror` or SWIFTKV_MIRROR where one is set, else from the hub. `limit`: the first items of each part
     of a task. Raises UserError for a missing model, data, package or chat template, and for an unknown task.
     """
-    if "protocol" not in config.raw:
+    if config.protocol is None:
         raise UserError(f"{config.path}: no key 'protocol'; `protocol: {{}}` asks for the paper's protocol")
     if arm not in config.accuracy_arms:
         raise UserError(f"arm {arm!r}: not in the config; there are {config.accuracy_arms}")
     mirror, tokenizer = mirror_of(mirror), load_tokenizer(model_dir)
-    sources = {
-        task: paper_tasks.source_of(task, mirror)
-        for task in paper_tasks.chosen(only or config["protocol"].get("tasks"))
-    }
+    sources = {task: paper_tasks.source_of(task, mirror) for task in paper_tasks.chosen(only or config.protocol.tasks)}
     available = {task: source for task, source in sources.items() if source}
     check_templates(model_dir, tokenizer, list(available))
     hashes, folder = accuracy.model_hashes(model_dir), work / arm / "tasks"

@@ -53,7 +53,7 @@ def method_of(config: RunConfig, arm: str) -> tuple[str, float, float]:
 
 def model_name(config: RunConfig) -> str:
     """The base model as published.csv would name it: the last part of its path or hub name."""
-    return Path(str(config["base"].get("path", "embedded base"))).name
+    return Path(config.base.path or "embedded base").name
 
 
 def published_of(config: RunConfig, arm: str) -> dict[str, tuple[str, float]]:

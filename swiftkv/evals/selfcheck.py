@@ -68,7 +68,7 @@ def generation(config: RunConfig) -> str:
 
     if not (current_platform.is_cuda() or current_platform.is_cpu()):
         return "skipped, this vLLM finds no platform to run on"
-    base, variant = local_dir(config["base"]["path"]), config.variants[0]
+    base, variant = local_dir(config.base.path), config.variants[0]
     prompt = load_tokenizer(base)(PROMPT)["input_ids"]
     with tempfile.TemporaryDirectory() as directory:
         student = Path(directory) / variant.name

@@ -21,11 +21,9 @@ from swiftkv.workloads.tokens import load_tokenizer
 
 def prompts(config: RunConfig) -> list[str]:
     """`similarity.prompts` test prompts, the tasks in equal shares (rounded up)."""
-    names = list(config["tasks"])
-    each = -(-config["similarity"]["prompts"] // len(names))
-    return [
-        item.prompt for name in names for item in tasks.items(name, "test", each, config.seed, config["tasks"][name])
-    ]
+    names = list(config.tasks)
+    each = -(-config.similarity.prompts // len(names))
+    return [item.prompt for name in names for item in tasks.items(name, "test", each, config.seed, config.tasks[name])]
 
 
 @torch.no_grad()

@@ -87,7 +87,7 @@ def bandwidths(shape: Mapping, dtype: str, device: torch.device, size: int = STR
 def run(config, out: Path, dtype: str | None = None, seconds: float = SECONDS) -> dict:
     """Measure the first GPU, or the CPU where there is none, with the shapes of `throughput.model`; write the result
     as JSON with its provenance to `out`. Raises UserError for an unknown dtype."""
-    shape = config["throughput"]["model"]
+    shape = config.shape
     dtype = dtype or shape["dtype"]
     if dtype not in DTYPES:
         raise UserError(f"--dtype {dtype!r}: allowed are {', '.join(DTYPES)}")

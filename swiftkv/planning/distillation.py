@@ -121,26 +121,26 @@ def plan(
     that are answers, which no configuration says; 1 is the safe bound. Raises UserError for a cut that does not fit
     the shape, weights other than q, k, v to be trained, or nothing to be trained.
     """
-    distill = config["distill"]
+    distill = config.distill
     students = [student_plan(shape, variant, distill, answer_share) for variant in config.variants]
     students = [student for student in students if student.parameters and student.steps]
     if not students:
         raise UserError("plan: nothing is trained (distill.steps is 0, or every variant skips no layer)")
-    sizes = (distill["sequence_length"], distill["batch_tokens"], processes, gpu_memory_gib, tflops)
+    sizes = (distill.sequence_length, distill.batch_tokens, processes, gpu_memory_gib, tflops)
     return Plan(shape, students, *sizes, checkpoint_activations, utilisation, micro_batch_tokens)
 
 
 def shape_of(config: RunConfig, base_dir: Path | None) -> tuple[Mapping, str]:
     """The base model's shape and where it is from: its config.json, what it is to be trained with, or
     `throughput.model` if neither is there."""
-    source = config["base"]["source"]
+    source = config.base.source
     if source == "embedded" and not (base_dir is not None and Path(base_dir).is_dir()):
-        base_dir = local_dir(config["base"]["path"])
+        base_dir = local_dir(config.base.path)
     if base_dir is not None and Path(base_dir).is_dir():
         return read_config(Path(base_dir), BASE_TYPES), f"{base_dir}/config.json"
     if source == "train":
-        return config["train_base"], "train_base of the configuration"
-    return config["throughput"]["model"], "throughput.model of the configuration (no base model there yet)"
+        return config.raw["train_base"], "train_base of the configuration"
+    return config.shape, "throughput.model of the configuration (no base model there yet)"
 
 
 def memory_here(device: torch.device) -> float:

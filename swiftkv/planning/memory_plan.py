@@ -54,8 +54,8 @@ def side_by_side(shape: Mapping, fleet: list[Arm], ranks: int) -> tuple[float, f
 
 def throughput(config: RunConfig) -> Need:
     """All arms side by side, for the engine flags that need most."""
-    ranks, fleet, shape = config.tensor_parallel_size, arms(config), config["throughput"]["model"]
-    kv = max(engine_settings(config, wanted).kv_memory_bytes for wanted in by_flags(config["throughput"]["points"]))
+    ranks, fleet, shape = config.tensor_parallel_size, arms(config), config.shape
+    kv = max(engine_settings(config, wanted).kv_memory_bytes for wanted in by_flags(config.throughput.points))
     weights, loading = side_by_side(shape, fleet, ranks)
     caches = kv / ranks + ENGINE
     each = weights + max(len(fleet) * caches, (len(fleet) - 1) * caches + loading)
@@ -67,9 +67,9 @@ def throughput(config: RunConfig) -> Need:
 
 def verify(config: RunConfig, shape: Mapping) -> Need:
     """One engine in float32."""
-    settings, ranks = config["verify"], config.tensor_parallel_size
+    settings, ranks = config.verify, config.tensor_parallel_size
     weights = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, FLOAT32)
-    tokens = sum(BLOCK * (2 + (length + 3 * settings["generate"]) // BLOCK) for length in settings["prompt_lengths"])
+    tokens = sum(BLOCK * (2 + (length + 3 * settings.generate) // BLOCK) for length in settings.prompt_lengths)
     kv = tokens * costmodel.kv_bytes_per_token(shape, shape["num_hidden_layers"], 1, FLOAT32)
     return Need("verify", ranks, (weights + kv) / ranks + ENGINE, "an engine in float32")
 
@@ -82,7 +82,7 @@ def accuracy(config: RunConfig, shape: Mapping) -> Need:
 
 def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:
     """A process of the distillation, with the micro-batch and the recomputation of the configuration."""
-    asked = config.parallel.get("micro_batch_tokens"), config.parallel.get("recompute", False)
+    asked = config.parallel.micro_batch_tokens, config.parallel.recompute
     planned = distillation.plan(config, shape, config.fsdp_world_size, gpu_memory_gib, 1.0, *asked)
     each = sum(planned.memory(planned.rows).values())
     return Need("distill", planned.processes, each, f"{planned.rows * planned.context:,} tokens at once")
@@ -90,7 +90,7 @@ def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:
 
 def needs(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> list[Need]:
     """Of every stage that needs a GPU. Raises UserError for a cut or a number of ranks that does not fit the shape."""
-    for heads in (shape["num_key_value_heads"], config["throughput"]["model"]["num_key_value_heads"]):
+    for heads in (shape["num_key_value_heads"], config.shape["num_key_value_heads"]):
         if heads % config.tensor_parallel_size:
             raise UserError(
                 f"parallel.tensor_parallel_size: {config.tensor_parallel_size} does not divide {heads} key-value heads"

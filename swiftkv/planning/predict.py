@@ -147,7 +147,7 @@ def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.D
     `config` is the configuration they were measured with. Columns: point, arm, quantity, predicted, measured, ci_low,
     ci_high, error (predicted / measured - 1). Raises UserError if results are missing or are of other arms.
     """
-    shape = config["throughput"]["model"]
+    shape = config.shape
     dtype_bytes = DTYPE_BYTES[shape["dtype"]]
     summary, latency = (_read(directory / "throughput" / name) for name in ("summary.csv", "latency.csv"))
     loads = {(arm.name, name): load for arm in arms(config) for name, load in workloads(config, arm, summary).items()}
@@ -166,14 +166,14 @@ def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.D
 def workloads(config, arm: Arm, summary: pd.DataFrame) -> dict[str, Workload]:
     """What an arm was asked at every point of `summary`, and alone (ALONE). Raises UserError for a point that the
     configuration does not have."""
-    section = config["throughput"]
-    points, found = {point["name"]: point for point in section["points"]}, {}
+    section = config.throughput
+    points, found = {point.name: point for point in section.points}, {}
     for row in summary[summary["arm"] == BASE_ARM].to_dict("records"):
         if (point := points.get(row["point"])) is None:
             raise UserError(f"predict: point {row['point']!r} is not in the configuration; give the one of that run")
-        lengths = (row["input_len"], row["output_len"], row["num_requests"], section["max_num_batched_tokens"])
+        lengths = (row["input_len"], row["output_len"], row["num_requests"], section.max_num_batched_tokens)
         found[row["point"]] = Workload(*lengths, held_at_once(config, arm, point), int(row.get("cached_len", 0)))
-    return found | {ALONE: Workload(**{key: section["latency"][key] for key in ("input_len", "output_len")})}
+    return found | {ALONE: Workload(section.latency.input_len, section.latency.output_len)}
 
 
 def _read(path: Path) -> pd.DataFrame:

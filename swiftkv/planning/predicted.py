@@ -35,7 +35,7 @@ NAME = FILES["served_predictions"].file
 def machine_of(config: RunConfig, fit: Path, fit_config: RunConfig, served: Results) -> Machine:
     """The machine as the base's times in `fit` have it. Raises UserError unless it is that of the served run, with the
     same benchmark model."""
-    if fit_config["throughput"]["model"] != config["throughput"]["model"]:
+    if fit_config.shape != config.shape:
         raise UserError(f"--fit {fit}: has another throughput.model than the served run; allowed is the same one")
     here, there = served.origin("served").hardware, Results(fit_config.scale, fit).origin("throughput").hardware
     if here != there:
@@ -50,9 +50,9 @@ def server_overhead(config: RunConfig, machine: Machine, served: Results) -> flo
     alone = served.frame("served").query("kind == 'concurrency' and load == 1 and arm == @BASE_ARM")
     if alone.empty:
         return 0.0
-    point = next(one for one in config["served"]["points"] if one["name"] == alone.point.iloc[0])
-    shape = config["throughput"]["model"]
-    load = predict.Workload(point["input_len"], point["output_len"], 1, config["throughput"]["max_num_batched_tokens"])
+    point = next(one for one in config.served.points if one.name == alone.point.iloc[0])
+    shape = config.shape
+    load = predict.Workload(point.input_len, point.output_len, 1, config.throughput.max_num_batched_tokens)
     layers, dtype_bytes = shape["num_hidden_layers"], DTYPE_BYTES[shape["dtype"]]
     engine = predict.predict(shape, layers, 1, load, machine, dtype_bytes).tpot_s
     return max(0.0, float(alone.tpot_p50_s.iloc[0]) - engine)
@@ -66,15 +66,14 @@ def simulate(config: RunConfig, arm: Arm, machine: Machine, rows: pd.DataFrame, 
     rows = rows.sort_values("start_s")
     arrival, prompt, output = (rows[name].to_numpy() for name in ("start_s", "prompt_tokens", "output_tokens"))
     requests = Requests(arrival.astype(float), prompt.astype(np.int64), output.astype(np.int64))
-    shape, section = config["throughput"]["model"], config["served"]
-    limits = fleet.Limits(config["throughput"]["max_num_batched_tokens"], section["max_num_seqs"], predict.UNLIMITED)
+    shape, section = config.shape, config.served
+    limits = fleet.Limits(config.throughput.max_num_batched_tokens, section.max_num_seqs, predict.UNLIMITED)
     cost = roofline.cost(shape, arm.cut, arm.group, machine, DTYPE_BYTES[shape["dtype"]])
     served = fleet.simulate(cost, limits, requests, 1, (cached_share * prompt).astype(np.int64))
-    slo = section["slo"]
     return {
         "ttft_p50_s": float(np.median(fleet.ttft(requests, served))),
         "e2el_p50_s": float(np.median(served.end - requests.arrival)),
-        "attainment": fleet.attainment(requests, served, slo["ttft_s"], slo["tpot_s"]),
+        "attainment": fleet.attainment(requests, served, section.slo.ttft_s, section.slo.tpot_s),
     }
 
 

@@ -29,7 +29,7 @@ FILES = names("predict")
 
 def ratio_map(config, machine: Machine) -> Iterator[dict]:
     """Rows of map.csv: predicted speed-up and FLOPs limit of every variant at RATIOS x LENGTHS, REQUESTS at once."""
-    shape, step = config["throughput"]["model"], config["throughput"]["max_num_batched_tokens"]
+    shape, step = config.shape, config.throughput.max_num_batched_tokens
     dtype_bytes = DTYPE_BYTES[shape["dtype"]]
     for count in REQUESTS:
         for length in LENGTHS:

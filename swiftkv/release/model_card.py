@@ -139,7 +139,7 @@ def speed_origin(evidence: Evidence) -> str:
         return ""
     record, model = evidence.results.provenance(measured[0]) or {}, "on this model"
     if record.get("weights") == "dummy":
-        shape = evidence.config["throughput"]["model"] if same_config(evidence, record) else {}
+        shape = evidence.config.shape if same_config(evidence, record) else {}
         named = "".join(f", {name} {value}" for name, value in shape.items())
         model = (
             "**not on this model** but on one with random (dummy) weights, the same share of skipped layers and the "
@@ -152,7 +152,7 @@ def settings(evidence: Evidence, run: dict) -> dict:
     """The student's distillation settings; empty if its run had another configuration than the one at hand."""
     if not same_config(evidence, run):
         return {}
-    chosen = evidence.config["distill"] | evidence.variant.distill
+    chosen = evidence.config.raw["distill"] | evidence.variant.distill
     data = {
         key: [Path(file).name for file in found] if key == "files" else found for key, found in chosen["data"].items()
     }

@@ -196,8 +196,8 @@ def texts(config: RunConfig, machine: str) -> dict[Path, str]:
     results = Results(config.scale, ROOT / where)
     readme = between((ROOT / "README.md").read_text("utf-8"), "results", results_block(results, where))
     found = {ROOT / "README.md": readme, REFERENCE / "README.md": page(REFERENCE)}
-    if config["base"]["source"] == "embedded":
-        base, samples = ROOT / config["base"]["path"], results.samples
+    if config.base.source == "embedded":
+        base, samples = ROOT / config.base.path, results.samples
         found[base / "README.md"] = card(base, samples[samples.arm == BASE_ARM])
     return found
 

@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 
 from swiftkv import files
 from swiftkv.config import RunConfig
+from swiftkv.config.training import Data, Dataset, Distill
 from swiftkv.errors import UserError
 from swiftkv.workloads import packing, stream
 from swiftkv.workloads.chat import ChatTemplate, messages
@@ -41,15 +42,15 @@ def local_rows(path: str) -> Iterator[tuple[str, object]]:
         yield f"{path}:{number}", row
 
 
-def hub_rows(settings: dict) -> Iterator[tuple[str, object]]:
+def hub_rows(settings: Dataset) -> Iterator[tuple[str, object]]:
     """Place and content of the first `samples` rows of a data set. Raises UserError if it cannot be had."""
-    path, revision = settings["path"], settings["revision"]
+    path, revision = settings.path, settings.revision
     try:
         from datasets import load_dataset
 
-        name, split = settings.get("name"), settings["split"]
+        name, split = settings.name, settings.split
         rows = load_dataset(path, name, split=split, revision=revision, streaming=True)
-        for number, row in enumerate(rows.take(settings["samples"])):
+        for number, row in enumerate(rows.take(settings.samples)):
             yield f"{path}, row {number}", row
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -59,9 +60,9 @@ def hub_rows(settings: dict) -> Iterator[tuple[str, object]]:
         ) from None
 
 
-def conversations(data: dict) -> Iterator[tuple[str, list[dict]]]:
+def conversations(data: Data) -> Iterator[tuple[str, list[dict]]]:
     """Place and messages of every conversation of the configured source."""
-    read, entries = (local_rows, data["files"]) if data["source"] == "jsonl" else (hub_rows, data["datasets"])
+    read, entries = (local_rows, data.files) if data.source == "jsonl" else (hub_rows, data.datasets)
     for entry in entries:
         for where, row in read(entry):
             yield where, messages(row, where)
@@ -99,16 +100,16 @@ def cut(document: Document, row_length: int, least: int, dropped: Counter) -> Do
     return None
 
 
-def documents(settings: dict, tokenizer, split: str) -> list[Document]:
+def documents(settings: Distill, tokenizer, split: str) -> list[Document]:
     """The documents of a split of distillation `settings`, in the source's order; prints what was kept and dropped.
 
     Raises UserError if a source cannot be read or nothing of it is kept.
     """
-    data, template, dropped = settings["data"], ChatTemplate(tokenizer), Counter()
-    least, kept, found = data.get("min_answer_tokens", 1), [], conversations(data)
+    data, template, dropped = settings.data, ChatTemplate(tokenizer), Counter()
+    least, kept, found = data.min_answer_tokens or 1, [], conversations(data)
     while group := list(islice(found, GROUP)):
         if texts := rendered(group, template, split, dropped):
-            cuts = (cut(d, settings["sequence_length"], least, dropped) for d in template.encode(texts))
+            cuts = (cut(d, settings.sequence_length, least, dropped) for d in template.encode(texts))
             kept += [document for document in cuts if document]
     left_out = ", ".join(f"{number} {reason}" for reason, number in dropped.items()) or "none"
     if not kept:
@@ -127,11 +128,11 @@ def stream_of(config: RunConfig, tokenizer, split: str = "train") -> Stream:
 
     Chats are read when the first batch is asked for; UserError is raised then if they cannot be.
     """
-    settings = config["distill"]
-    length = settings["sequence_length"]
-    rows = max(1, settings["batch_tokens"] // length)
-    if settings["data"]["source"] == "tasks":
-        return lambda start: stream.batches(config["tasks"], tokenizer, rows, length, config.seed, start, split)
+    settings = config.distill
+    length = settings.sequence_length
+    rows = max(1, settings.batch_tokens // length)
+    if settings.data.source == "tasks":
+        return lambda start: stream.batches(config.tasks, tokenizer, rows, length, config.seed, start, split)
     read = cache(lambda: documents(settings, tokenizer, split))
 
     def chats(start: int) -> Iterator[Batch]:

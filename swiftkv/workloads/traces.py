@@ -230,8 +230,8 @@ def task_lengths(config: RunConfig, base_dir: Path) -> list[Lengths]:
     """
     tokenizer = load_tokenizer(base_dir)
     found = []
-    for task, settings in config["tasks"].items():
-        items = tasks.items(task, "test", config["accuracy"]["items_per_task"], config.seed, settings)
+    for task, settings in config.tasks.items():
+        items = tasks.items(task, "test", config.accuracy.items_per_task, config.seed, settings)
         prompts = count_tokens(tokenizer, [item.prompt for item in items])
         answers = [1 + count for count in count_tokens(tokenizer, [item.answer for item in items])]
         found.append(measure(task, "task", GENERATED, prompts, answers))
@@ -259,7 +259,7 @@ def run(config: RunConfig, base_dir: Path, out_dir: Path, mirror: Path | None = 
     """Write lengths.csv and lengths_quantiles.csv into `out_dir`. Raises UserError as its parts do."""
     written = [out_dir / name for name in names("lengths")]
     with Provenance("lengths", config, out=written) as provenance:
-        measured = trace_lengths(config["lengths"]["traces"], mirror_of(mirror))
+        measured = trace_lengths(config.lengths.traces, mirror_of(mirror))
         known = known_traces()
         provenance.record["traces"] = {
             lengths.row["workload"]: {

@@ -34,13 +34,13 @@ def config(monkeypatch):
 
 
 def test_stages_follow_each_other_with_growing_contexts(config):
-    first, second = curriculum.stages_of(config["train_base"], config["tasks"])
+    first, second = curriculum.stages_of(config.train_base, config.tasks)
     assert (first.rows, first.end, second.rows, second.end) == (2, 6, 1, 12)
     assert first.settings["rag"]["records"] == 2 and second.settings["rag"]["records"] == 2
 
 
 def test_learning_rate_warms_up_stays_and_falls_to_zero(config):
-    rates = [pretrain.rate_at(step, 1000, config["train_base"]) for step in range(1001)]
+    rates = [pretrain.rate_at(step, 1000, config.train_base) for step in range(1001)]
     assert rates[0] < rates[50] < rates[150] == rates[600] > rates[900] > rates[1000] == 0
 
 
@@ -95,7 +95,7 @@ def test_damaged_checkpoint_is_named(config, tmp_path):
 def test_first_layer_starts_out_looking_one_token_back():
     torch.manual_seed(0)
     tokenizer = curriculum.train_tokenizer(TINY["tasks"], 600, seed=0, contexts=50)
-    recipe = load_config(ROOT / "config" / "config.yaml")["train_base"]
+    recipe = load_config(ROOT / "config" / "config.yaml").train_base
     model = pretrain.build(recipe, tokenizer).eval()
     model.set_attn_implementation("eager")
     ids = torch.randint(2, len(tokenizer), (2, 60))

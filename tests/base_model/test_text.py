@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swiftkv.base_model import curriculum, text
+from swiftkv.config.training import PlainText
 from swiftkv.errors import UserError
 from tests.helpers.config import make_config
 
@@ -20,6 +21,8 @@ RECIPE = {
     "stages": [{"difficulty": 1.0, "sequence_length": 256, "prompt_weight": 1.0, "tokens": 8192}],
 }
 TASKS = {"rag": {"records": 3, "values": 1}, "code": {"records": 2, "values": 1}}
+
+PEPS = PlainText(share=0.5, sources=["peps"], python_bytes=1)
 
 
 def recipe():
@@ -47,19 +50,19 @@ def write_mirror(folder, monkeypatch, damaged=False):
 
 def test_a_corpus_is_its_text_files(tmp_path, monkeypatch):
     write_mirror(tmp_path, monkeypatch)
-    assert list(text.texts({"sources": ["peps"]}, tmp_path)) == ["text of a.rst\n"]
+    assert list(text.texts(PEPS, tmp_path)) == ["text of a.rst\n"]
 
 
 def test_a_corpus_that_is_not_as_published_is_refused(tmp_path, monkeypatch):
     write_mirror(tmp_path, monkeypatch, damaged=True)
     with pytest.raises(UserError, match="not the published file"):
-        list(text.texts({"sources": ["peps"]}, tmp_path))
+        list(text.texts(PEPS, tmp_path))
 
 
 @pytest.mark.parametrize("mirror", [None, "empty"])
 def test_a_corpus_that_is_not_there_says_what_is_missing(tmp_path, mirror):
     with pytest.raises(UserError, match=r"peps needs peps\.tar\.xz in corpora/ of a mirror \(SWIFTKV_MIRROR\)"):
-        list(text.texts({"sources": ["peps"]}, mirror and tmp_path))
+        list(text.texts(PEPS, mirror and tmp_path))
 
 
 def test_python_sources_stay_within_their_bytes_and_come_in_one_order():

@@ -240,7 +240,7 @@ def test_a_vllm_server_is_measured_and_finds_the_blocks_of_a_trace(tmp_path):
             seen = client.run(running, load.arguments("0", tmp_path), 0, 120, log, load.name)
             queries, hits = np.subtract(client.prefix_cache(running), before)
             kept = metrics.kept(load, student.name, 0, seen, "test") | {"cache_queries": queries, "cache_hits": hits}
-            row = metrics.row(kept, config["served"]["slo"])
+            row = metrics.row(kept, config.served.slo)
             assert 0 < row["ttft_p50_s"] < row["e2el_p50_s"] and row["tpot_p50_s"] > 0
             if load is trace:
                 assert row["cache_hit_share"] == pytest.approx(replay.reusable) == pytest.approx(64 / 288)

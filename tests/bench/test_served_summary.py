@@ -1,5 +1,7 @@
 """From requests under load to attainment, saturation and figures; traces scaled for replay. No server, no vLLM."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ from swiftkv.bench.served import metrics, replay, summary
 from swiftkv.bench.served.loads import plan
 from swiftkv.bench.served.servers import settings_of
 from swiftkv.config import ROOT, RunConfig, load_config, validate
+from swiftkv.config.measuring import ServedPoint, Slo
 from swiftkv.errors import UserError
 from swiftkv.planning.fleet import Requests
 from swiftkv.report import claims, served
@@ -23,6 +26,7 @@ from tests.helpers.synthetic_results import save
 
 CONFIG = load_config(ROOT / "config" / "served.yaml")
 SLO = {"ttft_s": 1.0, "tpot_s": 0.1, "attainment": 0.75}
+WINDOW = partial(ServedPoint, name="t", kind="trace", loads=[1], trace="(test)")
 LOADS = (1, 2, 3)
 
 
@@ -60,16 +64,16 @@ def config_of(**changes) -> RunConfig:
 
 
 def rows_of(measurements: list[dict]) -> list[dict]:
-    return [metrics.row(one, SLO) for one in measurements]
+    return [metrics.row(one, Slo(**SLO)) for one in measurements]
 
 
 def test_a_row_says_what_the_requests_were():
-    row = metrics.row(measured(2, "base", 0, [0.5, 0.5, 0.5, 3.0]), SLO)
+    row = metrics.row(measured(2, "base", 0, [0.5, 0.5, 0.5, 3.0]), Slo(**SLO))
     assert (row["attainment"], row["goodput_per_s"], row["requests_per_s"]) == (0.75, 0.75, 1.0)
     assert row["total_tokens_per_s"] == 4 * 31 / 4 and row["load_unit"] == "requests/s"
     assert row["offered_per_s"] == pytest.approx(10)
     assert row["tpot_p50_s"] == pytest.approx(0.05) and row["e2el_p50_s"] == pytest.approx(1.0)
-    slow = metrics.row(measured(2, "base", 0, [0.5]), SLO | {"tpot_s": 0.049})
+    slow = metrics.row(measured(2, "base", 0, [0.5]), Slo(**SLO | {"tpot_s": 0.049}))
     assert slow["attainment"] == 0 and slow["offered_per_s"] is None
 
 
@@ -82,7 +86,7 @@ def test_saturation_is_interpolated_and_compared_within_rounds():
 
 
 def test_saturation_beyond_the_tested_loads_is_said_and_not_guessed():
-    easy = [metrics.row(one, SLO | {"ttft_s": 9}) for one in synthetic()]
+    easy = [metrics.row(one, Slo(**SLO | {"ttft_s": 9})) for one in synthetic()]
     for rows, note, within in ((easy, summary.ABOVE, 3), (rows_of(synthetic()[6:9]), summary.BELOW, None)):
         found = summary.saturation_row(config_of(), rows, "base")
         assert (found["note"], found["highest_within"], found["saturation"], found["ratio"]) == (
@@ -125,7 +129,7 @@ TRACE = Traffic(
 
 
 def test_a_trace_is_scaled_in_time_and_length_and_keeps_its_blocks(tmp_path):
-    made = replay.make(TRACE, 2, {"name": "t", "length_scale": 1 / 16, "start_s": 0, "duration_s": 1.25}, 0)
+    made = replay.make(TRACE, 2, WINDOW(length_scale=1 / 16, duration_s=1.25), 0)
     assert made.arrival_s.tolist() == [0, 0.5, 1.0] and made.block_tokens == 32
     assert made.prompt.tolist() == [64, 88, 44] and made.output.tolist() == [6, 1, 1]
     assert made.reusable == (64 + 32) / (64 + 88 + 44)  # blocks 0 and 1 of the second request, 0 of the third
@@ -137,7 +141,7 @@ def test_a_trace_is_scaled_in_time_and_length_and_keeps_its_blocks(tmp_path):
 
 def test_a_trace_without_blocks_shares_nothing(tmp_path):
     alone = Traffic("alone", "(test)", TRACE.requests, 3.0)
-    made = replay.make(alone, 1, {"name": "t", "length_scale": 1, "duration_s": 9}, 0)
+    made = replay.make(alone, 1, WINDOW(length_scale=1, duration_s=9), 0)
     replay.write(made, tmp_path / "trace.jsonl", "x")
     ids = [block for row in files.read_jsonl(tmp_path / "trace.jsonl") for block in row["hash_ids"]]
     assert len(ids) == len(set(ids)) == 2 + 3 + 2 + 1 and made.reusable == 0
@@ -152,7 +156,7 @@ def test_a_sample_keeps_whole_conversations(seed, share):
 
 def test_an_empty_window_is_named():
     with pytest.raises(UserError, match=r"served\.points: t: no request in 1 s from second 50 on"):
-        replay.make(TRACE, 1, {"name": "t", "length_scale": 1, "start_s": 50, "duration_s": 1}, 0)
+        replay.make(TRACE, 1, WINDOW(length_scale=1, start_s=50, duration_s=1), 0)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def make(arms=ARMS, seeds=(0, 1)):
 def test_arms_of_the_same_data_share_a_run_and_keep_their_settings():
     config = make()
     groups = ablate.arms_by_data(config)
-    assert [[arm["name"] for arm in group] for group in groups] == [["recipe", "none", "layers"], ["other"]]
+    assert [[arm.name for arm in group] for group in groups] == [["recipe", "none", "layers"], ["other"]]
     joint, other = (ablate.group_config(config, group, 7) for group in groups)
     assert [v.name for v in joint.variants] == [f"half-across4.{name}" for name in ("recipe", "none", "layers")]
     assert [v.distill for v in joint.variants] == [{}, {"steps": 0}, {"train": "layers"}]
@@ -66,7 +66,7 @@ def test_run_trains_judges_and_resumes(tiny_base, tmp_path, capsys):
 
 def test_an_unknown_published_id_is_refused():
     with pytest.raises(UserError, match=r"'nowhere' is not an id of published.csv"):
-        ablate.published(make([{"name": "recipe", "published": "nowhere"}]))
+        ablate.published(make([{"name": "recipe", "published": "nowhere"}, {"name": "none"}]))
 
 
 def test_a_configuration_without_ablations_is_refused(tiny_base, tmp_path):

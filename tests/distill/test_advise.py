@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from swiftkv.config import SwiftKVVariant
+from swiftkv.config.training import Distill
 from swiftkv.distill import advise
 from swiftkv.distill.data import select
 from swiftkv.distill.parallel import World
@@ -43,7 +44,7 @@ def test_probe_equals_the_definition(tiny_base, tmp_path, monkeypatch):
     data = make_batch(0)
     monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: False)
     teacher = Teacher(tiny_base, World())
-    student = Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS)
+    student = Student(SwiftKVVariant("half", 0.5), teacher, Distill(**SETTINGS))
     (tally,), (left,) = probe(teacher, [student], [data], exits=(4,))
     convert(tiny_base, tmp_path / "student", 4, 1)
     with torch.inference_mode():

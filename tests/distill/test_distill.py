@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from swiftkv import files
 from swiftkv.config import SwiftKVVariant
+from swiftkv.config.training import Distill
 from swiftkv.distill import loop
 from swiftkv.distill.data import select
 from swiftkv.distill.loop import Options
@@ -26,6 +27,10 @@ from swiftkv.errors import UserError
 from swiftkv.modeling.convert import convert
 from swiftkv.workloads.stream import Batch
 from tests.helpers.distillation import PAD, SETTINGS, VARIANTS, distill_config, make_batch
+
+
+def recipe(**changes) -> Distill:
+    return Distill(**SETTINGS | changes)
 
 
 def stream(start: int):
@@ -100,7 +105,7 @@ def packed_batch() -> tuple[Batch, list[Batch]]:
 @pytest.mark.parametrize("loss_on", ["answers", "all"])
 @pytest.mark.parametrize("train", ["qkv", "layers"])
 def test_documents_of_a_packed_row_do_not_see_each_other(teacher, loss_on, train):
-    settings = SETTINGS | {"loss_on": loss_on, "hidden_loss": 0.5, "train": train}
+    settings = recipe(loss_on=loss_on, hidden_loss=0.5, train=train)
     student = Student(SwiftKVVariant("half", 0.5, 2), teacher, settings)
     together, alone = packed_batch()
     got = student.sums(look(teacher, together, student))
@@ -167,7 +172,7 @@ def test_no_loss_position_gives_zero_with_a_gradient():
 @pytest.mark.parametrize("loss_on", ["answers", "all"])
 def test_losses_equal_a_full_run_of_the_exported_student(tiny_base, tmp_path, teacher, skip, group, loss_on):
     """The late half on a few positions gives the loss that whole models give, hidden-state loss included."""
-    config = SETTINGS | {"hidden_loss": 0.5, "loss_on": loss_on}
+    config = recipe(hidden_loss=0.5, loss_on=loss_on)
     student = Student(SwiftKVVariant("v", skip, group), teacher, config)
     convert(tiny_base, tmp_path / "student", student.cut, group)
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
@@ -182,13 +187,13 @@ def test_losses_equal_a_full_run_of_the_exported_student(tiny_base, tmp_path, te
     assert kl > 0.005
     torch.testing.assert_close(got.kl / int(target.sum()), kl, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got.squares / (int(real.sum()) * 64), hidden, rtol=1e-4, atol=1e-6)
-    student.settings |= {"hidden_loss": 0.0}  # runs the loss positions alone
+    student.recipe = recipe(hidden_loss=0.0, loss_on=loss_on)  # runs the loss positions alone
     again = student.sums(look(teacher, data, student))
     torch.testing.assert_close(again.kl, got.kl, rtol=1e-4, atol=1e-5)
 
 
 def test_only_swiftkv_tensors_are_trained_and_frozen_memory_is_shared(teacher):
-    students = [Student(SwiftKVVariant(**variant), teacher, SETTINGS) for variant in VARIANTS]
+    students = [Student(SwiftKVVariant(**variant), teacher, recipe()) for variant in VARIANTS]
     base = {name: p.data_ptr() for name, p in teacher.model.named_parameters()}
     for student in students:
         for name, parameter in student.model.named_parameters():
@@ -199,7 +204,7 @@ def test_only_swiftkv_tensors_are_trained_and_frozen_memory_is_shared(teacher):
 
 def test_gradients_reach_every_trained_tensor(teacher):
     for variant in VARIANTS:
-        student = Student(SwiftKVVariant(**variant), teacher, SETTINGS)
+        student = Student(SwiftKVVariant(**variant), teacher, recipe())
         student.sums(look(teacher, make_batch(0), student)).kl.backward()
         assert all(p.grad.abs().max() > 0 for p in student.trained.values())
 
@@ -208,7 +213,7 @@ def test_gradients_reach_every_trained_tensor(teacher):
 def test_recomputed_activations_give_the_same_gradients(teacher, train):
     gradients = []
     for recompute in (False, True):
-        settings = SETTINGS | {"hidden_loss": 0.5, "train": train}
+        settings = recipe(hidden_loss=0.5, train=train)
         student = Student(SwiftKVVariant("half", 0.5, 2), teacher, settings, recompute)
         sums = student.sums(look(teacher, make_batch(0), student))
         (sums.kl + sums.squares).backward()
@@ -219,7 +224,7 @@ def test_recomputed_activations_give_the_same_gradients(teacher, train):
 
 
 def test_full_fine_tuning_trains_a_copy_of_every_layer(teacher):
-    student = Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS | {"train": "layers"})
+    student = Student(SwiftKVVariant("half", 0.5), teacher, recipe(train="layers"))
     base = {p.data_ptr() for p in teacher.model.parameters()}
     assert {name for name, p in student.model.named_parameters() if not p.requires_grad} == {"embed_tokens.weight"}
     assert not base & {p.data_ptr() for p in student.trained.values()}
@@ -229,7 +234,7 @@ def test_full_fine_tuning_trains_a_copy_of_every_layer(teacher):
 
 @pytest.mark.parametrize(("init", "expected"), [("group-mean", (4, 5)), ("first-layer", (4,)), ("cut-layer", (4,))])
 def test_initial_k_and_v_are_the_chosen_ones(teacher, init, expected):
-    student = Student(SwiftKVVariant("half", 0.5, 2), teacher, SETTINGS | {"init": init})
+    student = Student(SwiftKVVariant("half", 0.5, 2), teacher, recipe(init=init))
     layers = teacher.model.model.layers
     for leader, members in ((4, expected), (6, {"group-mean": (6, 7), "first-layer": (6,), "cut-layer": (4,)}[init])):
         mean = torch.stack([layers[m].self_attn.k_proj.weight for m in members]).mean(0)
@@ -240,12 +245,12 @@ def test_initial_k_and_v_are_the_chosen_ones(teacher, init, expected):
 
 
 def test_rate_warms_up_and_falls_to_zero():
-    rates = [rate_at(step, SETTINGS | {"steps": 100}) for step in range(101)]
+    rates = [rate_at(step, recipe(steps=100)) for step in range(101)]
     assert rates[:10] == pytest.approx([0.003 * (i + 1) / 10 for i in range(10)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.0015)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
-    line = [rate_at(step, SETTINGS | {"steps": 100, "schedule": "linear"}) for step in (9, 10, 55, 100)]
+    line = [rate_at(step, recipe(steps=100, schedule="linear")) for step in (9, 10, 55, 100)]
     assert line == pytest.approx([0.003, 0.003, 0.0015, 0.0])
 
 
@@ -363,7 +368,7 @@ def test_a_failing_student_is_dropped_and_the_others_go_on(tiny_base, tmp_path, 
 
 
 def test_infinite_gradient_is_caught_before_the_update(teacher, tmp_path):
-    trainee = Trainee(Student(SwiftKVVariant("half", 0.5), teacher, SETTINGS), "key", tmp_path)
+    trainee = Trainee(Student(SwiftKVVariant("half", 0.5), teacher, recipe()), "key", tmp_path)
     trained = trainee.student.trained
     before = {name: p.detach().clone() for name, p in trained.items()}
     next(iter(trained.values())).register_hook(lambda gradient: gradient * float("inf"))
@@ -400,7 +405,7 @@ def test_settings_of_one_variant_change_it_alone(tiny_base, tmp_path):
         assert one == two
     mine = [row for row in rows if row["variant"] == "half"]
     assert [row["step"] for row in mine] == [1, 2, 3]
-    assert mine[-1]["learning_rate"] == rate_at(2, SETTINGS | {"steps": 3})
+    assert mine[-1]["learning_rate"] == rate_at(2, recipe(steps=3))
 
 
 def test_a_variant_added_later_trains_alone(tiny_base, tmp_path, capsys):

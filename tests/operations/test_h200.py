@@ -114,7 +114,7 @@ def test_every_stage_fits_the_gpu(scale, gib):
 @pytest.mark.parametrize("scale", ["h200", "h100"])
 def test_fp8_and_little_memory_get_engines_of_their_own(scale):
     config = load_config(ROOT / "config" / f"{scale}.yaml")
-    groups = {flags: [p["name"] for p in points] for flags, points in by_flags(config["throughput"]["points"]).items()}
+    groups = {flags: [p.name for p in points] for flags, points in by_flags(config.throughput.points).items()}
     default, fp8, small = (engine_settings(config, flags) for flags in groups)
     assert [settings.kv_cache_dtype for settings in (default, fp8, small)] == ["auto", "fp8", "auto"]
     assert list(groups.values())[1:] == [

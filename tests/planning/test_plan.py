@@ -59,7 +59,7 @@ def full_batch(rows: int, length: int, answers: int) -> Batch:
 def test_step_flops_against_torch_counter(tiny_base, monkeypatch, recompute, hidden_loss):
     """Eager attention computes every position a query could see, as if documents were twice as long."""
     monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: False)
-    distill = load_config()["distill"] | {"hidden_loss": hidden_loss}
+    distill = load_config().distill.model_copy(update={"hidden_loss": hidden_loss})
     teacher, (rows, length, answers), cuts = Teacher(tiny_base, World()), (3, 32, 10), [(4, 1), (2, 3)]
     students = [Student(SwiftKVVariant("v", 1 - cut / 8, group), teacher, distill, recompute) for cut, group in cuts]
     with Counter() as counter:
@@ -160,7 +160,7 @@ def test_late_half_is_what_autograd_keeps(tiny_student):
         parameter.requires_grad_("swiftkv" in name)
         parameter.data = parameter.data.float() if "swiftkv" in name else parameter.data
     shape, (rows, length) = read_config(tiny_student), (8, 64)
-    student = memory.student_plan(shape, SwiftKVVariant("v", 0.5, 2), CHAT["distill"], 1.0)
+    student = memory.student_plan(shape, SwiftKVVariant("v", 0.5, 2), CHAT.distill, 1.0)
     kept = saved_bytes(model, torch.randint(2, 300, (rows, length)))
     masks, casts = 2 * rows * length**2, 2 * student.parameters
     expected = memory.late_bytes(shape, student, rows * length, checkpoint=False)

@@ -46,7 +46,7 @@ def measurement(arm, load: float, number: int, overhead_s: float = 0.0, kind: st
 @pytest.fixture
 def results(tmp_path) -> Results:
     made = [measurement(arm, load, n) for load in (1, 4) for arm in chosen_arms(CONFIG) for n in range(3)]
-    rows = [metrics.row(one, CONFIG["served"]["slo"]) for one in made]
+    rows = [metrics.row(one, CONFIG.served.slo) for one in made]
     folder = tmp_path / CONFIG.scale / "served"
     files.write_jsonl(folder / "served.jsonl", rows)
     files.write_jsonl(folder / "requests.jsonl.gz", [row for one in made for row in metrics.requests(one)])
@@ -70,7 +70,7 @@ def test_what_a_server_adds_to_a_step_is_learned_from_the_base(tmp_path):
     config = RunConfig(raw, "(test)")
     base = chosen_arms(config)[0]
     made = measurement(base, 1e-3, 0, overhead_s=4e-3, kind="concurrency") | {"load": 1}
-    rows = [metrics.row(made, config["served"]["slo"])]
+    rows = [metrics.row(made, config.served.slo)]
     folder = tmp_path / config.scale / "served"
     files.write_text(folder / "summary.csv", pd.DataFrame(summary.summarise(config, rows)).to_csv(index=False))
     found = predicted.server_overhead(config, MACHINE, Results(config.scale, tmp_path / config.scale))

@@ -7,6 +7,7 @@ import pytest
 
 from swiftkv import costmodel, files
 from swiftkv.config import ROOT, RunConfig, load_config
+from swiftkv.config.measuring import Point
 from swiftkv.engines.settings import BLOCK, arms, by_flags, load
 from swiftkv.errors import UserError
 from swiftkv.planning import predict, roofline, sweep
@@ -14,16 +15,17 @@ from swiftkv.planning.roofline import Machine
 from swiftkv.report import plots
 
 CONFIG = load_config(ROOT / "config" / "sweep.yaml")
+OTHER = {"name": "other", "input_len": 1, "output_len": 1, "num_requests": 1}
 SHAPE = CONFIG["throughput"]["model"]
 TRUTH = Machine("made up", (8.0, 256.0), (3e10, 9e10), 1.5e10, float("inf"), float("inf"), 6e-3, attention=5e10)
 RECORD = {"hardware": {"cpu": "SYNTHETIC TEST DATA, no machine", "cores": 0, "gpus": []}, "weights": "dummy"}
 
 
-def lengths(point: dict) -> dict:
+def lengths(point: Point) -> dict:
     """The columns of a point in summary.csv."""
     asked = load(point)
     cached = asked.pop("prefix_len", 0) // BLOCK * BLOCK
-    return {"point": point["name"], **asked, "cached_len": cached, "kv_tokens": point.get("kv_tokens")}
+    return {"point": point.name, **asked, "cached_len": cached, "kv_tokens": point.kv_tokens}
 
 
 def seconds(shape: dict, arm, workload: predict.Workload) -> predict.Prediction:
@@ -32,7 +34,7 @@ def seconds(shape: dict, arm, workload: predict.Workload) -> predict.Prediction:
 
 def summary_rows(config: RunConfig) -> list[dict]:
     """What the throughput stage would write if every arm ran as the model says on TRUTH."""
-    points = pd.DataFrame([lengths(point) for point in config["throughput"]["points"]]).assign(arm="base")
+    points = pd.DataFrame([lengths(point) for point in config.throughput.points]).assign(arm="base")
     base, rows = {}, []
     for arm in arms(config):
         for row in points.to_dict("records"):
@@ -86,15 +88,15 @@ def frame(results, name: str) -> pd.DataFrame:
 
 def test_sweep_has_what_it_is_for():
     """Ratios from 1:1 to 100:1, several lengths and batches, little KV memory, prefixes of 0 to 90%."""
-    points = CONFIG["throughput"]["points"]
+    points = CONFIG.throughput.points
     groups = by_flags(points)
     plain = groups.pop(next(iter(groups)))
-    ratios = [point["input_len"] / point["output_len"] for point in plain]
+    ratios = [point.input_len / point.output_len for point in plain]
     assert min(ratios) == 1 and max(ratios) >= 100 and len(plain) >= 15
     for key, least in (("input_len", 5), ("num_requests", 5)):
-        assert len({point[key] for point in plain}) >= least
-    shares = [point["prefix_share"] for point in points if "prefix_share" in point]
-    assert min(shares) == 0 and max(shares) == 0.9 and any("kv_tokens" in point for point in points)
+        assert len({getattr(point, key) for point in plain}) >= least
+    shares = [point.prefix_share for point in points if point.prefix_share is not None]
+    assert min(shares) == 0 and max(shares) == 0.9 and any(point.kv_tokens is not None for point in points)
 
 
 def test_points_short_of_kv_memory_never_grow_into_another_block():
@@ -155,7 +157,7 @@ def test_figures(results, tmp_path):
 
 
 def test_results_of_other_points_are_refused(results, tmp_path):
-    other = RunConfig(CONFIG.raw | {"throughput": CONFIG["throughput"] | {"points": []}}, "")
+    other = RunConfig(CONFIG.raw | {"throughput": CONFIG["throughput"] | {"points": [OTHER]}}, "")
     with pytest.raises(UserError, match="point 'r1-p128-n4' is not in the configuration"):
         sweep.run(other, results, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ rule base:
         work=f"results/{RUN.scale}/work/base",
         settings=section(
             "base",
-            *(("tasks", "train_base") if RUN["base"]["source"] == "train" else ()),
+            *(("tasks", "train_base") if RUN.base.source == "train" else ()),
         ),
     shell:
         "swiftkv fetch-base --config {params.config:q} --out {output:q} --work {params.work:q} 2>&1 | tee {log:q}"

@@ -54,7 +54,9 @@ wildcard_constraints:
 def section(*names):
     """The parts of the configuration a rule depends on, without optional ones that are not there; a change in them, and
     only in them, reruns it."""
-    return {name: RUN[name] for name in ("scale", "seed", *names) if name in RUN.raw}
+    return {
+        name: RUN.raw[name] for name in ("scale", "seed", *names) if name in RUN.raw
+    }
 
 
 def recorded(*paths):
@@ -85,10 +87,9 @@ def made_by(stage):
 
 def base_files(wildcards):
     """Weights of a base model that lies in a directory: another model there reruns everything."""
-    base = RUN["base"]
-    if base["source"] not in ("embedded", "local"):
+    if RUN.base.source not in ("embedded", "local"):
         return []
-    place = base["path"] if Path(base["path"]).is_dir() else ROOT / base["path"]
+    place = RUN.base.path if Path(RUN.base.path).is_dir() else ROOT / RUN.base.path
     return local(sorted(map(str, Path(place).glob("*.safetensors"))))
 
 

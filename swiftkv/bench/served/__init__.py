@@ -52,7 +52,7 @@ def run(
 
 def numbers(config) -> range:
     """The rounds of the configuration."""
-    return range(config["served"]["rounds"])
+    return range(config.served.rounds)
 
 
 def measure(config, loads: list[Load], rounds: Rounds, servers: Servers) -> None:
@@ -66,7 +66,7 @@ def measure(config, loads: list[Load], rounds: Rounds, servers: Servers) -> None
 
 def measure_round(config, load: Load, number: int, rounds: Rounds, servers: Servers) -> None:
     """Put one load on every arm, each time with the same requests."""
-    limits = config["served"]["slo"]
+    limits = config.served.slo
 
     def measure_arm(arm: str) -> dict:
         what = f"{load.name}, arm {arm}, round {number}"
@@ -83,7 +83,7 @@ def measure_one(config, load: Load, arm: str, number: int, servers: Servers, wha
     """One measurement as it is kept: what the client saw of every request, and what the load was."""
     server, folder = servers.get(arm, load.replay is not None), servers.folder
     arguments = load.arguments(f"{load.name}/{number}", folder / "traces")
-    timeout_s = config["served"]["timeouts"]["measurement_s"]
+    timeout_s = config.served.timeouts.measurement_s
     before = client.prefix_cache(server)
     seen = client.run(server, arguments, config.seed + number, timeout_s, folder / "logs" / "client.log", what)
     looked_up, found = (now - then for now, then in zip(client.prefix_cache(server), before, strict=True))
@@ -92,7 +92,7 @@ def measure_one(config, load: Load, arm: str, number: int, servers: Servers, wha
 
 def write_results(config, out_dir: Path, record: Provenance, measured: list[dict]) -> None:
     """Write every result file, then the provenance of each."""
-    rows = [metrics.row(one, config["served"]["slo"]) for one in measured]
+    rows = [metrics.row(one, config.served.slo) for one in measured]
     files.write_jsonl(out_dir / "served.jsonl", rows)
     files.write_jsonl(out_dir / "requests.jsonl.gz", [request for one in measured for request in metrics.requests(one)])
     write_csv(out_dir / "summary.csv", summary.summarise(config, rows))

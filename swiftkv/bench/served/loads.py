@@ -7,6 +7,7 @@ from pathlib import Path
 from swiftkv.bench import rounds
 from swiftkv.bench.served import replay
 from swiftkv.bench.served.replay import Replay
+from swiftkv.config.measuring import ServedPoint
 from swiftkv.errors import UserError
 from swiftkv.workloads import traffic
 from swiftkv.workloads.traces import mirror_of
@@ -60,37 +61,37 @@ class Load:
         return [*fixed, "--dataset-name", "random", *lengths, *(rate if self.kind == "rate" else clients)]
 
 
-def fixed_lengths(point: dict, count: int) -> tuple[list[int], list[int]]:
+def fixed_lengths(point: ServedPoint, count: int) -> tuple[list[int], list[int]]:
     """Prompt and output tokens of `count` equal requests."""
-    return [point["input_len"]] * count, [point["output_len"]] * count
+    return [point.input_len] * count, [point.output_len] * count
 
 
-def open_loop(point: dict, value: float) -> Load:
-    lengths = fixed_lengths(point, max(1, round(value * point["duration_s"])))
-    return Load(point["name"], point["kind"], value, *lengths, burstiness=point.get("burstiness", 1.0))
+def open_loop(point: ServedPoint, value: float) -> Load:
+    lengths = fixed_lengths(point, max(1, round(value * point.duration_s)))
+    return Load(point.name, point.kind, value, *lengths, burstiness=point.burstiness)
 
 
-def closed_loop(point: dict, value: float) -> Load:
+def closed_loop(point: ServedPoint, value: float) -> Load:
     if value != int(value):
-        raise UserError(f"served.points: {point['name']}: {value:g} clients; allowed are whole numbers from 1")
-    return Load(point["name"], point["kind"], value, *fixed_lengths(point, int(value) * point["requests_per_client"]))
+        raise UserError(f"served.points: {point.name}: {value:g} clients; allowed are whole numbers from 1")
+    return Load(point.name, point.kind, value, *fixed_lengths(point, int(value) * point.requests_per_client))
 
 
-def traced(point: dict, value: float, trace: traffic.Traffic, seed: int) -> Load:
+def traced(point: ServedPoint, value: float, trace: traffic.Traffic, seed: int) -> Load:
     """`value` times the trace's requests per second: a sample of its conversations, that much faster or slower."""
-    made = replay.make(trace, value / point.get("sample", 1), point, seed)
-    return Load(point["name"], point["kind"], value, made.prompt.tolist(), made.output.tolist(), replay=made)
+    made = replay.make(trace, value / point.sample, point, seed)
+    return Load(point.name, point.kind, value, made.prompt.tolist(), made.output.tolist(), replay=made)
 
 
 def plan(config, mirror: Path | None) -> list[Load]:
     """Every load of every point, in the order of the configuration. Traces come from `mirror` or SWIFTKV_MIRROR, else
     from their committed quantiles. Raises UserError for a trace that cannot be read or an impossible load."""
     found = []
-    for point in config["served"]["points"]:
-        if point["kind"] == "trace":
-            trace = traffic.read(point["trace"], mirror_of(mirror), config.seed)
-            found += [traced(point, value, trace, config.seed) for value in point["loads"]]
+    for point in config.served.points:
+        if point.kind == "trace":
+            trace = traffic.read(point.trace, mirror_of(mirror), config.seed)
+            found += [traced(point, value, trace, config.seed) for value in point.loads]
         else:
-            build = open_loop if point["kind"] == "rate" else closed_loop
-            found += [build(point, value) for value in point["loads"]]
+            build = open_loop if point.kind == "rate" else closed_loop
+            found += [build(point, value) for value in point.loads]
     return found

@@ -7,6 +7,7 @@ of the SLO need no new measurement.
 import numpy as np
 
 from swiftkv.bench.served.loads import UNITS, Load
+from swiftkv.config.measuring import Slo
 from swiftkv.errors import UserError
 
 PERCENTILES = (50, 90, 99)
@@ -54,9 +55,9 @@ def tpot(measured: dict) -> np.ndarray:
     return np.where(tokens > 1, (e2el - ttft) / np.maximum(tokens - 1, 1), 0.0)
 
 
-def good(measured: dict, slo: dict) -> int:
+def good(measured: dict, slo: Slo) -> int:
     """Requests within both limits."""
-    return int(np.sum((np.asarray(measured["ttft_s"]) <= slo["ttft_s"]) & (tpot(measured) <= slo["tpot_s"])))
+    return int(np.sum((np.asarray(measured["ttft_s"]) <= slo.ttft_s) & (tpot(measured) <= slo.tpot_s)))
 
 
 def percentiles(name: str, values) -> dict:
@@ -71,7 +72,7 @@ def offered(measured: dict) -> float | None:
     return (count - 1) / span if measured["kind"] != "concurrency" and span > 0 else None
 
 
-def row(measured: dict, slo: dict) -> dict:
+def row(measured: dict, slo: Slo) -> dict:
     """A row of served.jsonl. TPOT's percentiles leave out requests of one output token, ITL's are over all gaps."""
     count, seconds, within = len(measured["ttft_s"]), measured["duration_s"], good(measured, slo)
     prompt, output = sum(measured["prompt_tokens"]), sum(measured["output_tokens"])
@@ -93,5 +94,5 @@ def row(measured: dict, slo: dict) -> dict:
 
 def check_section(config) -> None:
     """Raise UserError if there is no `served` section."""
-    if "served" not in config.raw:
+    if config.served is None:
         raise UserError(f"{config.path}: no key 'served'; config/served.yaml has one")

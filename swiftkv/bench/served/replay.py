@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from swiftkv import files
+from swiftkv.config.measuring import ServedPoint
 from swiftkv.errors import UserError
 from swiftkv.workloads.traffic import Traffic
 
@@ -58,19 +59,19 @@ def sampled(trace: Traffic, share: float, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random(conversation.max() + 1)[conversation] < share
 
 
-def make(trace: Traffic, speed: float, point: dict, seed: int) -> Replay:
+def make(trace: Traffic, speed: float, point: ServedPoint, seed: int) -> Replay:
     """`duration_s` seconds of the trace at `speed` times its pace, from its second `start_s` on, of a `sample` of its
     conversations; lengths times `length_scale` (for a trace with blocks the nearest that leaves whole tokens in a
-    block), at least one token. These are keys of `point`, a point of the configuration.
+    block), at least one token. These are keys of `point`.
 
     Raises UserError if no request arrives in that time.
     """
-    requests, start, seconds = trace.requests, point.get("start_s", 0), point["duration_s"] * speed
+    requests, start, seconds = trace.requests, point.start_s, point.duration_s * speed
     inside = (requests.arrival >= start) & (requests.arrival < start + seconds)
-    inside &= sampled(trace, point.get("sample", 1), seed)
+    inside &= sampled(trace, point.sample, seed)
     if not inside.any():
-        raise UserError(f"served.points: {point['name']}: no request in {seconds:g} s from second {start:g} on")
-    length_scale = point["length_scale"]
+        raise UserError(f"served.points: {point.name}: no request in {seconds:g} s from second {start:g} on")
+    length_scale = point.length_scale
     block_tokens = max(1, round(BLOCK_TOKENS * length_scale)) if trace.blocks else BLOCK_TOKENS
     scale = block_tokens / BLOCK_TOKENS if trace.blocks else length_scale
     lengths = [np.maximum(1, np.rint(of[inside] * scale)).astype(int) for of in (requests.prompt, requests.output)]

@@ -25,21 +25,21 @@ WARM_UP = ["--dataset-name", "random", "--random-output-len", "4"]
 
 def chosen_arms(config) -> list[Arm]:
     """The base and the variants that `served.arms` names, cut for the benchmark model."""
-    return [arm for arm in arms(config) if arm.name in (BASE_ARM, *config["served"]["arms"])]
+    return [arm for arm in arms(config) if arm.name in (BASE_ARM, *config.served.arms)]
 
 
 def settings_of(config, plan: list[Load]) -> EngineSettings:
     """Settings that take every request of `plan`. The KV cache holds `kv_tokens` of the base, by default the longest
     request as many times as run at once."""
-    section, throughput = config["served"], config["throughput"]
+    section = config.served
     blocks = -(-max(load.longest for load in plan) // BLOCK)
-    room = -(-section["kv_tokens"] // BLOCK) if "kv_tokens" in section else blocks * section["max_num_seqs"]
+    room = blocks * section.max_num_seqs if section.kv_tokens is None else -(-section.kv_tokens // BLOCK)
     return EngineSettings(
-        shape=throughput["model"],
+        shape=config.shape,
         max_model_len=blocks * BLOCK,
-        max_num_seqs=section["max_num_seqs"],
-        max_num_batched_tokens=throughput["max_num_batched_tokens"],
-        kv_memory_bytes=kv_memory(throughput["model"], arms(config), 1 + max(room, blocks)),  # vLLM keeps one
+        max_num_seqs=section.max_num_seqs,
+        max_num_batched_tokens=config.throughput.max_num_batched_tokens,
+        kv_memory_bytes=kv_memory(config.shape, arms(config), 1 + max(room, blocks)),  # vLLM keeps one
         prefix_caching=False,
         kv_cache_dtype="auto",
         seed=config.seed,
@@ -87,7 +87,7 @@ class Servers:
     """
 
     def __init__(self, config, settings: EngineSettings, folder: Path, port: int | None, factory: Callable = serve_arm):
-        self.arms, self.timeouts = chosen_arms(config), config["served"]["timeouts"]
+        self.arms, self.timeouts = chosen_arms(config), config.served.timeouts
         self.settings, self.folder, self.port, self.factory = settings, folder, port, factory
         self.running: dict[str, Server] = {}
         self.stack = ExitStack()
@@ -114,7 +114,7 @@ class Servers:
             print(f"served: starting server {arm.name}", flush=True)
             port = None if self.port is None else self.port + number
             self.running[arm.name] = self.stack.enter_context(
-                self.factory(arm, self.settings, self.folder, port, self.timeouts["start_s"])
+                self.factory(arm, self.settings, self.folder, port, self.timeouts.start_s)
             )
         for arm in self.arms:
             self.warm_up(arm.name)
@@ -125,4 +125,4 @@ class Servers:
         length = max(1, min(self.settings.max_model_len - 4, self.settings.max_num_batched_tokens // count))
         arguments = [*WARM_UP, "--random-input-len", str(length), "--num-prompts", str(count)]
         log = self.folder / "logs" / "client.log"
-        client.run(self.running[arm], arguments, 0, self.timeouts["start_s"], log, f"warm-up of {arm}")
+        client.run(self.running[arm], arguments, 0, self.timeouts.start_s, log, f"warm-up of {arm}")

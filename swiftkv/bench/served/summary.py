@@ -28,7 +28,7 @@ def summarise(config, rows: list[dict]) -> list[dict]:
 
 def config_arms(config) -> list[str]:
     """The base, then the variants of `served.arms`, in the order of the configuration."""
-    return [BASE_ARM, *(variant.name for variant in config.variants if variant.name in config["served"]["arms"])]
+    return [BASE_ARM, *(variant.name for variant in config.variants if variant.name in config.served.arms)]
 
 
 def middle(rows: list[dict], name: str) -> float | None:
@@ -86,13 +86,13 @@ def saturation_row(config, rows: list[dict], arm: str) -> dict:
     """`highest_within`: highest tested load whose median attainment, and that of all lower ones, is as wanted.
     `saturation`: median over the rounds of the interpolated load, and its ratio to the base where all rounds have one.
     """
-    slo, found = config["served"]["slo"], {}
+    slo, found = config.served.slo, {}
     mine = rows_of(rows, arm=arm)
     loads = dict.fromkeys(row["load"] for row in mine)
     curve = sorted((load, median(row["attainment"] for row in rows_of(mine, load=load))) for load in loads)
     rounds = sorted({row["round"] for row in mine})
     values = {
-        name: [crossing(attained(rows_of(rows, arm=name, round=number)), slo["attainment"]) for number in rounds]
+        name: [crossing(attained(rows_of(rows, arm=name, round=number)), slo.attainment) for number in rounds]
         for name in (arm, BASE_ARM)
     }
     loads_of = {name: [load for load, _ in pairs] for name, pairs in values.items()}
@@ -103,8 +103,8 @@ def saturation_row(config, rows: list[dict], arm: str) -> dict:
             found |= dict(zip(("ratio", "ci_low", "ci_high"), ratio, strict=True))
     return {
         **{name: mine[0][name] for name in ("point", "kind", "load_unit")},
-        **{"arm": arm, "rounds": len(rounds), "slo_ttft_s": slo["ttft_s"], "slo_tpot_s": slo["tpot_s"]},
-        **{"wanted": slo["attainment"], "highest_within": within(curve, slo["attainment"])},
+        **{"arm": arm, "rounds": len(rounds), "slo_ttft_s": slo.ttft_s, "slo_tpot_s": slo.tpot_s},
+        **{"wanted": slo.attainment, "highest_within": within(curve, slo.attainment)},
         **{name: found.get(name) for name in ("saturation", "ratio", "ci_low", "ci_high")},
         "note": "; ".join(dict.fromkeys(why for _, why in values[arm] if why)),
     }

@@ -38,7 +38,7 @@ def cell(metric: dict, context) -> Measurement:
     take = {key: value for key, value in take.items() if not pd.isna(value)}
     if "column" not in take:
         raise Unanswerable("not measured", f"{file_of(name)}: {metric['column']} is empty for {where}")
-    latency = context.config["throughput"]["latency"] if name == "latency" else {}
+    latency = context.config.throughput.latency.model_dump() if name == "latency" else {}
     return Measurement(
         value=take["column"],
         frame=name,

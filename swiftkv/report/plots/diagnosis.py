@@ -39,7 +39,7 @@ def draw(config: RunConfig, results: Results) -> Figure:
     """KL and agreement by answer position; exact answers by prompt length, needle context and records of each task."""
     positions = by_position(known_arms(results, "diagnosis_positions", config))
     lengths, difficulty = (known_arms(results, f"diagnosis_{name}", config) for name in ("lengths", "difficulty"))
-    arms, tasks = list(difficulty.arm.unique()), list(config["tasks"])
+    arms, tasks = list(difficulty.arm.unique()), list(config.tasks)
     students = [arm for arm in arms if arm != BASE_ARM]
     figure, axes = new(2, 4, 4.3)
     lines(axes[0], positions, "position", "kl", config, students)

@@ -171,7 +171,7 @@ def latency(config: RunConfig, results: Results) -> Figure:
     )
     band = Patch(color="#CC79A7", alpha=0.25, label="Snowflake's own runs: Llama-3.1-8B FP8, 50% skipped, one request")
     figure.legend(handles=[band], loc="outside upper center", fontsize=7.5, frameon=False)
-    point = config["throughput"]["latency"]
-    note = f"One request at a time, {point['input_len']} prompt and {point['output_len']} output tokens; 95% CIs."
+    point = config.throughput.latency
+    note = f"One request at a time, {point.input_len} prompt and {point.output_len} output tokens; 95% CIs."
     footer(figure, results.origin("latency"), note)
     return figure

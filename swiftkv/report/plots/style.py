@@ -70,21 +70,21 @@ def variant_label(variant: SwiftKVVariant) -> str:
 def arm_labels(config: RunConfig) -> dict[str, str]:
     """Arm name -> label for the base, every variant and every undistilled control, in the config's order."""
     labels = {BASE_ARM: "base"} | {variant.name: variant_label(variant) for variant in config.variants}
-    controls = config["accuracy"]["undistilled"]
+    controls = config.accuracy.undistilled
     return labels | {name + UNDISTILLED: f"{labels[name]}, not distilled" for name in controls}
 
 
 def arm_colours(config: RunConfig) -> dict[str, str]:
     """Arm name -> colour; an undistilled control has the colour of its variant."""
     colours = {v.name: PALETTE[i % len(PALETTE)] for i, v in enumerate(config.variants)}
-    controls = {name + UNDISTILLED: colours[name] for name in config["accuracy"]["undistilled"]}
+    controls = {name + UNDISTILLED: colours[name] for name in config.accuracy.undistilled}
     return {BASE_ARM: "#000000"} | colours | controls
 
 
 def arm_markers(config: RunConfig) -> dict[str, str]:
     """Arm name -> marker, so that colour never carries meaning alone."""
     markers = {v.name: MARKERS[i % len(MARKERS)] for i, v in enumerate(config.variants)}
-    controls = {name + UNDISTILLED: markers[name] for name in config["accuracy"]["undistilled"]}
+    controls = {name + UNDISTILLED: markers[name] for name in config.accuracy.undistilled}
     return {BASE_ARM: "*"} | markers | controls
 
 

@@ -22,7 +22,7 @@ def joined(config: RunConfig, results: Results) -> pd.DataFrame:
     keys = ["point", "arm"]
     predicted = results.predictions.query("quantity == 'speedup'").set_index(keys).predicted
     frame = frame[frame.arm != BASE_ARM].join(predicted, on=keys)
-    caching = {point["name"] for point in config["throughput"]["points"] if "prefix_share" in point}
+    caching = {point.name for point in config.throughput.points if point.prefix_share is not None}
     limited = frame.kv_tokens.notna()
     frame["kind"] = np.select([limited, frame.point.isin(caching)], ["kv", "prefix"], "plain")
     return frame.assign(

@@ -22,8 +22,8 @@ __all__ = ["BY_NAME", "TASKS", "Context", "Item", "Question", "Task", "check_nam
 def check_names(config) -> None:
     """Raise UserError if a RunConfig names a task that there is not. Checked at a command's door: the configuration
     itself knows no workloads."""
-    arms = config.raw.get("ablations", {}).get("arms", ())
-    for name in [*config["tasks"], *(task for arm in arms for task in arm.get("tasks", ()))]:
+    arms = config.ablations.arms if config.ablations else ()
+    for name in [*config.tasks, *(task for arm in arms for task in arm.tasks or ())]:
         if name not in BY_NAME:
             raise UserError(f"{config.path}: tasks: {name!r} is not a task; allowed are {', '.join(BY_NAME)}")
 
