@@ -241,7 +241,7 @@ def campaign(paths: Sequence[str] | None) -> dict[str, dict]:
 
 
 def resolve(raw: dict, overlays: Sequence[str | Path] = (), given: Mapping | None = None) -> RunConfig:
-    """Validate a mapping (Snakemake's `config`); its path is the one to which `freeze` and the rule `config` write it.
+    """Validate a mapping (Snakemake's `config`); its path is results/<scale>/config.yaml, to which `freeze` writes it.
 
     Snakemake knows no `extends`: `overlays` are its --configfile files, and `given` is what these and --config say.
     """
@@ -252,20 +252,8 @@ def resolve(raw: dict, overlays: Sequence[str | Path] = (), given: Mapping | Non
     return RunConfig(raw=raw, path=str(Path("results") / raw["scale"] / "config.yaml"))
 
 
-def frozen_text(config: RunConfig) -> str:
-    """What results/<scale>/config.yaml holds for this configuration."""
-    return yaml.safe_dump(config.raw, sort_keys=False)
-
-
-def is_stale(config: RunConfig) -> bool:
-    """Whether results/<scale>/config.yaml is there and says something else."""
-    path = Path(config.path)
-    return path.is_file() and path.read_text(encoding="utf-8") != frozen_text(config)
-
-
-def freeze(raw: dict) -> RunConfig:
-    """Validate a mapping and write it to results/<scale>/config.yaml, which every command reads."""
-    config = resolve(raw)
-    if is_stale(config) or not Path(config.path).is_file():
-        files.write_text(config.path, frozen_text(config))
-    return config
+def freeze(config: RunConfig) -> None:
+    """Write a configuration to its path, from where every command reads it, unless the same stands there."""
+    path, text = Path(config.path), yaml.safe_dump(config.raw, sort_keys=False)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        files.write_text(path, text)

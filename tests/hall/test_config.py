@@ -150,9 +150,10 @@ def test_circular_extends_missing_file_and_bad_yaml_are_user_errors(tmp_path):
 
 def test_freeze_writes_what_load_reads_and_leaves_an_unchanged_file_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    frozen = module.freeze(DEFAULT.raw)
+    frozen = module.resolve(DEFAULT.raw)
+    module.freeze(frozen)
     before = (tmp_path / frozen.path).stat().st_mtime_ns
-    module.freeze(DEFAULT.raw)
+    module.freeze(frozen)
     assert (tmp_path / frozen.path).stat().st_mtime_ns == before
     assert load_config(frozen.path).sha256 == DEFAULT.sha256
 

@@ -2,7 +2,6 @@
 rule ablations:
     input:
         base="<results>/models/base",
-        config=CONFIG,
     output:
         collect("<results>/ablations/{file}", file=("ablations.csv", "summary.md")),
         recorded("<results>/ablations/summary.csv"),
@@ -16,7 +15,7 @@ rule ablations:
     resources:
         gpu=1,
     params:
-        config=config_file,
+        config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/ablations",
         settings=section("variants", "distill", "tasks", "ablations"),

@@ -5,7 +5,6 @@ rule accuracy:
     input:
         gates="<results>/verify/gates.json",
         model=model_of,
-        config=CONFIG,
     output:
         made_by("accuracy"),
     log:
@@ -18,7 +17,7 @@ rule accuracy:
     resources:
         gpu=RUN.tensor_parallel_size,
     params:
-        config=config_file,
+        config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/accuracy/{{arm}}",
         settings=section("accuracy", "tasks", "parallel"),
@@ -31,7 +30,6 @@ rule accuracy_summary:
     input:
         samples=collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
         scores=collect("<results>/accuracy/{arm}/lm_eval.json", arm=RUN.accuracy_arms),
-        config=CONFIG,
     output:
         table="<results>/accuracy/summary.csv",
         record="<results>/accuracy/summary.csv.provenance.json",
@@ -40,7 +38,7 @@ rule accuracy_summary:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=config_file,
+        config=RUN.path,
         arms=arms_dir("accuracy"),
         settings=section("accuracy"),
     shell:

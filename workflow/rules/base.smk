@@ -4,7 +4,6 @@
 rule base:
     input:
         weights=base_files,
-        config=CONFIG,
     output:
         directory("<results>/models/base"),
     log:
@@ -15,7 +14,7 @@ rule base:
         CONDA_ENVIRONMENT
     threads: workflow.cores
     params:
-        config=config_file,
+        config=RUN.path,
         work=f"results/{RUN.scale}/work/base",
         settings=section(
             "base",

@@ -4,16 +4,16 @@ import re
 import sys
 from pathlib import Path
 
-from snakemake.settings.types import DeploymentMethod
+from snakemake.settings.types import DeploymentMethod, ExecMode
 
 from swiftkv import devices, registry
-from swiftkv.config import frozen_text, is_stale, resolve
+from swiftkv.config import freeze, resolve
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
 from swiftkv.workloads import tasks
 
-# Validated; the rule `config` writes it to RUN.path, which every command reads. Reading the rules writes nothing, so that a dry
-# run leaves a run in progress alone. A module that was handed its configuration (workflow/campaign.smk) takes no other.
+# Validated; every command reads it from RUN.path. A module that was handed its configuration (workflow/campaign.smk) takes no
+# other.
 try:
     if workflow.modifier.skip_configfile:
         RUN = resolve(config)
@@ -26,6 +26,19 @@ try:
     tasks.check_names(RUN)
 except UserError as error:
     sys.exit(f"swiftkv: error: {error}")
+# Written when jobs start and not while rules are read: a dry run leaves a run in progress alone. Not by the keyword `onstart`,
+# which Snakemake overlooks in a module; an outer workflow that has an `onstart` freezes its runs there. Where a job runs on
+# another machine, what it reads the rules for is that job.
+if workflow.exec_mode == ExecMode.REMOTE:
+    freeze(RUN)
+else:
+    before_start = workflow._onstart
+
+    def start(log):
+        before_start(log)
+        freeze(RUN)
+
+    workflow._onstart = start
 # With `--sdm conda` by name, since Snakemake would make an environment from a copy of environment.yml, where the paths in it lead
 # nowhere; and not `swiftkv`, since Snakemake takes the name of a directory for an environment that lies there. Otherwise by the
 # file, which Snakemake only reads: to say what an environment of some name holds, it would ask a conda that need not be there.
@@ -40,8 +53,6 @@ CONDA_ENVIRONMENT = (
 if "gpu" not in workflow.global_resources:
     most = max(RUN.tensor_parallel_size, RUN.fsdp_world_size)
     workflow.register_resource("gpu", max(most, len(devices.visible())))
-# An input of every rule, for the order of jobs alone: what a change of it reruns is said by each rule's `settings`.
-CONFIG = ancient("<results>/config.yaml")
 VARIANTS = [variant.name for variant in RUN.variants]
 CONTROLS = [arm for arm in RUN.accuracy_arms if arm.endswith("-undistilled")]
 
@@ -98,27 +109,12 @@ def model_of(wildcards):
     return f"<results>/models/{wildcards.arm}"
 
 
-def nothing_or_force(wildcards):
-    """No input. Snakemake compares a rule with what it recorded of it; a configuration that came from elsewhere or was edited
-    by hand is written anew all the same, here where the graph of jobs is being made."""
-    if is_stale(RUN):
-        workflow.dag.forcefiles.add(RUN.path)
-    return []
-
-
-def whole_config(wildcards):
-    """The text of the run's configuration; by a function, since Snakemake would take braces in a text for wildcards."""
-    return frozen_text(RUN)
-
-
-def config_file(wildcards, input):
-    """The run's configuration: results/<scale>/config.yaml, or where object storage keeps it here."""
-    return input.config
-
-
 def run_dir(wildcards, input):
-    """The run's directory, which is the configuration's."""
-    return os.path.dirname(input.config)
+    """The run's directory, results/<scale> or where object storage keeps it here: what inputs below it begin with."""
+    name = f"results/{RUN.scale}/"
+    return next(
+        path[: path.rindex(name) + len(name) - 1] for path in input if name in path
+    )
 
 
 def models_dir(wildcards, input):

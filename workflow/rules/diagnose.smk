@@ -6,7 +6,6 @@ rule diagnose:
         gates="<results>/verify/gates.json",
         base="<results>/models/base",
         models=collect("<results>/models/{variant}", variant=VARIANTS),
-        config=CONFIG,
     output:
         made_by("diagnose"),
     log:
@@ -19,7 +18,7 @@ rule diagnose:
     resources:
         gpu=1,
     params:
-        config=config_file,
+        config=RUN.path,
         models=models_dir,
         out=out_dir,
         settings=section("variants", "diagnosis", "tasks"),

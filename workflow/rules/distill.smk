@@ -4,7 +4,6 @@
 rule convert:
     input:
         base="<results>/models/base",
-        config=CONFIG,
     output:
         directory("<results>/models/{variant}-undistilled"),
     log:
@@ -12,7 +11,7 @@ rule convert:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=config_file,
+        config=RUN.path,
         settings=section("variants"),
     shell:
         "swiftkv convert --config {params.config:q} --base {input.base:q} --variant {wildcards.variant} --out {output:q}"
@@ -22,7 +21,6 @@ rule convert:
 rule distill:
     input:
         base="<results>/models/base",
-        config=CONFIG,
     output:
         directory(collect("<results>/models/{variant}", variant=VARIANTS)),
         curve=recorded("<results>/models/distill.jsonl"),
@@ -36,7 +34,7 @@ rule distill:
     resources:
         gpu=RUN.fsdp_world_size,
     params:
-        config=config_file,
+        config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/distill",
         settings=section("variants", "distill", "tasks", "parallel"),

@@ -4,7 +4,6 @@
 rule lengths:
     input:
         base="<results>/models/base",
-        config=CONFIG,
     output:
         made_by("lengths"),
     log:
@@ -12,7 +11,7 @@ rule lengths:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=config_file,
+        config=RUN.path,
         out=out_dir,
         settings=section("lengths", "tasks"),
     shell:

@@ -6,7 +6,6 @@ if "protocol" in RUN.raw:
         input:
             gates="<results>/verify/gates.json",
             model=model_of,
-            config=CONFIG,
         output:
             recorded("<results>/protocol/{arm}/protocol.json"),
         log:
@@ -19,7 +18,7 @@ if "protocol" in RUN.raw:
         resources:
             gpu=RUN.tensor_parallel_size,
         params:
-            config=config_file,
+            config=RUN.path,
             out=out_dir,
             work=f"results/{RUN.scale}/work/protocol",
             settings=section("protocol", "parallel"),
@@ -32,7 +31,6 @@ if "protocol" in RUN.raw:
             scores=collect(
                 "<results>/protocol/{arm}/protocol.json", arm=RUN.accuracy_arms
             ),
-            config=CONFIG,
         output:
             table="<results>/protocol/summary.csv",
             record="<results>/protocol/summary.csv.provenance.json",
@@ -41,7 +39,7 @@ if "protocol" in RUN.raw:
         conda:
             CONDA_ENVIRONMENT
         params:
-            config=config_file,
+            config=RUN.path,
             arms=arms_dir("protocol"),
             settings=section("protocol"),
         shell:
@@ -50,7 +48,6 @@ if "protocol" in RUN.raw:
     rule protocol:
         input:
             summary="<results>/protocol/summary.csv",
-            config=CONFIG,
         output:
             collect("<results>/protocol/tab-protocol.{form}", form=("csv", "md", "tex")),
         log:
@@ -58,7 +55,7 @@ if "protocol" in RUN.raw:
         conda:
             CONDA_ENVIRONMENT
         params:
-            config=config_file,
+            config=RUN.path,
             out=out_dir,
         shell:
             "swiftkv protocol-report --config {params.config:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -21,7 +21,6 @@ rule claims:
     input:
         evidence=EVIDENCE,
         rules=[project("config/claims.yaml"), project("config/published.csv")],
-        config=CONFIG,
     output:
         report(
             "<results>/claims.csv", caption="../report/claims.rst", category="Claims"
@@ -33,7 +32,7 @@ rule claims:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=config_file,
+        config=RUN.path,
         run=run_dir,
         out=out_dir,
     shell:
@@ -43,7 +42,6 @@ rule claims:
 rule figures:
     input:
         evidence=EVIDENCE,
-        config=CONFIG,
     output:
         [
             report(
@@ -61,7 +59,7 @@ rule figures:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=config_file,
+        config=RUN.path,
         run=run_dir,
         out=out_dir,
     shell:
@@ -72,7 +70,6 @@ rule tables:
     input:
         evidence=EVIDENCE,
         claims=recorded("<results>/claims.csv"),
-        config=CONFIG,
     output:
         [
             report(
@@ -91,7 +88,7 @@ rule tables:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=config_file,
+        config=RUN.path,
         run=run_dir,
         out=out_dir,
     shell:
@@ -103,7 +100,6 @@ rule notebook:
         evidence=EVIDENCE,
         claims=recorded("<results>/claims.csv"),
         notebook=source_of_notebook,
-        config=CONFIG,
     output:
         executed="<results>/notebooks/{notebook}.ipynb",
         record="<results>/notebooks/{notebook}.ipynb.provenance.json",
@@ -114,7 +110,7 @@ rule notebook:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=config_file,
+        config=RUN.path,
         run=run_dir,
     shell:
         "swiftkv notebook {wildcards.notebook} --config {params.config:q} --results {params.run:q} --out {output.executed:q} 2>&1 | tee {log:q}"

@@ -5,7 +5,6 @@ if "served" in RUN.raw:
     rule serve_load:
         input:
             gates="<results>/verify/gates.json",
-            config=CONFIG,
         output:
             collect("<results>/served/{file}", file=registry.names("served")),
         log:
@@ -18,7 +17,7 @@ if "served" in RUN.raw:
         resources:
             gpu=RUN.tensor_parallel_size,
         params:
-            config=config_file,
+            config=RUN.path,
             out=out_dir,
             work=f"results/{RUN.scale}/work/served",
             settings=section("variants", "throughput", "served", "parallel"),
@@ -35,7 +34,6 @@ if "served" in RUN.raw:
             summary="<results>/served/summary.csv",
             gates="<results>/verify/gates.json",
             rules=[project("config/claims.yaml"), project("config/published.csv")],
-            config=CONFIG,
         output:
             collect("<results>/served/claims.{form}", form=["csv", "md"]),
         log:
@@ -43,7 +41,7 @@ if "served" in RUN.raw:
         conda:
             CONDA_ENVIRONMENT
         params:
-            config=config_file,
+            config=RUN.path,
             run=run_dir,
             out=out_dir,
         shell:
@@ -54,7 +52,6 @@ if "served" in RUN.raw:
             measurements="<results>/served/served.jsonl",
             summary="<results>/served/summary.csv",
             saturation="<results>/served/saturation.csv",
-            config=CONFIG,
         output:
             "<results>/served/fig-served.png",
             "<results>/served/tab-served.csv",
@@ -64,7 +61,7 @@ if "served" in RUN.raw:
         conda:
             CONDA_ENVIRONMENT
         params:
-            config=config_file,
+            config=RUN.path,
             out=out_dir,
         shell:
             "swiftkv serve-report --config {params.config:q} --out {params.out:q} 2>&1 | tee {log:q}"

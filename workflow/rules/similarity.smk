@@ -4,7 +4,6 @@
 rule similarity:
     input:
         base="<results>/models/base",
-        config=CONFIG,
     output:
         table="<results>/similarity/similarity.csv",
         record="<results>/similarity/similarity.csv.provenance.json",
@@ -15,7 +14,7 @@ rule similarity:
     resources:
         gpu=1,
     params:
-        config=config_file,
+        config=RUN.path,
         settings=section("similarity", "tasks"),
     shell:
         "swiftkv similarity --config {params.config:q} --base {input.base:q} --out {output.table:q} 2>&1 | tee {log:q}"

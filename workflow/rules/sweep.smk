@@ -6,7 +6,6 @@ rule predict:
     input:
         summary="<results>/throughput/summary.csv",
         latency="<results>/throughput/latency.csv",
-        config=CONFIG,
     output:
         collect("<results>/predictions/{file}", file=registry.names("predict")),
     log:
@@ -14,7 +13,7 @@ rule predict:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=config_file,
+        config=RUN.path,
         results=run_dir,
         out=out_dir,
         settings=section("variants", "throughput"),
@@ -26,7 +25,6 @@ rule sweep_figures:
     input:
         capacity="<results>/throughput/kv_capacity.csv",
         predictions=rules.predict.output,
-        config=CONFIG,
     output:
         collect("<results>/figures/{figure}.png", figure=SWEEP_FIGURES),
     log:
@@ -34,7 +32,7 @@ rule sweep_figures:
     conda:
         CONDA_ENVIRONMENT
     params:
-        config=config_file,
+        config=RUN.path,
         out=out_dir,
     shell:
         "swiftkv figures --sweep --config {params.config:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -4,7 +4,6 @@
 rule throughput:
     input:
         gates="<results>/verify/gates.json",
-        config=CONFIG,
     output:
         made_by("throughput"),
     log:
@@ -17,7 +16,7 @@ rule throughput:
     resources:
         gpu=RUN.tensor_parallel_size,
     params:
-        config=config_file,
+        config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/throughput",
         settings=section("variants", "throughput", "parallel"),

@@ -5,7 +5,6 @@ rule verify:
     input:
         base="<results>/models/base",
         models=collect("<results>/models/{variant}", variant=VARIANTS),
-        config=CONFIG,
     output:
         gates="<results>/verify/gates.json",
         record="<results>/verify/gates.json.provenance.json",
@@ -19,7 +18,7 @@ rule verify:
     resources:
         gpu=RUN.tensor_parallel_size,
     params:
-        config=config_file,
+        config=RUN.path,
         models=models_dir,
         settings=section("variants", "verify", "parallel"),
     shell:
