@@ -13,7 +13,7 @@ VARIANTS = [
     {"name": "half-across4", "skip": 0.5, "key_value_group_size": 4},
 ]
 SETTINGS = {
-    "steps": 24, "sequence_length": 32, "batch_tokens": 256, "learning_rate": 0.003, "warmup": 0.1,
+    "steps": 24, "sequence_length": 64, "batch_tokens": 512, "learning_rate": 0.003, "warmup": 0.1,
     "temperature": 2.0, "hidden_loss": 0.0, "loss_on": "answers",
     "schedule": "cosine", "init": "group-mean", "train": "qkv", "data": {"source": "tasks"},
 }  # fmt: skip
