@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -170,9 +169,10 @@ def test_missing_tensor_is_named(student, tmp_path, monkeypatch, checked_before)
 
 
 def test_weight_map_and_its_inverse_agree():
+    from swiftkv.modeling import LlamaSwiftKVConfig
     from swiftkv.vllm.weights import WeightMap
 
-    config = SimpleNamespace(
+    config = LlamaSwiftKVConfig(
         num_hidden_layers=6, num_key_value_layers=2, key_value_group_size=2, tie_word_embeddings=True
     )
     where = WeightMap(config)
