@@ -42,8 +42,10 @@ stage() {
   esac
 }
 
-arms=$(python3 -c 'import sys; from swiftkv.config import freeze, load_config
-print(*freeze(load_config(sys.argv[1]).raw).accuracy_arms)' "config/$scale.yaml") || exit 2  # writes $config
+arms=$(python3 -c 'import sys; from swiftkv.config import freeze, load_config, resolve
+run = resolve(load_config(sys.argv[1]).raw)
+freeze(run)  # to $config
+print(*run.accuracy_arms)' "config/$scale.yaml") || exit 2
 SECONDS=0
 
 stage correctness 600 \
