@@ -16,7 +16,8 @@ from pathlib import Path
 from swiftkv import files, provenance
 
 PACKAGE = Path(__file__).resolve().parents[1]
-SOURCES = sorted(path for room in ("vllm", "engines") for path in (PACKAGE / room).glob("*.py"))
+# The plugin, with the rule of which layers own K and V, and the engines.
+SOURCES = sorted(path for pattern in ("vllm/*.py", "layers.py", "engines/*.py") for path in PACKAGE.glob(pattern))
 FORMAT = 3  # of a kept measurement; 3 holds the tokens found in the prefix cache
 
 

@@ -16,6 +16,8 @@ import pandas as pd
 
 from swiftkv import files
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
+from swiftkv.config.fields import NAMES
+from swiftkv.config.words import PATTERNS
 from swiftkv.errors import UserError
 from swiftkv.markup import pipe_table, with_interval
 from swiftkv.registry import COUNTS, KEPT
@@ -31,7 +33,6 @@ STAGES = {  # benchmark files of a stage -> what it leaves behind
     "accuracy": "accuracy",
     "diagnose": "diagnosis",
 }
-MACHINE = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 MIB = 1 << 20
 REFERENCE = ROOT / "results" / "reference"
 
@@ -39,10 +40,8 @@ REFERENCE = ROOT / "results" / "reference"
 def place(machine: str, scale: str) -> Path:
     """Where the evidence of a run goes. Raises UserError for a name that leaves results/reference, and for a directory
     there that is no published run of this scale."""
-    if not re.fullmatch(MACHINE, machine) or (REFERENCE / machine).is_file():
-        raise UserError(
-            f"--machine {machine}: allowed is a name of letters, digits, '.', '_' and '-', such as h100-sxm"
-        )
+    if not re.fullmatch(NAMES, machine) or (REFERENCE / machine).is_file():
+        raise UserError(f"--machine {machine}: allowed is a name such as h100-sxm: {PATTERNS[NAMES]}")
     target = REFERENCE / machine / scale
     records = map(files.read_json, files.finished(target, "**/*.provenance.json"))
     if target.exists() and any(target.iterdir()) and not any(record.get("scale") == scale for record in records):

@@ -10,7 +10,7 @@ import pytest
 
 from swiftkv import costmodel, files
 from swiftkv.bench import latency, rounds, throughput
-from swiftkv.config import RunConfig, load_config
+from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.engines.arms import Fleet, write_model
 from swiftkv.engines.settings import Arm, arms, engine_settings, flags, held_at_once
 from swiftkv.errors import UserError
@@ -353,3 +353,9 @@ def test_real_engines(tmp_path):
     assert list(capacity.ratio_to_base) == list(capacity.formula_ratio)
     unloaded = pd.read_csv(tmp_path / "out" / "latency.csv")
     assert (unloaded[["ttft_median_s", "tpot_median_s"]] > 0).all(axis=None)
+
+
+def test_kept_measurements_belong_to_the_code_of_plugin_and_engines():
+    """A room that moves must not leave the fingerprint without sources."""
+    named = {path.relative_to(ROOT / "swiftkv").as_posix() for path in rounds.SOURCES}
+    assert {"vllm/decoder.py", "vllm/attention.py", "layers.py", "engines/engine.py", "engines/arms.py"} <= named
