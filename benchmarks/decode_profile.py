@@ -27,11 +27,12 @@ import torch
 import typer
 
 from swiftkv import files
+from swiftkv.bench.plan import throughput_plan
 from swiftkv.cli import end_in_one_line
 from swiftkv.config import BASE_ARM, RunConfig, load_config
 from swiftkv.costmodel import head_dim, kv_caches
-from swiftkv.engines.arms import VLLMEngine, arms, engine_settings
-from swiftkv.engines.settings import Arm
+from swiftkv.engines.arms import VLLMEngine
+from swiftkv.engines.settings import Arm, Batch, benchmark_arms
 from swiftkv.errors import UserError
 from swiftkv.planning.calibration import DTYPES, projections, timed
 from swiftkv.provenance import Provenance
@@ -96,18 +97,19 @@ def profile_engine(engine: VLLMEngine, requests: int) -> dict:
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
-    engine.run(INPUT, OUTPUT, requests, seed=0)
+    batch = Batch(INPUT, OUTPUT, requests)
+    engine.run(batch, seed=0)
     lengths = [length for length in LENGTHS if INPUT + length <= engine.settings.max_model_len]
-    tpot = {length: 1e6 * median(engine.run(INPUT, length, requests, seed=1).tpot_s) for length in lengths}
+    tpot = {length: 1e6 * median(engine.run(Batch(INPUT, length, requests), seed=1).tpot_s) for length in lengths}
     with torch.profiler.profile(activities=kinds) as recorded:
-        engine.run(INPUT, OUTPUT, requests, seed=1)
+        engine.run(batch, seed=1)
     return {"requests": requests, "tpot_us": tpot, **summary(recorded.events(), OUTPUT)}
 
 
 def profiled_arms(config: RunConfig) -> list[tuple[str, Arm, object]]:
     """Name, arm, and what is changed while its engine starts. Raises UserError if no variant skips half."""
     layers = config["throughput"]["model"]["num_hidden_layers"]
-    base, *students = arms(config)
+    base, *students = benchmark_arms(config)
     half = next((arm for arm in students if arm.cut == layers // 2), None)
     if half is None:
         there = ", ".join(arm.name for arm in students) or "none"
@@ -122,7 +124,7 @@ def profiled_arms(config: RunConfig) -> list[tuple[str, Arm, object]]:
 
 def steps(config: RunConfig, directory: Path) -> list[dict]:
     """A row per arm and concurrency, engines one after the other."""
-    rows, settings = [], engine_settings(config)
+    rows, settings = [], throughput_plan(config).settings
     for name, arm, changed in profiled_arms(config):
         with changed:
             engine = VLLMEngine(arm, settings, directory / arm.name)
@@ -140,7 +142,7 @@ def widths(config: RunConfig) -> dict[str, tuple[int, int]]:
     shape = config["throughput"]["model"]
     hidden, kv = shape["hidden_size"], 2 * shape["num_key_value_heads"] * head_dim(shape)
     found = projections(shape) | {"logits": (hidden, shape["vocab_size"]), "K and V of one layer": (hidden, kv)}
-    for arm in arms(config):
+    for arm in benchmark_arms(config):
         if arm.name != BASE_ARM:
             found[f"late K and V, {arm.name}"] = (hidden, kv * (kv_caches(shape, arm.cut, arm.group) - arm.cut))
     return found

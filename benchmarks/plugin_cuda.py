@@ -24,10 +24,10 @@ import typer
 
 from swiftkv import files
 from swiftkv.base_model.fetch import local_dir
-from swiftkv.bench import latency
+from swiftkv.bench.plan import throughput_plan
 from swiftkv.cli import end_in_one_line
 from swiftkv.config import RunConfig, load_config
-from swiftkv.engines.arms import VLLMEngine, arms, engine_settings
+from swiftkv.engines.arms import VLLMEngine
 from swiftkv.engines.settings import BLOCK, kv_memory
 from swiftkv.errors import UserError
 from swiftkv.evals.gates import prompts
@@ -112,17 +112,18 @@ def check_all(config: RunConfig, out: Path, jobs: int) -> None:
 
 def compile_arm(config: RunConfig, name: str, models: Path) -> None:
     """Start the engine of arm `name` with room for one request and run a few. Raises UserError for an unknown arm."""
-    known = {arm.name: arm for arm in arms(config)}
+    plan = throughput_plan(config)
+    known = {arm.name: arm for arm in plan.arms}
     if name not in known:
         raise UserError(f"warm-up: no arm {name!r}; allowed are {', '.join(known)}")
-    settings = engine_settings(config)
-    held = kv_memory(settings.shape, arms(config), 2 + settings.max_model_len // BLOCK)
+    settings = plan.settings
+    held = kv_memory(settings.shape, plan.arms, 2 + settings.max_model_len // BLOCK)
     began = time.monotonic()
     engine = VLLMEngine(known[name], dataclasses.replace(settings, kv_memory_bytes=held), models / name)
     try:
         started = time.monotonic() - began
-        run = engine.run(**latency.lengths(config), num_requests=1, seed=0)
-        print(f"warm-up: {name}: started in {started:.0f} s; TPOT {run.tpot_s[0] * 1e3:.2f} ms", flush=True)
+        result = engine.run(plan.latency, seed=0)
+        print(f"warm-up: {name}: started in {started:.0f} s; TPOT {result.tpot_s[0] * 1e3:.2f} ms", flush=True)
     finally:
         engine.close()
 

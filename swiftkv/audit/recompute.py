@@ -13,9 +13,10 @@ import pandas as pd
 
 from swiftkv import costmodel, files
 from swiftkv.bench import latency, throughput
+from swiftkv.bench.plan import throughput_plan
 from swiftkv.bench.served import summary as served
 from swiftkv.config import BASE_ARM, RunConfig
-from swiftkv.engines.settings import arms
+from swiftkv.engines.settings import benchmark_arms
 from swiftkv.evals import accuracy_summary
 from swiftkv.registry import COUNTS, FILES, shown_in
 from swiftkv.report import claims as judge
@@ -63,7 +64,7 @@ def measurements(run: Run, out: Path) -> None:
 
 
 def summary(run: Run, out: Path) -> None:
-    throughput.write_csv(out, throughput.summarise(run.config, run.rows("measurements")))
+    throughput.write_csv(out, throughput.summarise(throughput_plan(run.config), run.rows("measurements")))
 
 
 def latency_summary(run: Run, out: Path) -> None:
@@ -74,7 +75,7 @@ def kv_capacity(run: Run, out: Path) -> None:
     """The ratios, from the capacities and from the formula."""
     frame, shape = run.results.kv_capacity, run.config.shape
     frame["ratio_to_base"] = frame.capacity_tokens / frame.capacity_tokens[frame.arm == BASE_ARM].iloc[0]
-    formula = {arm.name: costmodel.kv_capacity_ratio(shape, arm.cut, arm.group) for arm in arms(run.config)}
+    formula = {arm.name: costmodel.kv_capacity_ratio(shape, arm.cut, arm.group) for arm in benchmark_arms(run.config)}
     files.write_text(out, frame.assign(formula_ratio=frame.arm.map(formula)).to_csv(index=False))
 
 
@@ -96,11 +97,13 @@ def accuracy(run: Run, out: Path) -> None:
 
 
 def served_summary(run: Run, out: Path) -> None:
-    throughput.write_csv(out, served.summarise(run.config, run.rows("served_rounds")))
+    config = run.config
+    throughput.write_csv(out, served.summarise(run.rows("served_rounds"), config.served_arms, config.seed))
 
 
 def served_saturation(run: Run, out: Path) -> None:
-    throughput.write_csv(out, served.saturation(run.config, run.rows("served_rounds")))
+    config, rows = run.config, run.rows("served_rounds")
+    throughput.write_csv(out, served.saturation(rows, config.served_arms, config.served.slo, config.seed))
 
 
 def served_tables(run: Run, out: Path) -> None:

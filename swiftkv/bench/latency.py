@@ -8,62 +8,73 @@ request once; comparisons across processes scattered by 25% where this one does 
 from statistics import median
 
 from swiftkv import stats
+from swiftkv.bench.plan import LATENCY, ThroughputPlan
+from swiftkv.bench.rounds import Rounds
 from swiftkv.config import BASE_ARM
+from swiftkv.engines.arms import BatchResult, LiveEngines
+from swiftkv.engines.settings import Batch
 from swiftkv.errors import UserError
 
-NAME = "latency"  # of the rounds in the work directory
+
+def measure(plan: ThroughputPlan, rounds: Rounds, engines: LiveEngines) -> list[dict]:
+    """Measure every round that is not there yet; rows of latency.jsonl: one per arm and round. Raises UserError for a
+    request that failed or had other lengths."""
+    for number in range(plan.latency_rounds):
+        if not rounds.attempts(LATENCY, number):
+            measure_round(plan, number, rounds, engines)
+            print(f"latency round {number + 1} of {plan.latency_rounds} done", flush=True)
+    return [row for number in range(plan.latency_rounds) for row in rounds.read(LATENCY, number)]
 
 
-def measure(config, rounds, fleet) -> list[dict]:
-    """Measure every round that is not there yet; rows of latency.jsonl: one per arm and round."""
-    load, wanted = lengths(config), config.throughput.latency.rounds
-    for number in range(wanted):
-        if not rounds.attempts(NAME, number):
-            one = measure_one(config, load, number, fleet)
-            rounds.measure(NAME, number, one)
-            print(f"latency round {number + 1} of {wanted} done", flush=True)
-    return [row for number in range(wanted) for row in rounds.read(NAME, number)]
-
-
-def lengths(config) -> dict:
-    """Prompt and output tokens of the request."""
-    section = config.throughput.latency
-    return {"input_len": section.input_len, "output_len": section.output_len}
-
-
-def measure_one(config, load: dict, number: int, fleet):
-    """A function that serves round `number`'s request on the arm it is given."""
+def measure_round(plan: ThroughputPlan, number: int, rounds: Rounds, engines: LiveEngines) -> None:
+    """Serve one request on every arm, the same on all."""
 
     def measure_arm(arm: str) -> dict:
-        run = fleet[arm].run(**load, num_requests=1, seed=config.seed + number)
-        if run.failed or len(run.ttft_s) != 1 or len(run.tpot_s) != 1:
-            raise UserError(f"latency, arm {arm}, round {number}: the request failed")
-        if (run.prompt_tokens, run.output_tokens) != (load["input_len"], load["output_len"]):
-            got = f"{run.prompt_tokens} prompt and {run.output_tokens} output tokens"
-            raise UserError(f"latency, arm {arm}, round {number}: {got} instead of {load}")
-        return {"arm": arm, "round": number, "ttft_s": run.ttft_s[0], "tpot_s": run.tpot_s[0], **load}
+        result = engines[arm].run(plan.latency, seed=plan.request_seed(number))
+        return to_row(arm, number, plan.latency, result)
 
-    return measure_arm
+    rounds.measure(LATENCY, number, measure_arm)
+
+
+def to_row(arm: str, number: int, batch: Batch, result: BatchResult) -> dict:
+    """A row of latency.jsonl from the result of round `number`."""
+    where = f"latency, arm {arm}, round {number}"
+    if result.failed or len(result.ttft_s) != 1 or len(result.tpot_s) != 1:
+        raise UserError(f"{where}: the request failed")
+    if (result.prompt_tokens, result.output_tokens) != (batch.input_len, batch.output_len):
+        actual = f"{result.prompt_tokens} prompt and {result.output_tokens} output tokens"
+        raise UserError(f"{where}: {actual} instead of {batch.input_len} and {batch.output_len}")
+    return {
+        "arm": arm,
+        "round": number,
+        "ttft_s": result.ttft_s[0],
+        "tpot_s": result.tpot_s[0],
+        "input_len": batch.input_len,
+        "output_len": batch.output_len,
+    }
 
 
 def summarise(rows: list[dict], seed: int) -> list[dict]:
     """Rows of latency.csv: medians, and ratios to the base (below 1 is faster) with their intervals over the rounds."""
     arms = list(dict.fromkeys(row["arm"] for row in sorted(rows, key=lambda row: (row["round"], row["position"]))))
-    times = {
-        (arm, name): [row[name] for row in sorted(rows, key=lambda row: row["round"]) if row["arm"] == arm]
-        for arm in arms
-        for name in ("ttft_s", "tpot_s")
-    }
-    return [summary_row(times, arm, seed) for arm in arms]
+    by_arm = {arm: sorted((r for r in rows if r["arm"] == arm), key=lambda row: row["round"]) for arm in arms}
+    return [summary_row(arm, by_arm[arm], by_arm[BASE_ARM], seed) for arm in arms]
 
 
-def summary_row(times: dict, arm: str, seed: int) -> dict:
-    """One row of latency.csv from the times per arm and quantity, in the order of the rounds."""
-    ratio, low, high = stats.ratio_ci(times[arm, "tpot_s"], times[BASE_ARM, "tpot_s"], seed)
-    ttft_ratio, ttft_low, ttft_high = stats.ratio_ci(times[arm, "ttft_s"], times[BASE_ARM, "ttft_s"], seed)
+def summary_row(arm: str, rows: list[dict], base_rows: list[dict], seed: int) -> dict:
+    """One row of latency.csv from the rows of an arm and of the base, both in the order of the rounds."""
+    ttft_s, tpot_s = ([row[name] for row in rows] for name in ("ttft_s", "tpot_s"))
+    tpot_ratio, tpot_low, tpot_high = stats.ratio_ci(tpot_s, [row["tpot_s"] for row in base_rows], seed)
+    ttft_ratio, ttft_low, ttft_high = stats.ratio_ci(ttft_s, [row["ttft_s"] for row in base_rows], seed)
     return {
-        **{"arm": arm, "ttft_median_s": median(times[arm, "ttft_s"]), "tpot_median_s": median(times[arm, "tpot_s"])},
-        **{"tpot_ratio": ratio, "ci_low": low, "ci_high": high},
-        **{"ttft_ratio": ttft_ratio, "ttft_ci_low": ttft_low, "ttft_ci_high": ttft_high},
-        "rounds": len(times[arm, "tpot_s"]),
+        "arm": arm,
+        "ttft_median_s": median(ttft_s),
+        "tpot_median_s": median(tpot_s),
+        "tpot_ratio": tpot_ratio,
+        "ci_low": tpot_low,
+        "ci_high": tpot_high,
+        "ttft_ratio": ttft_ratio,
+        "ttft_ci_low": ttft_low,
+        "ttft_ci_high": ttft_high,
+        "rounds": len(rows),
     }

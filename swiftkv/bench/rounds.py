@@ -19,12 +19,13 @@ SOURCES = sorted(path for pattern in ("vllm/*.py", "layers.py", "engines/*.py") 
 FORMAT = 3  # of a kept measurement; 3 holds the tokens found in the prefix cache
 
 
-def fingerprint(config, sources: Sequence[Path] = SOURCES, **settings) -> str:
-    """Hash of what decides a measurement: variants, seed, versions, machine, the code in `sources`, and `settings`."""
+def fingerprint(variants: list[dict], seed: int, sources: Sequence[Path] = SOURCES, **settings) -> str:
+    """Hash of what decides every measurement: variants as the configuration writes them, seed, versions, machine, the
+    code in `sources`, and `settings`."""
     decisive = {
         "format": FORMAT,
-        "variants": config.raw["variants"],
-        "seed": config.seed,
+        "variants": variants,
+        "seed": seed,
         "versions": provenance.versions(),
         "hardware": provenance.hardware_label(provenance.hardware()),
         "sources": [files.sha256(path) for path in sources],

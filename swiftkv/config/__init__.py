@@ -158,6 +158,11 @@ class RunConfig:
         controls = [name + UNDISTILLED for name in self.accuracy.undistilled]
         return [BASE_ARM, *(v.name for v in self.variants), *controls]
 
+    @property
+    def served_arms(self) -> list[str]:
+        """Every model that is served under load: the base, and the variants of `served.arms`."""
+        return [BASE_ARM, *(v.name for v in self.variants if v.name in self.served.arms)]
+
     def model_dir(self, arm: str) -> Path:
         """Where the pipeline keeps the model of an arm (the base, a student, or an undistilled control)."""
         return self.results / "models" / arm

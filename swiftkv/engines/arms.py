@@ -9,19 +9,17 @@ the 0.8 GiB of an imported vLLM each time.
 import contextlib
 import gc
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from swiftkv.config import BASE_ARM
-from swiftkv.engines.settings import DEFAULT, Arm, EngineSettings, Flags, arms, engine_settings
+from swiftkv.engines.settings import WARM_UP_TOKENS, Arm, Batch, EngineSettings
 from swiftkv.errors import UserError
-
-WARM_UP_TOKENS = 4
 
 
 @dataclass(frozen=True)
-class Run:
+class BatchResult:
     """What one batch of requests did. Times in seconds, one entry per request; `failed` requests did not finish.
 
     TTFT runs from a request's arrival to its first token, queueing included. TPOT = (latency - TTFT) /
@@ -64,26 +62,28 @@ def word_tokenizer(vocab_size: int):
     return PreTrainedTokenizerFast(tokenizer_object=words)
 
 
-def random_requests(vocab_size: int, input_len: int, output_len: int, num_requests: int, seed: int,
-                    prefix_len: int = 0) -> list:  # fmt: skip
-    """Requests of vLLM's own RandomDataset, of exactly these lengths in tokens, as token ids. The first `prefix_len`
-    tokens of the prompts are the same."""
+def random_requests(vocab_size: int, batch: Batch, seed: int) -> list:
+    """The requests of `batch` from vLLM's own RandomDataset, of exactly its lengths, as token ids."""
     from vllm.benchmarks.datasets import RandomDataset
 
     tokenizer = word_tokenizer(vocab_size)
     requests = RandomDataset(random_seed=seed).sample(
-        tokenizer, num_requests, prefix_len=prefix_len, input_len=input_len - prefix_len, output_len=output_len
+        tokenizer,
+        batch.num_requests,
+        prefix_len=batch.prefix_len,
+        input_len=batch.input_len - batch.prefix_len,
+        output_len=batch.output_len,
     )
     for request in requests:
         request.prompt = {"prompt_token_ids": tokenizer.encode(request.prompt, add_special_tokens=False)}
     return requests
 
 
-def read_outputs(elapsed_s: float, outputs: list) -> Run:
-    """A Run from vLLM's RequestOutputs and the metrics they carry."""
+def read_outputs(elapsed_s: float, outputs: list) -> BatchResult:
+    """A BatchResult from vLLM's RequestOutputs and the metrics they carry."""
     done = [out for out in outputs if out.finished and out.outputs and out.outputs[0].finish_reason == "length"]
     lengths = [len(out.outputs[0].token_ids) for out in done]
-    return Run(
+    return BatchResult(
         elapsed_s=elapsed_s,
         prompt_tokens=sum(len(out.prompt_token_ids) for out in done),
         output_tokens=sum(lengths),
@@ -123,18 +123,17 @@ class VLLMEngine:
             disable_log_stats=False,
         )
 
-    def run(self, input_len: int, output_len: int, num_requests: int, seed: int, prefix_len: int = 0) -> Run:
-        """Send `num_requests` at once and wait for all of them; every request generates exactly `output_len`.
+    def run(self, batch: Batch, seed: int) -> BatchResult:
+        """Send the requests of `batch` at once and wait for all of them; each generates exactly `output_len` tokens.
 
-        With prefix caching, the first `prefix_len` tokens of every prompt are in the cache, and nothing else is.
+        With prefix caching, the common prefix of the prompts is in the cache, and nothing else is.
         """
-        lengths = (input_len, output_len, num_requests, seed, prefix_len)
-        requests = random_requests(self.settings.shape["vocab_size"], *lengths)
+        requests = random_requests(self.settings.shape["vocab_size"], batch, seed)
         if self.settings.prefix_caching:
             self.llm.reset_prefix_cache()
-        if prefix_len:
-            prompt = {"prompt_token_ids": requests[0].prompt["prompt_token_ids"][:prefix_len]}
-            self._serve([replace(requests[0], prompt=prompt, prompt_len=prefix_len, expected_output_len=1)])
+        if length := batch.prefix_len:
+            prompt = {"prompt_token_ids": requests[0].prompt["prompt_token_ids"][:length]}
+            self._serve([replace(requests[0], prompt=prompt, prompt_len=length, expected_output_len=1)])
         gc.collect()
         return read_outputs(*self._serve(requests))
 
@@ -170,20 +169,26 @@ class VLLMEngine:
         close_engine(self.llm)
 
 
-class Fleet:
-    """The live engines of all arms for points with the flags `wanted`, started and warmed up together when the first
-    one is asked for.
+class LiveEngines:
+    """The live engines of all arms by name, started and warmed up together when the first one is asked for.
 
-    A rerun that finds everything measured starts none. Use as a context manager; leaving it closes the engines.
+    `single_len`: prompt tokens of the requests that will run alone. A rerun that finds everything measured starts no
+    engine. Use as a context manager; leaving it closes the engines.
     """
 
-    def __init__(self, config, directory: Path, factory: Callable = VLLMEngine, wanted: Flags = DEFAULT):
-        self.arms = arms(config)
-        self.latency, self.settings = config.throughput.latency, engine_settings(config, wanted)
+    def __init__(
+        self,
+        arms: Sequence[Arm],
+        settings: EngineSettings,
+        single_len: int,
+        directory: Path,
+        factory: Callable = VLLMEngine,
+    ):
+        self.arms, self.settings, self.single_len = arms, settings, single_len
         self.directory, self.factory = directory, factory
         self.engines: dict[str, VLLMEngine] = {}
 
-    def __enter__(self) -> "Fleet":
+    def __enter__(self) -> "LiveEngines":
         return self
 
     def __exit__(self, *error) -> None:
@@ -201,15 +206,10 @@ class Fleet:
         for arm in self.arms:
             print(f"throughput: starting engine {arm.name}", flush=True)
             self.engines[arm.name] = self.factory(arm, self.settings, self.directory / arm.name)
+        alone = Batch(min(self.settings.longest_warm_up, self.single_len), WARM_UP_TOKENS, 1)
         for engine in self.engines.values():
-            self.warm_up(engine)
+            engine.run(self.settings.warm_up, seed=0)
+            engine.run(alone, seed=0)
+        # What is alive now lives until the engines close: the collections between measurements need not look at it.
         gc.collect()
         gc.freeze()
-
-    def warm_up(self, engine) -> None:
-        """Fill one step with prompt tokens at full concurrency, then one request alone as in the latency rounds."""
-        requests = self.settings.max_num_seqs
-        room = self.settings.max_model_len - WARM_UP_TOKENS
-        step = max(1, min(room, self.settings.max_num_batched_tokens // requests))
-        engine.run(step, WARM_UP_TOKENS, requests, seed=0)
-        engine.run(min(room, self.latency.input_len), WARM_UP_TOKENS, 1, seed=0)

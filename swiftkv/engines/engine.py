@@ -57,8 +57,8 @@ def bind_threads(ranks: int) -> None:
 def keep_one_runner() -> None:
     """Run base models, too, on the V1 model runner where V2 does not take students (before 0.31): nothing but the model
     may differ between arms."""
-    found = importlib.util.find_spec("vllm")
-    if found and not (Path(found.origin).parent / V2_LOGITS_PROCESSORS).exists():
+    spec = importlib.util.find_spec("vllm")
+    if spec and not (Path(spec.origin).parent / V2_LOGITS_PROCESSORS).exists():
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 

@@ -78,8 +78,8 @@ def healthy(port: int) -> bool:
 def last_error(log: Path) -> str:
     """The last line of a server's log that says what went wrong."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if "rror" in line and "errors.pydantic.dev" not in line]
-    return (telling or lines or ["no output"])[-1]
+    errors = [line for line in lines if "rror" in line and "errors.pydantic.dev" not in line]
+    return (errors or lines or ["no output"])[-1]
 
 
 def wait_until_healthy(started: Server, port: int, timeout_s: float) -> None:

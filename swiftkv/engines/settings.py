@@ -1,18 +1,15 @@
-"""What the workloads ask of the engines: lengths, KV memory, its number format, prefix caching.
-
-Points that ask for other engine flags than the rest are measured on engines of their own, one set of engines per flags.
-"""
+"""Arms of a comparison, what their engines have in common and are asked to run, and the arithmetic of KV memory."""
 
 import math
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from swiftkv import costmodel
-from swiftkv.config import BASE_ARM
-from swiftkv.config.measuring import Point
-from swiftkv.errors import UserError
+from swiftkv.config import BASE_ARM, RunConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BLOCK = 128  # vLLM's KV block size on CPUs, and a multiple of the one on GPUs
+WARM_UP_TOKENS = 4
 
 
 @dataclass(frozen=True)
@@ -24,46 +21,28 @@ class Arm:
     group: int
 
 
-def arms(config) -> list[Arm]:
-    """The base, then every variant, cut for the benchmark model. Raises UserError for a cut that does not fit it."""
+def benchmark_arms(config: RunConfig, names: Container[str] | None = None) -> list[Arm]:
+    """The base and every variant, cut for the benchmark model, in the order of the configuration; of these the ones in
+    `names`, if given. Raises UserError for a variant whose cut does not fit the benchmark model."""
     layers = config.shape["num_hidden_layers"]
     variants = [Arm(v.name, v.num_key_value_layers(layers), v.key_value_group_size) for v in config.variants]
-    return [Arm(BASE_ARM, layers, 1), *variants]
+    return [arm for arm in [Arm(BASE_ARM, layers, 1), *variants] if names is None or arm.name in names]
 
 
 @dataclass(frozen=True)
-class Flags:
-    """Engine flags that a point may ask for: prefix caching (its `prefix_share`), how many tokens of the base the KV
-    cache holds in the model's own number format (its `kv_tokens`; None: all requests of every point), and the format
-    of the cache (its `kv_cache_dtype`, as vLLM names it)."""
+class Batch:
+    """Equal requests that are sent at once, lengths in tokens. The first `prefix_len` tokens of all prompts are the
+    same and lie in the prefix cache."""
 
-    prefix_caching: bool = False
-    kv_tokens: int | None = None
-    kv_cache_dtype: str = "auto"
+    input_len: int
+    output_len: int
+    num_requests: int
+    prefix_len: int = 0
 
-
-DEFAULT = Flags()
-
-
-def flags(point: Point) -> Flags:
-    """The engine flags of a point."""
-    return Flags(point.prefix_share is not None, point.kv_tokens, point.kv_cache_dtype)
-
-
-def by_flags(points: list[Point]) -> dict[Flags, list[Point]]:
-    """Points per engine flags; the default flags are there and first, even without points."""
-    found: dict[Flags, list[Point]] = {DEFAULT: []}
-    for point in points:
-        found.setdefault(flags(point), []).append(point)
-    return found
-
-
-def load(point: Point) -> dict[str, int]:
-    """What an engine is asked to run; `prefix_len` is the start that all prompts have in common."""
-    lengths = {"input_len": point.input_len, "output_len": point.output_len, "num_requests": point.num_requests}
-    if point.prefix_share:
-        lengths["prefix_len"] = round(point.prefix_share * point.input_len)
-    return lengths
+    @property
+    def blocks(self) -> int:
+        """KV blocks of one request."""
+        return math.ceil((self.input_len + self.output_len) / BLOCK)
 
 
 @dataclass(frozen=True)
@@ -81,62 +60,34 @@ class EngineSettings:
     seed: int
     tensor_parallel_size: int = 1
 
+    @property
+    def longest_warm_up(self) -> int:
+        """Prompt tokens that fit beside the generated ones of a warm-up."""
+        return self.max_model_len - WARM_UP_TOKENS
 
-def engine_settings(config, wanted: Flags = DEFAULT) -> EngineSettings:
-    """Settings that fit every point of `config` with the flags `wanted` (the default ones: the latency requests, too)
-    without preemption, or with the KV memory that the points ask for. Raises UserError if that holds no request."""
-    section = config.throughput
-    loads = by_flags(section.points)[wanted]
-    if wanted == DEFAULT:
-        alone = section.latency
-        loads = [*loads, Point(name="latency", input_len=alone.input_len, output_len=alone.output_len, num_requests=1)]
-    return EngineSettings(
-        shape=config.shape,
-        max_model_len=BLOCK * max(blocks(one) for one in loads),
-        max_num_seqs=max(one.num_requests for one in loads),
-        max_num_batched_tokens=section.max_num_batched_tokens,
-        kv_memory_bytes=_kv_memory(config.shape, arms(config), loads, wanted.kv_tokens),
-        prefix_caching=wanted.prefix_caching,
-        kv_cache_dtype=wanted.kv_cache_dtype,
-        seed=config.seed,
-        tensor_parallel_size=config.tensor_parallel_size,
-    )
+    @property
+    def warm_up(self) -> Batch:
+        """A batch at full concurrency that fills one scheduler step with prompt tokens, then decodes for a few."""
+        step = self.max_num_batched_tokens // self.max_num_seqs
+        return Batch(max(1, min(self.longest_warm_up, step)), WARM_UP_TOKENS, self.max_num_seqs)
 
 
-def blocks(asked: Point) -> int:
-    """KV blocks of one request."""
-    return math.ceil((asked.input_len + asked.output_len) / BLOCK)
+def kv_memory(shape: dict, arms: Sequence[Arm], blocks: int) -> int:
+    """Bytes of `blocks` blocks of the base's KV cache, rounded up so that they are a whole number of blocks in every
+    arm: only then is the engine's capacity ratio exactly L / (l + (L - l) / n)."""
+    layers, layer_bytes = shape["num_hidden_layers"], _block_bytes(shape)
+    unit = layer_bytes * math.lcm(*(costmodel.kv_caches(shape, arm.cut, arm.group) for arm in arms))
+    return unit * math.ceil(blocks * layers * layer_bytes / unit)
 
 
-def _kv_memory(shape: dict, fleet: list[Arm], loads: list[Point], kv_tokens: int | None) -> int:
-    """Bytes that hold `kv_tokens` (None: every load) in the base's KV cache."""
-    held = 1 + max(one.num_requests * blocks(one) for one in loads)  # vLLM keeps one block for itself
-    if kv_tokens is not None:
-        held = math.ceil(kv_tokens / BLOCK)
-        for one in loads:
-            if held < 1 + blocks(one):
-                least = BLOCK * (1 + blocks(one))
-                raise UserError(f"throughput.points.{one.name}.kv_tokens: {kv_tokens}; allowed is {least} or more")
-    return kv_memory(shape, fleet, held)
-
-
-def kv_memory(shape: dict, fleet: list[Arm], held: int) -> int:
-    """Bytes of `held` blocks of the base's KV cache, rounded up so that they are a whole number of blocks in every arm:
-    only then is the engine's capacity ratio exactly L / (l + (L - l) / n)."""
-    layers, page = shape["num_hidden_layers"], _page(shape)
-    unit = page * math.lcm(*(costmodel.kv_caches(shape, arm.cut, arm.group) for arm in fleet))
-    return unit * math.ceil(held * layers * page / unit)
-
-
-def _page(shape: dict) -> int:
+def _block_bytes(shape: dict) -> int:
     """Bytes of a KV block in one layer."""
     layers = shape["num_hidden_layers"]
     return BLOCK * costmodel.kv_bytes_per_token(shape, layers, 1, DTYPE_BYTES[shape["dtype"]]) // layers
 
 
-def held_at_once(config, arm: Arm, point: Point) -> int:
-    """Requests of a point that an arm's KV cache holds at once, each with its whole output."""
-    settings = engine_settings(config, flags(point))
+def held_at_once(settings: EngineSettings, arm: Arm, batch: Batch) -> int:
+    """Requests of a batch that an arm's KV cache holds at once, each with its whole output."""
     caches = costmodel.kv_caches(settings.shape, arm.cut, arm.group)
-    usable = settings.kv_memory_bytes // (_page(settings.shape) * caches) - 1
-    return min(point.num_requests, usable // blocks(point))
+    usable = settings.kv_memory_bytes // (_block_bytes(settings.shape) * caches) - 1  # vLLM keeps one block for itself
+    return min(batch.num_requests, usable // batch.blocks)

@@ -4,15 +4,16 @@ Weights and KV caches are counted; what else an engine takes is ENGINE, as measu
 H200 (results/reference/h200). Distillation: `distill.plan`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from swiftkv import costmodel
+from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import RunConfig
-from swiftkv.engines.settings import BLOCK, DTYPE_BYTES, Arm, arms, by_flags, engine_settings
+from swiftkv.engines.settings import BLOCK, DTYPE_BYTES, Arm
 from swiftkv.errors import UserError
 from swiftkv.planning import distillation as distillation
 from swiftkv.planning import roofline
@@ -40,7 +41,7 @@ def own_weights(shape: Mapping, arm: Arm, dtype_bytes: int) -> float:
     return dtype_bytes * late * shape["hidden_size"] * heads * size
 
 
-def side_by_side(shape: Mapping, fleet: list[Arm], ranks: int) -> tuple[float, float]:
+def side_by_side(shape: Mapping, arms: Sequence[Arm], ranks: int) -> tuple[float, float]:
     """Weights on a GPU when all engines are there, and what the last one takes on top while it loads.
 
     Engines of one GPU share their random weights (`vllm.shared_weights`), those of several do not.
@@ -48,20 +49,20 @@ def side_by_side(shape: Mapping, fleet: list[Arm], ranks: int) -> tuple[float, f
     dtype = DTYPE_BYTES[shape["dtype"]]
     base = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, dtype)
     if ranks > 1:
-        return sum(roofline.weight_bytes(shape, arm.cut, arm.group, dtype) for arm in fleet) / ranks, 0.0
-    return base + sum(own_weights(shape, arm, dtype) for arm in fleet), base
+        return sum(roofline.weight_bytes(shape, arm.cut, arm.group, dtype) for arm in arms) / ranks, 0.0
+    return base + sum(own_weights(shape, arm, dtype) for arm in arms), base
 
 
 def throughput(config: RunConfig) -> Need:
     """All arms side by side, for the engine flags that need most."""
-    ranks, fleet, shape = config.tensor_parallel_size, arms(config), config.shape
-    kv = max(engine_settings(config, wanted).kv_memory_bytes for wanted in by_flags(config.throughput.points))
-    weights, loading = side_by_side(shape, fleet, ranks)
+    ranks, plan = config.tensor_parallel_size, throughput_plan(config)
+    kv = max(engines.settings.kv_memory_bytes for engines in plan.engine_sets)
+    weights, loading = side_by_side(config.shape, plan.arms, ranks)
     caches = kv / ranks + ENGINE
-    each = weights + max(len(fleet) * caches, (len(fleet) - 1) * caches + loading)
+    each = weights + max(len(plan.arms) * caches, (len(plan.arms) - 1) * caches + loading)
     shared = "shared weights" if ranks == 1 else "weights of their own"
     return Need(
-        "throughput", ranks, each, f"{len(fleet)} engines side by side, {shared}, {kv / GIB:.3g} GiB of KV each"
+        "throughput", ranks, each, f"{len(plan.arms)} engines side by side, {shared}, {kv / GIB:.3g} GiB of KV each"
     )
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
+from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import BASE_ARM
 from swiftkv.costmodel import workload_flops
-from swiftkv.engines.settings import DTYPE_BYTES, Arm, arms, held_at_once
+from swiftkv.engines.settings import DTYPE_BYTES, Arm, benchmark_arms, held_at_once
 from swiftkv.errors import UserError
 from swiftkv.planning import fleet, roofline
 from swiftkv.planning.roofline import Machine
@@ -150,11 +151,12 @@ def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.D
     shape = config.shape
     dtype_bytes = DTYPE_BYTES[shape["dtype"]]
     summary, latency = (_read(directory / "throughput" / name) for name in ("summary.csv", "latency.csv"))
-    loads = {(arm.name, name): load for arm in arms(config) for name, load in workloads(config, arm, summary).items()}
+    arms = benchmark_arms(config)
+    loads = {(arm.name, name): load for arm in arms for name, load in workloads(config, arm, summary).items()}
     machine = fit(shape, _observations(summary, latency, loads), dtype_bytes, machine)
     made = {
         (arm.name, point): predict(shape, arm.cut, arm.group, load, machine, dtype_bytes)
-        for arm in arms(config)
+        for arm in arms
         for (name, point), load in loads.items()
         if name == arm.name
     }
@@ -166,14 +168,20 @@ def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.D
 def workloads(config, arm: Arm, summary: pd.DataFrame) -> dict[str, Workload]:
     """What an arm was asked at every point of `summary`, and alone (ALONE). Raises UserError for a point that the
     configuration does not have."""
-    section = config.throughput
-    points, found = {point.name: point for point in section.points}, {}
+    plan = throughput_plan(config)
+    points, found = {point.name: point for point in plan.points}, {}
     for row in summary[summary["arm"] == BASE_ARM].to_dict("records"):
         if (point := points.get(row["point"])) is None:
             raise UserError(f"predict: point {row['point']!r} is not in the configuration; give the one of that run")
-        lengths = (row["input_len"], row["output_len"], row["num_requests"], section.max_num_batched_tokens)
-        found[row["point"]] = Workload(*lengths, held_at_once(config, arm, point), int(row.get("cached_len", 0)))
-    return found | {ALONE: Workload(section.latency.input_len, section.latency.output_len)}
+        found[row["point"]] = Workload(
+            input_len=row["input_len"],
+            output_len=row["output_len"],
+            num_requests=row["num_requests"],
+            step_tokens=point.settings.max_num_batched_tokens,
+            at_once=held_at_once(point.settings, arm, point.batch),
+            cached_len=int(row.get("cached_len", 0)),
+        )
+    return found | {ALONE: Workload(plan.latency.input_len, plan.latency.output_len)}
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from swiftkv import files
-from swiftkv.bench.served.servers import chosen_arms
 from swiftkv.config import BASE_ARM, RunConfig
-from swiftkv.engines.settings import DTYPE_BYTES, Arm
+from swiftkv.engines.settings import DTYPE_BYTES, Arm, benchmark_arms
 from swiftkv.errors import UserError
 from swiftkv.planning import fleet, predict, roofline
 from swiftkv.planning.roofline import Machine
@@ -80,7 +79,8 @@ def simulate(config: RunConfig, arm: Arm, machine: Machine, rows: pd.DataFrame, 
 def simulated(config: RunConfig, machine: Machine, results: Results) -> pd.DataFrame:
     """Medians over the rounds of every open-loop load and arm: KEYS, QUANTITIES."""
     rounds, requests = results.frame("served_rounds"), files.read_jsonl(results.directory / REQUESTS)
-    frame, arms = pd.DataFrame(requests), {arm.name: arm for arm in chosen_arms(config)}
+    frame = pd.DataFrame(requests)
+    arms = {arm.name: arm for arm in benchmark_arms(config, config.served_arms)}
     shares = rounds.set_index([*KEYS, "round"]).cache_hit_share.fillna(0.0)
     found = [
         dict(zip([*KEYS, "round"], key, strict=True)) | simulate(config, arms[key[2]], machine, rows, shares[key])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from swiftkv import costmodel, files
 from swiftkv.config import BASE_ARM
-from swiftkv.engines.settings import DTYPE_BYTES, arms
+from swiftkv.engines.settings import DTYPE_BYTES, benchmark_arms
 from swiftkv.planning import capacity, predict, roofline
 from swiftkv.planning.predict import Workload
 from swiftkv.planning.roofline import Machine
@@ -37,7 +37,7 @@ def ratio_map(config, machine: Machine) -> Iterator[dict]:
                 load = Workload(length, max(1, round(length / ratio)), count, step)
                 row = {"input_len": length, "output_len": load.output_len, "ratio": ratio, "num_requests": count}
                 base = predict.predict(shape, shape["num_hidden_layers"], 1, load, machine, dtype_bytes).elapsed_s
-                for arm in arms(config)[1:]:
+                for arm in benchmark_arms(config)[1:]:
                     found = predict.predict(shape, arm.cut, arm.group, load, machine, dtype_bytes)
                     yield row | {"arm": arm.name, "speedup": base / found.elapsed_s} | _limit(shape, arm, load)
 

@@ -15,11 +15,12 @@ from swiftkv import files
 from swiftkv.bench import served
 from swiftkv.bench.served import client, metrics, servers
 from swiftkv.bench.served.loads import Load
+from swiftkv.bench.served.plan import engine_settings
 from swiftkv.bench.served.replay import Replay
 from swiftkv.cli import app
 from swiftkv.config import RunConfig
 from swiftkv.engines import server as vllm_server
-from swiftkv.engines.settings import arms
+from swiftkv.engines.settings import benchmark_arms
 from swiftkv.errors import UserError
 from tests.helpers import fake_vllm
 from tests.helpers.config import make_config
@@ -228,19 +229,20 @@ def test_a_taken_port_is_named(fake, tmp_path):
 def test_a_vllm_server_is_measured_and_finds_the_blocks_of_a_trace(tmp_path):
     """A student behind vLLM: open loop, then a trace whose second request begins with the blocks of the first."""
     config = served_config(max_num_seqs=2)
-    settings = servers.settings_of(config, [Load("p", "rate", 1, [300], [8])])
+    settings = engine_settings(config, [Load("p", "rate", 1, [300], [8])])
     blocks = [[0, 1, 2, 3], [0, 1, 9, 3], [7, 1]]  # of 32 tokens
     lengths = np.array([128, 120, 40]), np.array([4, 4, 4])
     replay = Replay("(test)", 1, 1 / 16, 32, np.array([0, 2.0, 4.0]), *lengths, blocks)
     trace = Load("blocks", "trace", 1, *(of.tolist() for of in lengths), replay=replay)
-    student, log = arms(config)[1], tmp_path / "client.log"
+    student, log = benchmark_arms(config)[1], tmp_path / "client.log"
     with servers.serve_arm(student, replace(settings, prefix_caching=True), tmp_path, None, 900) as running:
         for load in (trace, Load("open", "rate", 2, [100] * 4, [8] * 4, burstiness=0.5)):
             before = client.prefix_cache(running)
-            seen = client.run(running, load.arguments("0", tmp_path), 0, 120, log, load.name)
-            queries, hits = np.subtract(client.prefix_cache(running), before)
-            kept = metrics.kept(load, student.name, 0, seen, "test") | {"cache_queries": queries, "cache_hits": hits}
-            row = metrics.row(kept, config.served.slo)
+            result = client.run(running, load.arguments("0", tmp_path), 0, 120, log, load.name)
+            after = client.prefix_cache(running)
+            counters = {"cache_queries": after.queries - before.queries, "cache_hits": after.hits - before.hits}
+            measured = metrics.measurement(load, student.name, 0, result, "test") | counters
+            row = metrics.row(measured, config.served.slo)
             assert 0 < row["ttft_p50_s"] < row["e2el_p50_s"] and row["tpot_p50_s"] > 0
             if load is trace:
                 assert row["cache_hit_share"] == pytest.approx(replay.reusable) == pytest.approx(64 / 288)

@@ -13,8 +13,7 @@ from swiftkv import files, results
 from swiftkv.audit import compare_results, verify_results
 from swiftkv.audit.recompute import Run
 from swiftkv.bench.served import metrics, replay, summary
-from swiftkv.bench.served.loads import plan
-from swiftkv.bench.served.servers import settings_of
+from swiftkv.bench.served.plan import served_plan
 from swiftkv.config import ROOT, RunConfig, load_config, validate
 from swiftkv.config.measuring import ServedPoint, Slo
 from swiftkv.errors import UserError
@@ -63,6 +62,14 @@ def config_of(**changes) -> RunConfig:
     return make_config(instead={"served": CONFIG["served"] | {"slo": SLO} | changes}, of="served")
 
 
+def summarise(config: RunConfig, rows: list[dict]) -> list[dict]:
+    return summary.summarise(rows, config.served_arms, config.seed)
+
+
+def saturation(config: RunConfig, rows: list[dict]) -> list[dict]:
+    return summary.saturation(rows, config.served_arms, config.served.slo, config.seed)
+
+
 def rows_of(measurements: list[dict]) -> list[dict]:
     return [metrics.row(one, Slo(**SLO)) for one in measurements]
 
@@ -78,7 +85,7 @@ def test_a_row_says_what_the_requests_were():
 
 
 def test_saturation_is_interpolated_and_compared_within_rounds():
-    rows = pd.DataFrame(summary.saturation(config_of(), rows_of(synthetic()))).set_index("arm")
+    rows = pd.DataFrame(saturation(config_of(), rows_of(synthetic()))).set_index("arm")
     # 75% lies halfway between 100% at load 1 and 50% at 2, and between 100% at 2 and 50% at 3.
     assert rows.loc["base", ["highest_within", "saturation"]].tolist() == [1, 1.5]
     assert rows.loc["skip50", ["highest_within", "saturation"]].tolist() == [2, 2.5]
@@ -88,7 +95,7 @@ def test_saturation_is_interpolated_and_compared_within_rounds():
 def test_saturation_beyond_the_tested_loads_is_said_and_not_guessed():
     easy = [metrics.row(one, Slo(**SLO | {"ttft_s": 9})) for one in synthetic()]
     for rows, note, within in ((easy, summary.ABOVE, 3), (rows_of(synthetic()[6:9]), summary.BELOW, None)):
-        found = summary.saturation_row(config_of(), rows, "base")
+        found = summary.saturation_row(rows, "base", Slo(**SLO), CONFIG.seed)
         assert (found["note"], found["highest_within"], found["saturation"], found["ratio"]) == (
             note,
             within,
@@ -110,7 +117,7 @@ def test_the_crossing_lies_where_attainment_first_falls_below(shares, wanted):
 
 
 def test_ratios_under_load_are_taken_within_a_round():
-    rows = summary.summarise(config_of(), rows_of(synthetic()))
+    rows = summarise(config_of(), rows_of(synthetic()))
     assert [(row["load"], row["arm"]) for row in rows] == [(load, arm) for load in LOADS for arm in ("base", "skip50")]
     last = rows[-1]
     assert (last["attainment"], last["rounds"]) == (0.5, 3)
@@ -180,14 +187,14 @@ def test_wrong_settings_are_named(change, message):
 
 def test_parts_of_a_client_are_refused():
     with pytest.raises(UserError, match=r"closed: 1.5 clients; allowed are whole numbers"):
-        plan(config_of(points=[{**CONFIG["served"]["points"][2], "loads": [1.5]}]), None)
+        served_plan(config_of(points=[{**CONFIG["served"]["points"][2], "loads": [1.5]}]), None)
 
 
 def test_servers_take_every_request():
     point = {**CONFIG["served"]["points"][2], "loads": [2], "input_len": 200, "output_len": 60}
-    settings = settings_of(config_of(points=[point], max_num_seqs=3), plan(config_of(points=[point]), None))
+    settings = served_plan(config_of(points=[point], max_num_seqs=3)).settings
     assert (settings.max_model_len, settings.max_num_seqs, settings.prefix_caching) == (384, 3, False)
-    wider = settings_of(config_of(points=[point], kv_tokens=4 * 3 * 384), plan(config_of(points=[point]), None))
+    wider = served_plan(config_of(points=[point], kv_tokens=4 * 3 * 384)).settings
     assert wider.kv_memory_bytes > 3 * settings.kv_memory_bytes
 
 
@@ -197,8 +204,8 @@ def root(tmp_path):
     rows = rows_of([*synthetic(), *synthetic("concurrency")])
     folder, config = tmp_path / CONFIG.scale / "served", config_of()
     save(folder / "served.jsonl", rows)
-    save(folder / "summary.csv", summary.summarise(config, rows))
-    save(folder / "saturation.csv", summary.saturation(config, rows))
+    save(folder / "summary.csv", summarise(config, rows))
+    save(folder / "saturation.csv", saturation(config, rows))
     return tmp_path
 
 

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from swiftkv import costmodel, files
-from swiftkv.bench import latency, rounds, throughput
+from swiftkv.bench import rounds, throughput
+from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import ROOT, RunConfig, load_config
-from swiftkv.engines.arms import Fleet, write_model
-from swiftkv.engines.settings import Arm, arms, engine_settings, flags, held_at_once
+from swiftkv.engines.arms import LiveEngines, write_model
+from swiftkv.engines.settings import Arm, Batch, held_at_once
 from swiftkv.errors import UserError
 from tests.helpers.fake_engines import SPEED, Machine, throughput_config
 
@@ -200,26 +201,22 @@ def test_points_with_other_flags_have_engines_of_their_own(tmp_path):
 
 def test_little_kv_memory_holds_more_requests_with_across_kv():
     """700 tokens are 6 blocks of the base, rounded up to 10, which are 16 with AcrossKV 4; vLLM keeps one of each."""
-    config = throughput_config(points=SWEEP)
-    held = {arm.name: held_at_once(config, arm, config.throughput.points[3]) for arm in arms(config)}
+    plan = throughput_plan(throughput_config(points=SWEEP))
+    plain, *_, short = plan.points
+    held = {arm.name: held_at_once(short.settings, arm, short.batch) for arm in plan.arms}
     assert held == {"base": 9 // 2, "skip50": 9 // 2, "skip50-across4": 15 // 2}
-    assert held_at_once(config, arms(config)[0], config.throughput.points[0]) == 3
+    assert held_at_once(plain.settings, plan.arms[0], plain.batch) == 3
 
 
 def test_kv_memory_for_no_request_is_refused():
     config = throughput_config(points=[SWEEP[3] | {"kv_tokens": 200}])
     with pytest.raises(UserError, match=r"points\.short-of-kv\.kv_tokens: 200; allowed is 384 or more"):
-        engine_settings(config, flags(config.throughput.points[0]))
+        throughput_plan(config)
 
 
 def test_a_prefix_that_was_not_cached_is_refused(tmp_path):
     with pytest.raises(UserError, match="throughput cached, arm base, repeat 0: 0 prompt tokens were cached instead"):
         run(throughput_config(points=SWEEP), tmp_path, Machine(cold=True))
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"variants": []}])
-def test_fingerprint_depends_on_the_config(config, change):
-    assert rounds.fingerprint(config) != rounds.fingerprint(RunConfig(config.raw | change, ""))
 
 
 def test_drifting_baseline_is_measured_again(config, tmp_path, capsys):
@@ -291,7 +288,7 @@ def test_bad_configurations(config, tmp_path):
         "",
     )
     with pytest.raises(UserError, match=r"throughput\.latency\.output_len: 1 is not allowed; allowed is .* from 2"):
-        latency.lengths(short)
+        throughput_plan(short)
 
 
 def test_missing_engine(config, tmp_path, monkeypatch):
@@ -303,20 +300,21 @@ def test_missing_engine(config, tmp_path, monkeypatch):
 def test_engine_settings_hold_every_load():
     """At the default scale: all requests of the largest load fit the base's KV cache, in whole blocks of every arm."""
     config = load_config()
-    settings, shape = engine_settings(config), config["throughput"]["model"]
+    plan, shape = throughput_plan(config), config["throughput"]["model"]
+    settings = plan.settings
     page = 128 * 2 * shape["num_key_value_heads"] * costmodel.head_dim(shape) * 2
     for point in config["throughput"]["points"]:
         tokens = point["num_requests"] * (point["input_len"] + point["output_len"])
         assert settings.kv_memory_bytes >= page / 128 * shape["num_hidden_layers"] * tokens
         assert point["num_requests"] <= settings.max_num_seqs
         assert point["input_len"] + point["output_len"] <= settings.max_model_len
-    for arm in arms(config):
+    for arm in plan.arms:
         assert settings.kv_memory_bytes % (page * costmodel.kv_caches(shape, arm.cut, arm.group)) == 0
 
 
 def test_model_directories(config, tmp_path):
     """config.json alone; base and student differ in the SwiftKV fields only."""
-    settings = engine_settings(config)
+    settings = throughput_plan(config).settings
     base = write_model(Arm("base", 8, 1), settings, tmp_path / "base")
     student = write_model(Arm("skip50-across4", 4, 4), settings, tmp_path / "student")
     assert [path.name for path in student.iterdir()] == ["config.json"]
@@ -331,9 +329,11 @@ def test_a_common_prefix_is_cached_and_nothing_else(tmp_path):
     """Of 300 tokens 270 are common: two whole blocks are found in the cache, each time, on base and student."""
     points = [SWEEP[1] | {"num_requests": 2}]
     config = throughput_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 3, "rounds": 1})
-    with Fleet(config, tmp_path, wanted=flags(config.throughput.points[0])) as fleet:
+    plan = throughput_plan(config)
+    with LiveEngines(plan.arms, plan.points[0].settings, 20, tmp_path) as engines:
         for arm in ("base", "skip50-across4"):
-            cached = [fleet[arm].run(300, 3, 2, seed=0, prefix_len=length).cached_tokens for length in (270, 270, 0)]
+            batches = [Batch(300, 3, 2, prefix_len) for prefix_len in (270, 270, 0)]
+            cached = [engines[arm].run(batch, seed=0).cached_tokens for batch in batches]
             assert cached == [512, 512, 0]
 
 

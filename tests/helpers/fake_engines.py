@@ -4,7 +4,7 @@ import time
 
 from swiftkv import costmodel
 from swiftkv.config import RunConfig
-from swiftkv.engines.arms import Run
+from swiftkv.engines.arms import BatchResult
 from swiftkv.engines.settings import BLOCK
 from tests.helpers.config import make_config
 
@@ -59,20 +59,27 @@ class FakeEngine:
     def __init__(self, machine, arm, settings):
         self.machine, self.arm, self.settings = machine, arm, settings
 
-    def run(self, input_len, output_len, num_requests, seed, prefix_len=0):
-        machine = self.machine
+    def run(self, batch, seed):
+        machine, count = self.machine, batch.num_requests
         if machine.kill_after is not None and len(machine.measured()) >= machine.kill_after:
             raise KeyboardInterrupt
-        machine.log.append((input_len, output_len, self.arm.name, seed))
+        machine.log.append((batch.input_len, batch.output_len, self.arm.name, seed))
         time.sleep(machine.faults.get("seconds", 0))
         rate = machine.speed[self.arm.name]
         if self.arm.name == "base" and callable(machine.faults.get("slow")):
             rate *= machine.faults["slow"](machine)
-        tokens = (input_len * num_requests, output_len * num_requests + machine.faults.get("extra", 0))
-        seconds = sum(tokens) / rate
-        tpot = [seconds / 10] * num_requests if output_len > 1 else []
-        cached = 0 if machine.faults.get("cold") else num_requests * (prefix_len // BLOCK * BLOCK)
-        return Run(seconds, *tokens, machine.faults.get("failed", 0), [seconds / 2] * num_requests, tpot, cached)
+        prompt_tokens = batch.input_len * count
+        output_tokens = batch.output_len * count + machine.faults.get("extra", 0)
+        seconds = (prompt_tokens + output_tokens) / rate
+        return BatchResult(
+            elapsed_s=seconds,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            failed=machine.faults.get("failed", 0),
+            ttft_s=[seconds / 2] * count,
+            tpot_s=[seconds / 10] * count if batch.output_len > 1 else [],
+            cached_tokens=0 if machine.faults.get("cold") else count * (batch.prefix_len // BLOCK * BLOCK),
+        )
 
     def kv(self):
         caches = costmodel.kv_caches(self.settings.shape, self.arm.cut, self.arm.group)

@@ -11,8 +11,8 @@ import pytest
 import typer
 
 from swiftkv import cli
+from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import ROOT, load_config
-from swiftkv.engines.settings import by_flags, engine_settings
 from swiftkv.planning import memory_plan
 
 SCALES = ("h200", "h100", "h200-short", "h200-dense", "h200-rehearsal")
@@ -114,10 +114,10 @@ def test_every_stage_fits_the_gpu(scale, gib):
 @pytest.mark.parametrize("scale", ["h200", "h100"])
 def test_fp8_and_little_memory_get_engines_of_their_own(scale):
     config = load_config(ROOT / "config" / f"{scale}.yaml")
-    groups = {flags: [p.name for p in points] for flags, points in by_flags(config.throughput.points).items()}
-    default, fp8, small = (engine_settings(config, flags) for flags in groups)
+    engine_sets = throughput_plan(config).engine_sets
+    default, fp8, small = (engines.settings for engines in engine_sets)
     assert [settings.kv_cache_dtype for settings in (default, fp8, small)] == ["auto", "fp8", "auto"]
-    assert list(groups.values())[1:] == [
+    assert [[point.name for point in engines.points] for engines in engine_sets[1:]] == [
         ["fp8-10to1", "fp8-prompt-only", "fp8-decode-32"],
         ["memory-20gb"],
     ]

@@ -7,7 +7,7 @@ import pytest
 from swiftkv.config import ROOT
 from swiftkv.costmodel import LLAMA_8B
 from swiftkv.engines.arms import VLLMEngine
-from swiftkv.engines.settings import Arm, EngineSettings
+from swiftkv.engines.settings import Arm, Batch, EngineSettings
 from swiftkv.errors import UserError
 from swiftkv.planning import memory_plan
 from tests.helpers.config import make_config
@@ -72,7 +72,7 @@ def test_an_arm_on_two_ranks_reports_as_on_one(tmp_path):
         settings = EngineSettings(shape, 256, 2, 128, 16 * 128 * 4 * 2 * 2 * 32 * 4, False, "auto", 0, ranks)
         engine = VLLMEngine(Arm("skip50-across2", 2, 2), settings, tmp_path / str(ranks))
         try:
-            run = engine.run(100, 5, 2, seed=1)
+            run = engine.run(Batch(100, 5, 2), seed=1)
             found.append((engine.kv(), run.prompt_tokens, run.output_tokens, run.failed))
         finally:
             engine.close()

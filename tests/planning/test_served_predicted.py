@@ -3,15 +3,14 @@
 import copy
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from swiftkv import files
 from swiftkv.audit.verify_results import read_config
 from swiftkv.bench.served import metrics, summary
-from swiftkv.bench.served.servers import chosen_arms
+from swiftkv.bench.throughput import write_csv
 from swiftkv.config import ROOT, RunConfig, load_config
-from swiftkv.engines.settings import DTYPE_BYTES
+from swiftkv.engines.settings import DTYPE_BYTES, benchmark_arms
 from swiftkv.errors import UserError
 from swiftkv.planning import fleet, predict, predicted, roofline
 from swiftkv.results import Results
@@ -45,12 +44,13 @@ def measurement(arm, load: float, number: int, overhead_s: float = 0.0, kind: st
 
 @pytest.fixture
 def results(tmp_path) -> Results:
-    made = [measurement(arm, load, n) for load in (1, 4) for arm in chosen_arms(CONFIG) for n in range(3)]
+    arms = benchmark_arms(CONFIG, CONFIG.served_arms)
+    made = [measurement(arm, load, n) for load in (1, 4) for arm in arms for n in range(3)]
     rows = [metrics.row(one, CONFIG.served.slo) for one in made]
     folder = tmp_path / CONFIG.scale / "served"
     files.write_jsonl(folder / "served.jsonl", rows)
     files.write_jsonl(folder / "requests.jsonl.gz", [row for one in made for row in metrics.requests(one)])
-    files.write_text(folder / "summary.csv", pd.DataFrame(summary.summarise(CONFIG, rows)).to_csv(index=False))
+    write_csv(folder / "summary.csv", summary.summarise(rows, CONFIG.served_arms, CONFIG.seed))
     return Results(CONFIG.scale, tmp_path / CONFIG.scale)
 
 
@@ -68,11 +68,11 @@ def test_what_a_server_adds_to_a_step_is_learned_from_the_base(tmp_path):
     raw["served"]["points"] = [{"name": "concurrency", "kind": "concurrency", "loads": [1], "input_len": 200}]
     raw["served"]["points"][0] |= {"output_len": 20, "requests_per_client": 12}
     config = RunConfig(raw, "(test)")
-    base = chosen_arms(config)[0]
+    base = benchmark_arms(config)[0]
     made = measurement(base, 1e-3, 0, overhead_s=4e-3, kind="concurrency") | {"load": 1}
     rows = [metrics.row(made, config.served.slo)]
     folder = tmp_path / config.scale / "served"
-    files.write_text(folder / "summary.csv", pd.DataFrame(summary.summarise(config, rows)).to_csv(index=False))
+    write_csv(folder / "summary.csv", summary.summarise(rows, config.served_arms, config.seed))
     found = predicted.server_overhead(config, MACHINE, Results(config.scale, tmp_path / config.scale))
     assert found == pytest.approx(4e-3, rel=1e-6)
 

@@ -1,14 +1,15 @@
 """The sweep: its configuration, predictions that recover a made-up machine from the base alone, figures, laws."""
 
 import json
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
 
 from swiftkv import costmodel, files
+from swiftkv.bench.plan import PlannedPoint, throughput_plan
 from swiftkv.config import ROOT, RunConfig, load_config
-from swiftkv.config.measuring import Point
-from swiftkv.engines.settings import BLOCK, arms, by_flags, load
+from swiftkv.engines.settings import BLOCK, benchmark_arms
 from swiftkv.errors import UserError
 from swiftkv.planning import predict, roofline, sweep
 from swiftkv.planning.roofline import Machine
@@ -21,11 +22,11 @@ TRUTH = Machine("made up", (8.0, 256.0), (3e10, 9e10), 1.5e10, float("inf"), flo
 RECORD = {"hardware": {"cpu": "SYNTHETIC TEST DATA, no machine", "cores": 0, "gpus": []}, "weights": "dummy"}
 
 
-def lengths(point: Point) -> dict:
+def lengths(point: PlannedPoint) -> dict:
     """The columns of a point in summary.csv."""
-    asked = load(point)
-    cached = asked.pop("prefix_len", 0) // BLOCK * BLOCK
-    return {"point": point.name, **asked, "cached_len": cached, "kv_tokens": point.kv_tokens}
+    batch = asdict(point.batch)
+    cached = batch.pop("prefix_len") // BLOCK * BLOCK
+    return {"point": point.name, **batch, "cached_len": cached, "kv_tokens": point.kv_tokens}
 
 
 def seconds(shape: dict, arm, workload: predict.Workload) -> predict.Prediction:
@@ -34,9 +35,9 @@ def seconds(shape: dict, arm, workload: predict.Workload) -> predict.Prediction:
 
 def summary_rows(config: RunConfig) -> list[dict]:
     """What the throughput stage would write if every arm ran as the model says on TRUTH."""
-    points = pd.DataFrame([lengths(point) for point in config.throughput.points]).assign(arm="base")
+    points = pd.DataFrame([lengths(point) for point in throughput_plan(config).points]).assign(arm="base")
     base, rows = {}, []
-    for arm in arms(config):
+    for arm in benchmark_arms(config):
         for row in points.to_dict("records"):
             workload = predict.workloads(config, arm, points)[row["point"]]
             made = seconds(SHAPE, arm, workload)
@@ -54,7 +55,7 @@ def summary_rows(config: RunConfig) -> list[dict]:
 def latency_rows(config: RunConfig) -> list[dict]:
     asked = config["throughput"]["latency"]
     alone = predict.Workload(asked["input_len"], asked["output_len"])
-    made = {arm.name: seconds(SHAPE, arm, alone) for arm in arms(config)}
+    made = {arm.name: seconds(SHAPE, arm, alone) for arm in benchmark_arms(config)}
     base = made["base"]
     return [
         {"arm": name, "ttft_median_s": one.ttft_s, "tpot_median_s": one.tpot_s, "rounds": 5}
@@ -68,7 +69,7 @@ def results(tmp_path_factory):
     """results/sweep as the pipeline leaves it, of a machine that is TRUTH."""
     directory = tmp_path_factory.mktemp("sweep") / "results" / "sweep"
     tables = {"summary.csv": summary_rows(CONFIG), "latency.csv": latency_rows(CONFIG)}
-    ratios = [(arm, costmodel.kv_capacity_ratio(SHAPE, arm.cut, arm.group)) for arm in arms(CONFIG)]
+    ratios = [(arm, costmodel.kv_capacity_ratio(SHAPE, arm.cut, arm.group)) for arm in benchmark_arms(CONFIG)]
     tables["kv_capacity.csv"] = [
         {"arm": arm.name, "kv_caches": 1, "kv_bytes_per_token": 1, "capacity_tokens": 1, "ratio_to_base": ratio}
         | {"formula_ratio": ratio}
@@ -89,8 +90,7 @@ def frame(results, name: str) -> pd.DataFrame:
 def test_sweep_has_what_it_is_for():
     """Ratios from 1:1 to 100:1, several lengths and batches, little KV memory, prefixes of 0 to 90%."""
     points = CONFIG.throughput.points
-    groups = by_flags(points)
-    plain = groups.pop(next(iter(groups)))
+    plain = [point.batch for point in throughput_plan(CONFIG).engine_sets[0].points]
     ratios = [point.input_len / point.output_len for point in plain]
     assert min(ratios) == 1 and max(ratios) >= 100 and len(plain) >= 15
     for key, least in (("input_len", 5), ("num_requests", 5)):
@@ -120,7 +120,7 @@ def test_map_keeps_the_laws(results):
     """Never slower, never beyond the layers that are left; more prompt per output token never gains less."""
     table = frame(results, "map.csv")
     assert len(table) == len(sweep.RATIOS) * len(sweep.LENGTHS) * len(sweep.REQUESTS) * 5
-    cuts = {arm.name: SHAPE["num_hidden_layers"] / arm.cut for arm in arms(CONFIG)}
+    cuts = {arm.name: SHAPE["num_hidden_layers"] / arm.cut for arm in benchmark_arms(CONFIG)}
     assert (table.speedup >= 1 - 1e-9).all() and (table.speedup <= table.arm.map(cuts)).all()
     rising = table.sort_values("ratio").groupby(["arm", "input_len", "num_requests"]).speedup
     assert rising.apply(lambda found: (found.diff().dropna() > -1e-3).all()).all()

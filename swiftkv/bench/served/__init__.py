@@ -12,9 +12,11 @@ from pathlib import Path
 from swiftkv import files, registry
 from swiftkv.bench.rounds import SOURCES, Rounds, fingerprint
 from swiftkv.bench.served import client, metrics, summary
-from swiftkv.bench.served.loads import Load, plan
-from swiftkv.bench.served.servers import Servers, chosen_arms, serve_arm, settings_of
+from swiftkv.bench.served.loads import Load
+from swiftkv.bench.served.plan import ServedPlan, served_plan
+from swiftkv.bench.served.servers import Servers, serve_arm
 from swiftkv.bench.throughput import write_csv
+from swiftkv.config import RunConfig
 from swiftkv.provenance import Provenance
 
 FILES = registry.names("served")
@@ -22,7 +24,7 @@ OWN_SOURCES = [*SOURCES, *(Path(__file__).with_name(f"{name}.py") for name in ("
 
 
 def run(
-    config,
+    config: RunConfig,
     out_dir: Path,
     work: Path,
     mirror: Path | None = None,
@@ -35,67 +37,61 @@ def run(
     `rounds`); limits of the SLO may change. Servers listen on `port` and the following ones, by default on free ones;
     `factory(arm, settings, folder, port, timeout_s)` starts one. Raises UserError as its parts do.
     """
-    metrics.check_section(config)
-    loads, work = plan(config, mirror), Path(work)
-    settings, names = settings_of(config, loads), [arm.name for arm in chosen_arms(config)]
-    rounds = Rounds(work, fingerprint(config, OWN_SOURCES, engine=asdict(settings)), names)
-    written = [Path(out_dir) / name for name in FILES]
+    plan, out_dir, work = served_plan(config, mirror), Path(out_dir), Path(work)
+    engine = asdict(plan.settings)
+    key = fingerprint(plan.variants, plan.seed, OWN_SOURCES, engine=engine)
+    rounds = Rounds(work, key, [arm.name for arm in plan.arms])
     with (
-        Provenance("served", config, out=written, weights="dummy", engine=asdict(settings)) as record,
-        Servers(config, settings, work, port, factory) as servers,
+        Provenance("served", config, out=[out_dir / name for name in FILES], weights="dummy", engine=engine) as record,
+        Servers(plan, work, port, factory) as servers,
     ):
-        measure(config, loads, rounds, servers)
+        measure(plan, rounds, servers)
         record.record["measured"] = rounds.span()
-        measured = [row for load in loads for number in numbers(config) for row in rounds.read(load.key, number)]
-        write_results(config, Path(out_dir), record, measured)
+        measured = [row for load in plan.loads for n in range(plan.rounds) for row in rounds.read(load.key, n)]
+        write_results(plan, out_dir, measured)
+        for name in FILES:
+            record.save(out_dir / name)
 
 
-def numbers(config) -> range:
-    """The rounds of the configuration."""
-    return range(config.served.rounds)
-
-
-def measure(config, loads: list[Load], rounds: Rounds, servers: Servers) -> None:
+def measure(plan: ServedPlan, rounds: Rounds, servers: Servers) -> None:
     """Measure every round that is not there yet: first the loads without prefix caching, then the traces, with it."""
     for prefix_caching in (False, True):
-        for number in numbers(config):
-            for load in loads:
+        for number in range(plan.rounds):
+            for load in plan.loads:
                 if (load.replay is not None) == prefix_caching and not rounds.attempts(load.key, number):
-                    measure_round(config, load, number, rounds, servers)
+                    measure_round(plan, load, number, rounds, servers)
 
 
-def measure_round(config, load: Load, number: int, rounds: Rounds, servers: Servers) -> None:
+def measure_round(plan: ServedPlan, load: Load, number: int, rounds: Rounds, servers: Servers) -> None:
     """Put one load on every arm, each time with the same requests."""
-    limits = config.served.slo
 
     def measure_arm(arm: str) -> dict:
         what = f"{load.name}, arm {arm}, round {number}"
-        row = measure_one(config, load, arm, number, servers, what)
-        said = metrics.row(row, limits)
-        ttft = f"TTFT p50 {said['ttft_p50_s']:.3g} s, within the SLO {said['attainment']:.0%}"
-        print(f"served {what}: {said['requests_per_s']:.3g} requests/s, {ttft}", flush=True)
-        return row
+        measured = measure_one(plan, load, arm, number, servers, what)
+        row = metrics.row(measured, plan.slo)
+        ttft = f"TTFT p50 {row['ttft_p50_s']:.3g} s, within the SLO {row['attainment']:.0%}"
+        print(f"served {what}: {row['requests_per_s']:.3g} requests/s, {ttft}", flush=True)
+        return measured
 
     rounds.measure(load.key, number, measure_arm)
 
 
-def measure_one(config, load: Load, arm: str, number: int, servers: Servers, what: str) -> dict:
+def measure_one(plan: ServedPlan, load: Load, arm: str, number: int, servers: Servers, what: str) -> dict:
     """One measurement as it is kept: what the client saw of every request, and what the load was."""
     server, folder = servers.get(arm, load.replay is not None), servers.folder
     arguments = load.arguments(f"{load.name}/{number}", folder / "traces")
-    timeout_s = config.served.timeouts.measurement_s
+    seed, timeout_s, log = plan.request_seed(number), plan.timeouts.measurement_s, folder / "logs" / "client.log"
     before = client.prefix_cache(server)
-    seen = client.run(server, arguments, config.seed + number, timeout_s, folder / "logs" / "client.log", what)
-    looked_up, found = (now - then for now, then in zip(client.prefix_cache(server), before, strict=True))
-    return metrics.kept(load, arm, number, seen, what) | {"cache_queries": looked_up, "cache_hits": found}
+    result = client.run(server, arguments, seed, timeout_s, log, what)
+    after = client.prefix_cache(server)
+    counters = {"cache_queries": after.queries - before.queries, "cache_hits": after.hits - before.hits}
+    return metrics.measurement(load, arm, number, result, what) | counters
 
 
-def write_results(config, out_dir: Path, record: Provenance, measured: list[dict]) -> None:
-    """Write every result file, then the provenance of each."""
-    rows = [metrics.row(one, config.served.slo) for one in measured]
+def write_results(plan: ServedPlan, out_dir: Path, measured: list[dict]) -> None:
+    """Write what was measured and its summaries."""
+    arms, rows = [arm.name for arm in plan.arms], [metrics.row(one, plan.slo) for one in measured]
     files.write_jsonl(out_dir / "served.jsonl", rows)
     files.write_jsonl(out_dir / "requests.jsonl.gz", [request for one in measured for request in metrics.requests(one)])
-    write_csv(out_dir / "summary.csv", summary.summarise(config, rows))
-    write_csv(out_dir / "saturation.csv", summary.saturation(config, rows))
-    for name in FILES:
-        record.save(out_dir / name)
+    write_csv(out_dir / "summary.csv", summary.summarise(rows, arms, plan.seed))
+    write_csv(out_dir / "saturation.csv", summary.saturation(rows, arms, plan.slo, plan.seed))

@@ -8,6 +8,7 @@ import contextlib
 import time
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from swiftkv.engines.server import POLL_S, Server
@@ -75,11 +76,16 @@ def first_error(result: dict) -> str:
     return error.strip().splitlines()[-1]
 
 
-def prefix_cache(server: Server) -> tuple[float, float]:
-    """Prompt tokens looked up in the server's prefix cache so far, and those found there.
+@dataclass(frozen=True)
+class PrefixCache:
+    """A server's counters: prompt tokens looked up in its prefix cache so far, and those found there."""
 
-    Raises UserError if the server does not say.
-    """
+    queries: float
+    hits: float
+
+
+def prefix_cache(server: Server) -> PrefixCache:
+    """The server's counters now. Raises UserError if it does not answer."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
@@ -88,5 +94,8 @@ def prefix_cache(server: Server) -> tuple[float, float]:
     except OSError as error:
         server.check_alive()
         raise UserError(f"server: no metrics ({error})") from None
-    names = ("vllm:prefix_cache_queries", "vllm:prefix_cache_hits")
-    return tuple(sum(s.value for s in families[name].samples if s.name.endswith("_total")) for name in names)
+
+    def total(name: str) -> float:
+        return sum(s.value for s in families[f"vllm:prefix_cache_{name}"].samples if s.name.endswith("_total"))
+
+    return PrefixCache(total("queries"), total("hits"))

@@ -44,8 +44,8 @@ class Load:
     def key(self) -> str:
         """Name of its kept measurements: another workload of the same name does not find them."""
         replayed = [self.replay.arrival_s.tolist(), self.replay.blocks] if self.replay else []
-        what = [self.kind, self.burstiness, *map(list, (self.prompt, self.output)), replayed]
-        return f"{self.name}-{files.digest(what)}"
+        workload = [self.kind, self.burstiness, list(self.prompt), list(self.output), replayed]
+        return f"{self.name}-{files.digest(workload)}"
 
     def arguments(self, label: str, folder: Path) -> list[str]:
         """What vLLM's benchmark client is told; a trace's requests are written to `folder`."""
@@ -61,20 +61,19 @@ class Load:
         return [*fixed, "--dataset-name", "random", *lengths, *(rate if self.kind == "rate" else clients)]
 
 
-def fixed_lengths(point: ServedPoint, count: int) -> tuple[list[int], list[int]]:
-    """Prompt and output tokens of `count` equal requests."""
-    return [point.input_len] * count, [point.output_len] * count
-
-
 def open_loop(point: ServedPoint, value: float) -> Load:
-    lengths = fixed_lengths(point, max(1, round(value * point.duration_s)))
-    return Load(point.name, point.kind, value, *lengths, burstiness=point.burstiness)
+    """`value` requests per second, for as long as the point says."""
+    count = max(1, round(value * point.duration_s))
+    prompt, output = [point.input_len] * count, [point.output_len] * count
+    return Load(point.name, point.kind, value, prompt, output, burstiness=point.burstiness)
 
 
 def closed_loop(point: ServedPoint, value: float) -> Load:
+    """`value` clients that each send as many requests as the point says. Raises UserError for parts of a client."""
     if value != int(value):
         raise UserError(f"served.points: {point.name}: {value:g} clients; allowed are whole numbers from 1")
-    return Load(point.name, point.kind, value, *fixed_lengths(point, int(value) * point.requests_per_client))
+    count = int(value) * point.requests_per_client
+    return Load(point.name, point.kind, value, [point.input_len] * count, [point.output_len] * count)
 
 
 def traced(point: ServedPoint, value: float, trace: traffic.Traffic, seed: int) -> Load:
@@ -83,15 +82,15 @@ def traced(point: ServedPoint, value: float, trace: traffic.Traffic, seed: int) 
     return Load(point.name, point.kind, value, made.prompt.tolist(), made.output.tolist(), replay=made)
 
 
-def plan(config, mirror: Path | None) -> list[Load]:
-    """Every load of every point, in the order of the configuration. Traces come from `mirror` or SWIFTKV_MIRROR, else
-    from their committed quantiles. Raises UserError for a trace that cannot be read or an impossible load."""
-    found = []
-    for point in config.served.points:
+def loads_of(points: Sequence[ServedPoint], mirror: Path | None, seed: int) -> list[Load]:
+    """Every load of every point, in their order. Traces come from `mirror` or SWIFTKV_MIRROR, else from their committed
+    quantiles. Raises UserError for a trace that cannot be read or an impossible load."""
+    loads = []
+    for point in points:
         if point.kind == "trace":
-            trace = traffic.read(point.trace, mirror_of(mirror), config.seed)
-            found += [traced(point, value, trace, config.seed) for value in point.loads]
+            trace = traffic.read(point.trace, mirror_of(mirror), seed)
+            loads += [traced(point, value, trace, seed) for value in point.loads]
         else:
             build = open_loop if point.kind == "rate" else closed_loop
-            found += [build(point, value) for value in point.loads]
-    return found
+            loads += [build(point, value) for value in point.loads]
+    return loads

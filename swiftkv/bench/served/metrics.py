@@ -12,41 +12,47 @@ from swiftkv.errors import UserError
 
 PERCENTILES = (50, 90, 99)
 SERIES = ("start_s", "ttft_s", "e2el_s", "itl_s", "prompt_tokens", "output_tokens")  # one entry per request
-NAMED = ("point", "kind", "load", "arm", "round")
+KEYS = ("point", "kind", "load", "arm", "round")
 
 
-def kept(load: Load, arm: str, number: int, seen: dict, what: str) -> dict:
-    """The measurement that `seen`, the client's result, reports. Times in seconds; `start_s` from the first request on.
+def measurement(load: Load, arm: str, number: int, result: dict, what: str) -> dict:
+    """The measurement that the client's `result` reports. Times in seconds; `start_s` from the first request on.
 
     Raises UserError if a request had another length than it should: arms would not be comparable.
     """
-    for name, wanted, got in (
-        ("prompt", load.prompt, seen["input_lens"]),
-        ("output", load.output, seen["output_lens"]),
+    for name, expected, actual in (
+        ("prompt", load.prompt, result["input_lens"]),
+        ("output", load.output, result["output_lens"]),
     ):
-        if list(wanted) != list(got):
-            raise UserError(f"served {what}: {sum(got)} {name} tokens instead of {sum(wanted)}")
-    begun = min(seen["start_times"])
-    replay = load.replay
+        if list(expected) != list(actual):
+            raise UserError(f"served {what}: {sum(actual)} {name} tokens instead of {sum(expected)}")
+    first, replay = min(result["start_times"]), load.replay
     return {
-        **dict(zip(NAMED, (load.point, load.kind, load.value, arm, number), strict=True)),
+        "point": load.point,
+        "kind": load.kind,
+        "load": load.value,
+        "arm": arm,
+        "round": number,
         "burstiness": load.burstiness if load.kind == "rate" else None,
         "time_scale": replay and replay.speed,
         "length_scale": replay and replay.length_scale,
         "source": replay and replay.source,
         "reusable": replay and replay.reusable,
-        "duration_s": seen["duration"],
-        "start_s": [start - begun for start in seen["start_times"]],
-        **{"ttft_s": seen["ttfts"], "e2el_s": seen["latencies"], "itl_s": seen["itls"]},
-        **{"prompt_tokens": seen["input_lens"], "output_tokens": seen["output_lens"]},
+        "duration_s": result["duration"],
+        "start_s": [start - first for start in result["start_times"]],
+        "ttft_s": result["ttfts"],
+        "e2el_s": result["latencies"],
+        "itl_s": result["itls"],
+        "prompt_tokens": result["input_lens"],
+        "output_tokens": result["output_lens"],
     }
 
 
 def requests(measured: dict) -> list[dict]:
     """Rows of requests.jsonl.gz of one measurement."""
-    named = {name: measured[name] for name in NAMED}
+    keys = {name: measured[name] for name in KEYS}
     columns = zip(*(measured[name] for name in SERIES), strict=True)
-    return [named | {"request": n} | dict(zip(SERIES, values, strict=True)) for n, values in enumerate(columns)]
+    return [keys | {"request": n} | dict(zip(SERIES, values, strict=True)) for n, values in enumerate(columns)]
 
 
 def tpot(measured: dict) -> np.ndarray:
@@ -62,8 +68,8 @@ def good(measured: dict, slo: Slo) -> int:
 
 def percentiles(name: str, values) -> dict:
     """`<name>_p50_s` and so on; None where there are no values."""
-    found = np.percentile(values, PERCENTILES).tolist() if len(values) else [None] * len(PERCENTILES)
-    return {f"{name}_p{q}_s": value for q, value in zip(PERCENTILES, found, strict=True)}
+    at = np.percentile(values, PERCENTILES).tolist() if len(values) else [None] * len(PERCENTILES)
+    return {f"{name}_p{q}_s": value for q, value in zip(PERCENTILES, at, strict=True)}
 
 
 def offered(measured: dict) -> float | None:
@@ -77,22 +83,31 @@ def row(measured: dict, slo: Slo) -> dict:
     count, seconds, within = len(measured["ttft_s"]), measured["duration_s"], good(measured, slo)
     prompt, output = sum(measured["prompt_tokens"]), sum(measured["output_tokens"])
     queries = measured["cache_queries"]
-    times = {"ttft": measured["ttft_s"], "tpot": tpot(measured)[np.asarray(measured["output_tokens"]) > 1]}
-    times |= {"itl": [gap for gaps in measured["itl_s"] for gap in gaps], "e2el": measured["e2el_s"]}
     return {
-        **{name: measured[name] for name in NAMED},
+        "point": measured["point"],
+        "kind": measured["kind"],
+        "load": measured["load"],
+        "arm": measured["arm"],
+        "round": measured["round"],
         "position": measured.get("position"),
-        **{"load_unit": UNITS[measured["kind"]], "requests": count, "duration_s": seconds},
-        **{"offered_per_s": offered(measured), "requests_per_s": count / seconds},
-        **{"prompt_tokens": prompt, "output_tokens": output, "total_tokens_per_s": (prompt + output) / seconds},
-        **{"attainment": within / count, "goodput_per_s": within / seconds},
-        **{key: value for name, values in times.items() for key, value in percentiles(name, values).items()},
-        **{name: measured[name] for name in ("burstiness", "time_scale", "length_scale", "source", "reusable")},
+        "load_unit": UNITS[measured["kind"]],
+        "requests": count,
+        "duration_s": seconds,
+        "offered_per_s": offered(measured),
+        "requests_per_s": count / seconds,
+        "prompt_tokens": prompt,
+        "output_tokens": output,
+        "total_tokens_per_s": (prompt + output) / seconds,
+        "attainment": within / count,
+        "goodput_per_s": within / seconds,
+        **percentiles("ttft", measured["ttft_s"]),
+        **percentiles("tpot", tpot(measured)[np.asarray(measured["output_tokens"]) > 1]),
+        **percentiles("itl", [gap for gaps in measured["itl_s"] for gap in gaps]),
+        **percentiles("e2el", measured["e2el_s"]),
+        "burstiness": measured["burstiness"],
+        "time_scale": measured["time_scale"],
+        "length_scale": measured["length_scale"],
+        "source": measured["source"],
+        "reusable": measured["reusable"],
         "cache_hit_share": measured["cache_hits"] / queries if queries else None,
     }
-
-
-def check_section(config) -> None:
-    """Raise UserError if there is no `served` section."""
-    if config.served is None:
-        raise UserError(f"{config.path}: no key 'served'; config/served.yaml has one")

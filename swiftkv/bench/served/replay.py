@@ -74,10 +74,16 @@ def make(trace: Traffic, speed: float, point: ServedPoint, seed: int) -> Replay:
     length_scale = point.length_scale
     block_tokens = max(1, round(BLOCK_TOKENS * length_scale)) if trace.blocks else BLOCK_TOKENS
     scale = block_tokens / BLOCK_TOKENS if trace.blocks else length_scale
-    lengths = [np.maximum(1, np.rint(of[inside] * scale)).astype(int) for of in (requests.prompt, requests.output)]
-    blocks = [trace.blocks[i] for i in np.flatnonzero(inside)] if trace.blocks else None
-    arrival_s = (requests.arrival[inside] - start) / speed
-    return Replay(trace.source, speed, scale, block_tokens, arrival_s, *lengths, blocks)
+    return Replay(
+        source=trace.source,
+        speed=speed,
+        length_scale=scale,
+        block_tokens=block_tokens,
+        arrival_s=(requests.arrival[inside] - start) / speed,
+        prompt=np.maximum(1, np.rint(requests.prompt[inside] * scale)).astype(int),
+        output=np.maximum(1, np.rint(requests.output[inside] * scale)).astype(int),
+        blocks=[trace.blocks[i] for i in np.flatnonzero(inside)] if trace.blocks else None,
+    )
 
 
 def write(replay: Replay, path: Path, label: str) -> None:
@@ -87,6 +93,12 @@ def write(replay: Replay, path: Path, label: str) -> None:
     for number, (arrival, prompt, output) in enumerate(columns):
         own = [f"{number}.{block}" for block in range(math.ceil(prompt / replay.block_tokens))]
         ids = own if replay.blocks is None else replay.blocks[number]
-        row = {"timestamp": arrival, "input_length": prompt, "output_length": output}
-        rows.append(row | {"hash_ids": [f"{label}/{block}" for block in ids]})
+        rows.append(
+            {
+                "timestamp": arrival,
+                "input_length": prompt,
+                "output_length": output,
+                "hash_ids": [f"{label}/{block}" for block in ids],
+            }
+        )
     files.write_jsonl(path, rows)

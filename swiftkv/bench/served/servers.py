@@ -7,60 +7,36 @@ An idle worker spins for a second after its last step and sleeps from then on, h
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from swiftkv.bench.served import client
-from swiftkv.bench.served.loads import Load
-from swiftkv.config import BASE_ARM
+from swiftkv.bench.served.plan import ServedPlan
 from swiftkv.engines.arms import word_tokenizer, write_model
 from swiftkv.engines.engine import BESIDE_OTHERS, GIB
 from swiftkv.engines.server import Server, server
-from swiftkv.engines.settings import BLOCK, Arm, EngineSettings, arms, kv_memory
+from swiftkv.engines.settings import Arm, EngineSettings
 
 SETTLE_S = 1.5
 CACHE_BLOCK = 32  # tokens; vLLM's 128 on a CPU would find nothing of a trace's blocks once they are scaled down
-WARM_UP = ["--dataset-name", "random", "--random-output-len", "4"]
 
 
-def chosen_arms(config) -> list[Arm]:
-    """The base and the variants that `served.arms` names, cut for the benchmark model."""
-    return [arm for arm in arms(config) if arm.name in (BASE_ARM, *config.served.arms)]
-
-
-def settings_of(config, plan: list[Load]) -> EngineSettings:
-    """Settings that take every request of `plan`. The KV cache holds `kv_tokens` of the base, by default the longest
-    request as many times as run at once."""
-    section = config.served
-    blocks = -(-max(load.longest for load in plan) // BLOCK)
-    room = blocks * section.max_num_seqs if section.kv_tokens is None else -(-section.kv_tokens // BLOCK)
-    return EngineSettings(
-        shape=config.shape,
-        max_model_len=blocks * BLOCK,
-        max_num_seqs=section.max_num_seqs,
-        max_num_batched_tokens=config.throughput.max_num_batched_tokens,
-        kv_memory_bytes=kv_memory(config.shape, arms(config), 1 + max(room, blocks)),  # vLLM keeps one
-        prefix_caching=False,
-        kv_cache_dtype="auto",
-        seed=config.seed,
-        tensor_parallel_size=config.tensor_parallel_size,
-    )
-
-
-def flags(settings: EngineSettings) -> list[str]:
+def server_arguments(settings: EngineSettings) -> list[str]:
     """Arguments of `vllm serve` that all arms share."""
     from vllm.platforms import current_platform
 
-    shared = asdict(settings)
-    names = ("max_model_len", "max_num_seqs", "seed", "tensor_parallel_size")
-    limits = [f"--{name.replace('_', '-')}={shared[name]}" for name in names]
-    machine = ["--enforce-eager"] if current_platform.is_cpu() else [f"--gpu-memory-utilization={BESIDE_OTHERS}"]
     caching = [f"--block-size={CACHE_BLOCK}", "--enable-prefix-caching"]
     return [
-        *(f"--dtype={settings.shape['dtype']}", "--load-format=dummy", *limits),
+        f"--dtype={settings.shape['dtype']}",
+        "--load-format=dummy",
+        f"--max-model-len={settings.max_model_len}",
+        f"--max-num-seqs={settings.max_num_seqs}",
+        f"--seed={settings.seed}",
+        f"--tensor-parallel-size={settings.tensor_parallel_size}",
         f"--max-num-batched-tokens={settings.max_num_batched_tokens}",
         *(caching if settings.prefix_caching else ["--no-enable-prefix-caching"]),
-        *("--uvicorn-log-level=warning", *machine),
+        "--uvicorn-log-level=warning",
+        "--enforce-eager" if current_platform.is_cpu() else f"--gpu-memory-utilization={BESIDE_OTHERS}",
     ]
 
 
@@ -74,7 +50,7 @@ def serve_arm(arm: Arm, settings: EngineSettings, folder: Path, port: int | None
         log=folder / "logs" / f"server-{arm.name}.log",
         port=port,
         kv_cache_gib=settings.kv_memory_bytes / settings.tensor_parallel_size / GIB,
-        arguments=flags(settings),
+        arguments=server_arguments(settings),
         timeout_s=timeout_s,
     ) as running:
         yield running
@@ -86,9 +62,9 @@ class Servers:
     Use as a context manager. A rerun that finds everything measured starts none.
     """
 
-    def __init__(self, config, settings: EngineSettings, folder: Path, port: int | None, factory: Callable = serve_arm):
-        self.arms, self.timeouts = chosen_arms(config), config.served.timeouts
-        self.settings, self.folder, self.port, self.factory = settings, folder, port, factory
+    def __init__(self, plan: ServedPlan, folder: Path, port: int | None, factory: Callable = serve_arm):
+        self.arms, self.timeouts, self.settings = plan.arms, plan.timeouts, plan.settings
+        self.folder, self.port, self.factory = folder, port, factory
         self.running: dict[str, Server] = {}
         self.stack = ExitStack()
 
@@ -121,8 +97,11 @@ class Servers:
 
     def warm_up(self, arm: str) -> None:
         """As many requests at once as run at once; nothing of them is kept."""
-        count = self.settings.max_num_seqs
-        length = max(1, min(self.settings.max_model_len - 4, self.settings.max_num_batched_tokens // count))
-        arguments = [*WARM_UP, "--random-input-len", str(length), "--num-prompts", str(count)]
-        log = self.folder / "logs" / "client.log"
+        batch, log = self.settings.warm_up, self.folder / "logs" / "client.log"
+        arguments = [
+            "--dataset-name=random",
+            f"--random-input-len={batch.input_len}",
+            f"--random-output-len={batch.output_len}",
+            f"--num-prompts={batch.num_requests}",
+        ]
         client.run(self.running[arm], arguments, 0, self.timeouts.start_s, log, f"warm-up of {arm}")

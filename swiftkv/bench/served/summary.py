@@ -6,105 +6,111 @@ from statistics import median
 from swiftkv import stats
 from swiftkv.bench.served.metrics import PERCENTILES
 from swiftkv.config import BASE_ARM
+from swiftkv.config.measuring import Slo
 from swiftkv.registry import LOAD_RATIOS
 
 TIMES = [f"{name}_p{q}_s" for name in ("ttft", "tpot", "itl", "e2el") for q in PERCENTILES]
 RATES = ["requests_per_s", "goodput_per_s", "total_tokens_per_s"]
+MEDIANS = ["offered_per_s", *RATES, "attainment", *TIMES, "cache_hit_share"]
 SAME = "point kind load load_unit requests time_scale length_scale source".split()  # in every round of a load
 ABOVE, BELOW = "the highest load is within it", "the lowest load is not within it"
 
 
-def rows_of(rows: list[dict], **wanted) -> list[dict]:
+def select(rows: list[dict], **values) -> list[dict]:
     """The rows that have these values, in the order of the rounds."""
-    return sorted((r for r in rows if all(r[k] == v for k, v in wanted.items())), key=lambda row: row["round"])
+    matching = [row for row in rows if all(row[key] == value for key, value in values.items())]
+    return sorted(matching, key=lambda row: row["round"])
 
 
-def summarise(config, rows: list[dict]) -> list[dict]:
-    """Rows of summary.csv: one per load and arm, in the order measured."""
-    cells = dict.fromkeys((row["point"], row["load"]) for row in rows)
-    arms = [arm for arm in config_arms(config) if rows_of(rows, arm=arm)]
-    return [summary_row(config, rows_of(rows, point=point, load=load), arm) for point, load in cells for arm in arms]
+def summarise(rows: list[dict], arms: list[str], seed: int) -> list[dict]:
+    """Rows of summary.csv: one per load, in the order measured, and per arm that was measured."""
+    loads = dict.fromkeys((row["point"], row["load"]) for row in rows)
+    arms = [arm for arm in arms if select(rows, arm=arm)]
+    return [summary_row(select(rows, point=point, load=load), arm, seed) for point, load in loads for arm in arms]
 
 
-def config_arms(config) -> list[str]:
-    """The base, then the variants of `served.arms`, in the order of the configuration."""
-    return [BASE_ARM, *(variant.name for variant in config.variants if variant.name in config.served.arms)]
-
-
-def middle(rows: list[dict], name: str) -> float | None:
+def median_of_rounds(rows: list[dict], name: str) -> float | None:
     """Median over the rounds; None where a round has no value."""
     values = [row[name] for row in rows]
     return None if None in values else median(values)
 
 
-def summary_row(config, rows: list[dict], arm: str) -> dict:
-    """Medians over the rounds, and ratios to the base within a round (of times, below 1 is faster) with intervals."""
-    mine, base = rows_of(rows, arm=arm), rows_of(rows, arm=BASE_ARM)
-    found = {name: mine[0][name] for name in SAME} | {"arm": arm, "rounds": len(mine)}
-    found |= {name: middle(mine, name) for name in ("offered_per_s", *RATES, "attainment", *TIMES, "cache_hit_share")}
+def summary_row(rows: list[dict], arm: str, seed: int) -> dict:
+    """Medians over the rounds, and ratios to the base within a round (of times, below 1 is faster) with intervals; no
+    ratio of a time that a round of the base does not have."""
+    arm_rows, base_rows = select(rows, arm=arm), select(rows, arm=BASE_ARM)
+    row = {name: arm_rows[0][name] for name in SAME} | {"arm": arm, "rounds": len(arm_rows)}
+    row |= {name: median_of_rounds(arm_rows, name) for name in MEDIANS}
     for name in LOAD_RATIOS:
-        pairs = [(a[f"{name}_s"], b[f"{name}_s"]) for a, b in zip(mine, base, strict=True)]
-        if all(b for _, b in pairs):
-            ratio = stats.ratio_ci(*zip(*pairs, strict=True), config.seed)
-            found |= dict(zip((f"{name}_{end}" for end in ("ratio", "ci_low", "ci_high")), ratio, strict=True))
-    return found
+        times, base_times = ([one[f"{name}_s"] for one in of_arm] for of_arm in (arm_rows, base_rows))
+        if all(base_times):
+            row[f"{name}_ratio"], row[f"{name}_ci_low"], row[f"{name}_ci_high"] = stats.ratio_ci(
+                times, base_times, seed
+            )
+    return row
 
 
-def crossing(attained: list[tuple[float, float]], wanted: float) -> tuple[float | None, str]:
-    """The load at which attainment falls below `wanted`, from (load, attainment) by rising load: linear between the
+def crossing(curve: list[tuple[float, float]], required: float) -> tuple[float | None, str]:
+    """The load at which attainment falls below `required`, from (load, attainment) by rising load: linear between the
     first load that misses it and the one before. None, and why, if the tested loads do not enclose it."""
-    for (low, above), (high, below) in pairwise(attained):
-        if above >= wanted > below:
-            return low + (high - low) * (above - wanted) / (above - below), ""
-        if above < wanted:
+    for (low, above), (high, below) in pairwise(curve):
+        if above >= required > below:
+            return low + (high - low) * (above - required) / (above - below), ""
+        if above < required:
             break
-    return None, ABOVE if attained[0][1] >= wanted else BELOW
+    return None, ABOVE if curve[0][1] >= required else BELOW
 
 
-def attained(rows: list[dict]) -> list[tuple[float, float]]:
-    """(load, attainment) by rising load."""
-    return sorted((row["load"], row["attainment"]) for row in rows)
-
-
-def within(curve: list[tuple[float, float]], wanted: float) -> float | None:
-    """The highest load up to which every load attains `wanted`."""
-    passed = None
-    for load, share in curve:
-        if share < wanted:
+def within(curve: list[tuple[float, float]], required: float) -> float | None:
+    """The highest load up to which every load attains `required`."""
+    highest = None
+    for load, attainment in curve:
+        if attainment < required:
             break
-        passed = load
-    return passed
+        highest = load
+    return highest
 
 
-def saturation(config, rows: list[dict]) -> list[dict]:
+def saturation(rows: list[dict], arms: list[str], slo: Slo, seed: int) -> list[dict]:
     """Rows of saturation.csv: per point and arm the load up to which the SLO is kept."""
     points = dict.fromkeys(row["point"] for row in rows)
-    return [saturation_row(config, rows_of(rows, point=point), arm) for point in points for arm in config_arms(config)]
+    return [saturation_row(select(rows, point=point), arm, slo, seed) for point in points for arm in arms]
 
 
-def saturation_row(config, rows: list[dict], arm: str) -> dict:
+def saturation_row(rows: list[dict], arm: str, slo: Slo, seed: int) -> dict:
     """`highest_within`: highest tested load whose median attainment, and that of all lower ones, is as wanted.
     `saturation`: median over the rounds of the interpolated load, and its ratio to the base where all rounds have one.
     """
-    slo, found = config.served.slo, {}
-    mine = rows_of(rows, arm=arm)
-    loads = dict.fromkeys(row["load"] for row in mine)
-    curve = sorted((load, median(row["attainment"] for row in rows_of(mine, load=load))) for load in loads)
-    rounds = sorted({row["round"] for row in mine})
-    values = {
-        name: [crossing(attained(rows_of(rows, arm=name, round=number)), slo.attainment) for number in rounds]
-        for name in (arm, BASE_ARM)
-    }
-    loads_of = {name: [load for load, _ in pairs] for name, pairs in values.items()}
-    if None not in loads_of[arm]:
-        found["saturation"] = median(loads_of[arm])
-        if None not in loads_of[BASE_ARM]:
-            ratio = stats.ratio_ci(loads_of[arm], loads_of[BASE_ARM], config.seed)
-            found |= dict(zip(("ratio", "ci_low", "ci_high"), ratio, strict=True))
+    arm_rows = select(rows, arm=arm)
+    loads = sorted({row["load"] for row in arm_rows})
+    medians = [(load, median(row["attainment"] for row in select(arm_rows, load=load))) for load in loads]
+    crossings, notes = crossings_of(arm_rows, slo.attainment)
+    base_crossings, _ = crossings_of(select(rows, arm=BASE_ARM), slo.attainment)
+    ratio = ci_low = ci_high = None
+    if None not in crossings and None not in base_crossings:
+        ratio, ci_low, ci_high = stats.ratio_ci(crossings, base_crossings, seed)
     return {
-        **{name: mine[0][name] for name in ("point", "kind", "load_unit")},
-        **{"arm": arm, "rounds": len(rounds), "slo_ttft_s": slo.ttft_s, "slo_tpot_s": slo.tpot_s},
-        **{"wanted": slo.attainment, "highest_within": within(curve, slo.attainment)},
-        **{name: found.get(name) for name in ("saturation", "ratio", "ci_low", "ci_high")},
-        "note": "; ".join(dict.fromkeys(why for _, why in values[arm] if why)),
+        "point": arm_rows[0]["point"],
+        "kind": arm_rows[0]["kind"],
+        "load_unit": arm_rows[0]["load_unit"],
+        "arm": arm,
+        "rounds": len(crossings),
+        "slo_ttft_s": slo.ttft_s,
+        "slo_tpot_s": slo.tpot_s,
+        "wanted": slo.attainment,
+        "highest_within": within(medians, slo.attainment),
+        "saturation": None if None in crossings else median(crossings),
+        "ratio": ratio,
+        "ci_low": ci_low,
+        "ci_high": ci_high,
+        "note": "; ".join(dict.fromkeys(note for note in notes if note)),
     }
+
+
+def crossings_of(rows: list[dict], required: float) -> tuple[list[float | None], list[str]]:
+    """The load of each round at which an arm's attainment falls below `required`, and the notes of `crossing`."""
+    curves: dict[int, list[tuple[float, float]]] = {}
+    for row in select(rows):
+        curves.setdefault(row["round"], []).append((row["load"], row["attainment"]))
+    loads, notes = zip(*(crossing(sorted(curve), required) for curve in curves.values()), strict=True)
+    return list(loads), list(notes)

@@ -1,0 +1,158 @@
+"""What the throughput stage measures, derived once from the configuration; everything further in takes this plan.
+
+Points that ask for other engine flags than the rest are measured on engines of their own, one set of engines per flags.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+from swiftkv.config import RunConfig
+from swiftkv.config.measuring import Point
+from swiftkv.engines.settings import BLOCK, Arm, Batch, EngineSettings, benchmark_arms, kv_memory
+from swiftkv.errors import UserError
+
+CAPACITY, LATENCY = "kv-capacity", "latency"  # of the rounds in the work directory, beside the points' names
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Engine flags that a point may ask for: prefix caching (its `prefix_share`), how many tokens of the base the KV
+    cache holds in the model's own number format (its `kv_tokens`; None: all requests of every point), and the format
+    of the cache (its `kv_cache_dtype`, as vLLM names it)."""
+
+    prefix_caching: bool = False
+    kv_tokens: int | None = None
+    kv_cache_dtype: str = "auto"
+
+
+DEFAULT = Flags()
+
+
+@dataclass(frozen=True)
+class PlannedPoint:
+    """One workload: the batch that every arm runs once per repeat, and the settings of the engines that run it.
+    `kv_tokens` is what the configuration says."""
+
+    name: str
+    batch: Batch
+    settings: EngineSettings
+    kv_tokens: int | None
+
+
+@dataclass(frozen=True)
+class EngineSet:
+    """The points that are measured on the same engines, one per arm, all with these settings."""
+
+    settings: EngineSettings
+    points: tuple[PlannedPoint, ...]
+
+
+@dataclass(frozen=True)
+class ThroughputPlan:
+    """The throughput stage: the base, then the variants; points in the order of the configuration.
+
+    The first of `engine_sets` has the default flags and is there even without points: KV capacity and latency are
+    measured on it. `latency` is a single request. `variants` are as the configuration writes them.
+    """
+
+    variants: list[dict]
+    arms: tuple[Arm, ...]
+    points: tuple[PlannedPoint, ...]
+    engine_sets: tuple[EngineSet, ...]
+    repeats: int
+    min_seconds: float
+    latency: Batch
+    latency_rounds: int
+    seed: int
+
+    @property
+    def settings(self) -> EngineSettings:
+        """Of the engines with the default flags."""
+        return self.engine_sets[0].settings
+
+    def request_seed(self, number: int) -> int:
+        """Of the requests of repeat or latency round `number`, the same for all arms."""
+        return self.seed + number
+
+    @property
+    def decisive(self) -> dict[str, dict]:
+        """By name of a workload what decides its measurements, beside what decides all of them (`rounds.fingerprint`):
+        the engines' settings and what they are asked to run. Repeats, rounds and `min_seconds` may change."""
+        engine, alone = asdict(self.settings), self.latency
+        workloads = {
+            CAPACITY: {"engine": engine},
+            LATENCY: {"engine": engine, "load": {"input_len": alone.input_len, "output_len": alone.output_len}},
+        }
+        for point in self.points:
+            load = {key: number for key, number in asdict(point.batch).items() if number}  # no prefix_len of 0
+            workloads[point.name] = {"engine": asdict(point.settings), "load": load}
+        return workloads
+
+
+def throughput_plan(config: RunConfig) -> ThroughputPlan:
+    """The plan of a configuration. Raises UserError if points share a name or have one that is taken, if a variant does
+    not fit the benchmark model, and if KV memory does not hold one request."""
+    section, arms = config.throughput, benchmark_arms(config)
+    names, taken = [point.name for point in section.points], (LATENCY, CAPACITY)
+    if len(set(names)) < len(names) or {*taken} & {*names}:
+        raise UserError(f"throughput.points: names must be unique and not {' or '.join(taken)}, got {names}")
+    by_flags: dict[Flags, list[Point]] = {DEFAULT: []}
+    for point in section.points:
+        flags = Flags(point.prefix_share is not None, point.kv_tokens, point.kv_cache_dtype)
+        by_flags.setdefault(flags, []).append(point)
+    latency = Batch(section.latency.input_len, section.latency.output_len, num_requests=1)
+    engine_sets = [
+        engine_set(config, arms, flags, points, [latency] if flags == DEFAULT else [])
+        for flags, points in by_flags.items()
+    ]
+    planned = {point.name: point for engines in engine_sets for point in engines.points}
+    return ThroughputPlan(
+        variants=config.raw["variants"],
+        arms=tuple(arms),
+        points=tuple(planned[name] for name in names),
+        engine_sets=tuple(engine_sets),
+        repeats=section.repeats,
+        min_seconds=section.min_seconds,
+        latency=latency,
+        latency_rounds=section.latency.rounds,
+        seed=config.seed,
+    )
+
+
+def engine_set(config: RunConfig, arms: list[Arm], flags: Flags, points: list[Point], more: list[Batch]) -> EngineSet:
+    """Engines with settings that fit every one of `points` and `more` without preemption, or that have the KV memory
+    which the points ask for. Raises UserError if that does not hold one request of each."""
+    batches = [batch_of(point) for point in points]
+    settings = EngineSettings(
+        shape=config.shape,
+        max_model_len=BLOCK * max(batch.blocks for batch in [*batches, *more]),
+        max_num_seqs=max(batch.num_requests for batch in [*batches, *more]),
+        max_num_batched_tokens=config.throughput.max_num_batched_tokens,
+        kv_memory_bytes=kv_memory(config.shape, arms, blocks_held(points, [*batches, *more], flags.kv_tokens)),
+        prefix_caching=flags.prefix_caching,
+        kv_cache_dtype=flags.kv_cache_dtype,
+        seed=config.seed,
+        tensor_parallel_size=config.tensor_parallel_size,
+    )
+    planned = zip(points, batches, strict=True)
+    return EngineSet(settings, tuple(PlannedPoint(p.name, batch, settings, p.kv_tokens) for p, batch in planned))
+
+
+def batch_of(point: Point) -> Batch:
+    """What a point asks an engine to run."""
+    prefix_len = round((point.prefix_share or 0) * point.input_len)
+    return Batch(point.input_len, point.output_len, point.num_requests, prefix_len)
+
+
+def blocks_held(points: list[Point], batches: list[Batch], kv_tokens: int | None) -> int:
+    """Blocks of the base's KV cache: those of `kv_tokens`, by default those of any one batch without preemption. Raises
+    UserError if `kv_tokens` does not hold one request of every point."""
+    if kv_tokens is None:
+        return 1 + max(batch.num_requests * batch.blocks for batch in batches)  # vLLM keeps one block for itself
+    blocks = math.ceil(kv_tokens / BLOCK)
+    for point in points:
+        least = 1 + batch_of(point).blocks
+        if blocks < least:
+            where = f"throughput.points.{point.name}.kv_tokens"
+            raise UserError(f"{where}: {kv_tokens}; allowed is {BLOCK * least} or more")
+    return blocks
