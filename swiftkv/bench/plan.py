@@ -120,8 +120,8 @@ def throughput_plan(config: RunConfig) -> ThroughputPlan:
 
 
 def engine_set(config: RunConfig, arms: list[Arm], flags: Flags, points: list[Point], more: list[Batch]) -> EngineSet:
-    """Engines with settings that fit every one of `points` and `more` without preemption, or that have the KV memory
-    which the points ask for. Raises UserError if that does not hold one request of each."""
+    """Engines with settings that fit each of `points` and `more` without preemption, or with the KV memory that the
+    points ask for. Raises UserError if that does not hold one request of each."""
     batches = [batch_of(point) for point in points]
     settings = EngineSettings(
         shape=config.shape,

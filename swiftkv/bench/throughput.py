@@ -42,7 +42,7 @@ def run(config: RunConfig, out_dir: Path, work: Path, factory: Callable = VLLMEn
             single_len, models = plan.latency.input_len, work / "models"
             with LiveEngines(plan.arms, engine_set.settings, single_len, models, factory) as engines:
                 measure(plan, engine_set.points, rounds, engines)
-                if engine_set is plan.engine_sets[0]:
+                if engine_set is plan.engine_sets[0]:  # the one with the default flags
                     capacity = kv_capacity(plan, rounds, engines)
                     latency_rows = latency.measure(plan, rounds, engines)
         record.record["redone_rounds"] = [row for point in plan.points for row in redone(plan, point, rounds)]

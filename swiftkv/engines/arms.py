@@ -134,8 +134,9 @@ class VLLMEngine:
         if length := batch.prefix_len:
             prompt = {"prompt_token_ids": requests[0].prompt["prompt_token_ids"][:length]}
             self._serve([replace(requests[0], prompt=prompt, prompt_len=length, expected_output_len=1)])
-        gc.collect()
-        return read_outputs(*self._serve(requests))
+        gc.collect()  # here, not within what is timed
+        elapsed_s, outputs = self._serve(requests)
+        return read_outputs(elapsed_s, outputs)
 
     def _serve(self, requests: list) -> tuple[float, list]:
         """Seconds and vLLM's outputs."""
