@@ -20,8 +20,8 @@ from swiftkv.errors import UserError
 from swiftkv.evals import accuracy, paper_tasks
 from swiftkv.evals.paper_tasks import GENERATION, PaperTask
 from swiftkv.provenance import Provenance
+from swiftkv.workloads.downloads import mirror_of
 from swiftkv.workloads.tokens import count_tokens, load_tokenizer
-from swiftkv.workloads.traces import mirror_of
 
 TRANSFORMERS, FULL_PREFILL, EARLY_EXIT = "transformers", "vllm-full-prefill", "vllm-early-exit"
 MAX_LENGTH = 8192  # tokens of prompt and answer; MMLU-Pro's are the longest

@@ -59,10 +59,9 @@ def read(name: str, mirror: Path | None = None, seed: int = 0) -> Traffic:
 
 
 def _published(trace: traces.Trace, mirror: Path) -> Traffic:
-    path = traces.mirrored(trace, mirror)
-    data = path.read_bytes()
-    traces.verify(trace, data, str(path))
-    return _parsed(trace, data, str(path), f"{trace.origin} (arrival times and lengths)")
+    data, where = trace.pinned.fetch(mirror)
+    trace.pinned.verify(data, where)
+    return _parsed(trace, data, where, f"{trace.origin} (arrival times and lengths)")
 
 
 def _parsed(trace: traces.Trace, data: bytes, where: str, source: str) -> Traffic:

@@ -10,13 +10,13 @@ from swiftkv import files
 from swiftkv.config import RunConfig, load_config, validate
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy
-from swiftkv.workloads import sqlite_sandbox, traces
+from swiftkv.workloads import downloads, sqlite_sandbox
 from swiftkv.workloads.real import SETS, defog, nq_open, published, qmsum
 from tests.helpers.config import make_config
 from tests.helpers.real_rows import HAND_MADE, MEETING, items, make_mirror, right
 
 needs_mirror = pytest.mark.skipif(
-    not os.environ.get(traces.MIRROR_VARIABLE), reason=f"needs the published files ({traces.MIRROR_VARIABLE})"
+    not os.environ.get(downloads.MIRROR_VARIABLE), reason=f"needs the published files ({downloads.MIRROR_VARIABLE})"
 )
 
 
@@ -28,10 +28,10 @@ def hand_made(tmp_path, monkeypatch):
 def test_a_file_that_is_missing_damaged_or_another(hand_made):
     path = hand_made / "evals" / nq_open.FILE
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(UserError, match=r"nq-open-oracle\.jsonl\.gz has the sha256 \w+; the pinned version has"):
+    with pytest.raises(UserError, match=r"nq-open-oracle\.jsonl\.gz: .* its sha256 is \w+, the pinned version has"):
         published.read(nq_open.FILE)
     path.unlink()
-    with pytest.raises(UserError, match=r"nq-open-oracle\.jsonl\.gz: cannot be read .*SWIFTKV_MIRROR must hold it"):
+    with pytest.raises(UserError, match=r"nq-open-oracle\.jsonl\.gz: cannot be read .*in evals/ of .*SWIFTKV_MIRROR"):
         published.read(nq_open.FILE)
     (hand_made / "evals" / "ddl.tar.xz").write_bytes(b"none")
     with pytest.raises(UserError, match=r"ddl\.tar\.xz: cannot be read"):
@@ -42,15 +42,15 @@ def test_neither_mirror_nor_network(monkeypatch):
     def fail(url):
         raise urllib.error.URLError("no network")
 
-    monkeypatch.delenv(traces.MIRROR_VARIABLE, raising=False)
-    monkeypatch.setattr(traces, "download", fail)
-    with pytest.raises(UserError, match=r"no network.* set SWIFTKV_MIRROR to .* evals/defog_data_schemas_ddl\.tar\.xz"):
+    monkeypatch.delenv(downloads.MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr(downloads, "download", fail)
+    with pytest.raises(UserError, match=r"no network.* defog_data_schemas_ddl\.tar\.xz in evals/ of .*SWIFTKV_MIRROR"):
         published.read("defog_data/atis/atis.sql")
 
 
 def test_the_network_is_held_to_the_same_sha256(hand_made, monkeypatch):
-    monkeypatch.delenv(traces.MIRROR_VARIABLE)
-    monkeypatch.setattr(traces, "download", lambda url: HAND_MADE[qmsum.FILE])
+    monkeypatch.delenv(downloads.MIRROR_VARIABLE)
+    monkeypatch.setattr(downloads, "download", lambda url: HAND_MADE[qmsum.FILE])
     assert published.rows(qmsum.FILE) == [MEETING]
     with pytest.raises(UserError, match="sha256"):
         published.read(nq_open.FILE)

@@ -16,6 +16,7 @@ import yaml
 from swiftkv import files
 from swiftkv.errors import UserError
 from swiftkv.evals.paper_tasks import mirror as mirrored
+from swiftkv.workloads import downloads
 
 GROUP = "swiftkv_paper"
 PREFIX = "swiftkv_"
@@ -79,7 +80,7 @@ def source_of(task: PaperTask, mirror: Path | None) -> dict | None:
         return None
     path = mirror / "evals" / held.file
     if not path.is_file():
-        raise UserError(f"{path}: no such file; task {task.name!r} needs it (--mirror or SWIFTKV_MIRROR)")
+        raise downloads.unreadable(path, f"evals/{held.file}", f"task {task.name!r}", "no such file")
     return {"from": "mirror", "file": held.file, "sha256": files.sha256(path), "coverage": held.coverage}
 
 
