@@ -93,6 +93,11 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest(value: Any, length: int = 16) -> str:
+    """The first `length` of 64 hex digits of a hash of anything that JSON can say; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:length]
+
+
 def unfinished(path: Path) -> str:
     """What the names of half-written and outgoing directories of `path` begin with; they are its siblings."""
     return f".swiftkv-unfinished-{path.name}-"

@@ -6,8 +6,6 @@ it holds every arm. After a kill complete rounds are kept and an incomplete one 
 its arms would otherwise not have run side by side.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,11 +19,6 @@ SOURCES = sorted(path for pattern in ("vllm/*.py", "layers.py", "engines/*.py") 
 FORMAT = 3  # of a kept measurement; 3 holds the tokens found in the prefix cache
 
 
-def digest(value) -> str:
-    """Short hash of anything that JSON can say."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def fingerprint(config, sources: Sequence[Path] = SOURCES, **settings) -> str:
     """Hash of what decides a measurement: variants, seed, versions, machine, the code in `sources`, and `settings`."""
     decisive = {
@@ -37,7 +30,7 @@ def fingerprint(config, sources: Sequence[Path] = SOURCES, **settings) -> str:
         "sources": [files.sha256(path) for path in sources],
         **settings,
     }
-    return digest(decisive)
+    return files.digest(decisive)
 
 
 class Rounds:
@@ -50,7 +43,7 @@ class Rounds:
         self.work, self.key, self.arms, self.decisive = Path(work), key, arms, decisive or {}
 
     def _folder(self, name: str) -> Path:
-        key = digest([self.key, self.decisive[name]]) if name in self.decisive else self.key
+        key = files.digest([self.key, self.decisive[name]]) if name in self.decisive else self.key
         return self.work / key / name
 
     def _path(self, name: str, number: int, attempt: int) -> Path:

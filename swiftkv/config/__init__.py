@@ -5,8 +5,6 @@ package (`settings.Settings`), and an error names the key, the value and what is
 """
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -111,7 +109,7 @@ class RunConfig:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(json.dumps(self.raw, sort_keys=True).encode()).hexdigest()
+        return files.digest(self.raw, 64)
 
     @property
     def results(self) -> Path:

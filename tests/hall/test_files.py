@@ -1,5 +1,8 @@
 """Atomic writing: a result is whole or absent."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 
 from swiftkv import files
@@ -44,3 +47,9 @@ def test_bad_input_names_file_and_line(tmp_path):
         files.read_jsonl(tmp_path / "bad.jsonl")
     with pytest.raises(UserError, match="no such file"):
         files.read_json(tmp_path / "none.json")
+
+
+def test_a_digest_is_that_of_sorted_json():
+    expected = hashlib.sha256(b'{"a": [1, "x"], "b": null}').hexdigest()
+    assert files.digest({"b": None, "a": (1, Path("x"))}) == expected[:16]
+    assert files.digest({"a": [1, "x"], "b": None}, length=64) == expected

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftkv.bench import rounds
+from swiftkv import files
 from swiftkv.bench.served import replay
 from swiftkv.bench.served.replay import Replay
 from swiftkv.config.measuring import ServedPoint
@@ -45,7 +45,7 @@ class Load:
         """Name of its kept measurements: another workload of the same name does not find them."""
         replayed = [self.replay.arrival_s.tolist(), self.replay.blocks] if self.replay else []
         what = [self.kind, self.burstiness, *map(list, (self.prompt, self.output)), replayed]
-        return f"{self.name}-{rounds.digest(what)}"
+        return f"{self.name}-{files.digest(what)}"
 
     def arguments(self, label: str, folder: Path) -> list[str]:
         """What vLLM's benchmark client is told; a trace's requests are written to `folder`."""
