@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import AutoTokenizer
 
 from swiftkv import files
-from swiftkv.base_model import text, training_state
+from swiftkv.base_model import text
 from swiftkv.base_model.tokenizer import train_tokenizer
 from swiftkv.config import RunConfig
 from swiftkv.config.training import TrainBase
@@ -63,7 +63,7 @@ class Curriculum(Dataset):
         self.written = config.raw["train_base"]  # what is hashed and recorded
         self.work, self.mirror, self.text_settings = work, mirror, self.recipe.text
         self.stages = stages_of(self.recipe, self.settings)
-        self.key = training_state.key_of([self.written, self.settings, self.seed])
+        self.key = files.digest([self.written, self.settings, self.seed])
         self.tokenizer = self.own_tokenizer()
         self.text = self.own_text()
 
@@ -118,7 +118,7 @@ class Curriculum(Dataset):
         """What the data were; `sha256` changes when they do: the ids of the first batch of every stage."""
         starts = [0, *(stage.end for stage in self.stages[:-1])]
         record = {"generator": "swiftkv.workloads.tasks", "split": "train"}
-        record["sha256"] = training_state.key_of([self[step].input_ids.tolist() for step in starts])
+        record["sha256"] = files.digest([self[step].input_ids.tolist() for step in starts])
         return record | (
             {"text": {**self.text_settings.model_dump(), "tokens": len(self.text.tokens)}} if self.text else {}
         )

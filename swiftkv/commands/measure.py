@@ -92,7 +92,7 @@ def accuracy_summary(
     config: Config = CONFIG,
 ) -> None:
     """Compare every arm with the base, item by item."""
-    from swiftkv.evals import accuracy as stage
+    from swiftkv.evals import accuracy_summary as stage
 
     loaded = load(config)
     stage.summarise(loaded, {arm: arms / arm for arm in loaded.accuracy_arms}, out)

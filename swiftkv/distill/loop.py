@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from swiftkv import files, outputs
-from swiftkv.base_model import training_state
 from swiftkv.config import RunConfig
 from swiftkv.costmodel.training import peak_flops, step_flops
 from swiftkv.distill import parallel
@@ -61,7 +60,7 @@ class Distillation:
             parallel.shard(self.teacher, self.students)
         data = [config.tasks, config.seed, *map(files.sha256, data_files(config, base_dir))]
         self.trainees = [
-            Trainee(s, training_state.key_of([data, s.recipe.model_dump(exclude_unset=True), s.cut, s.group]), work)
+            Trainee(s, files.digest([data, s.recipe.model_dump(exclude_unset=True), s.cut, s.group]), work)
             for s in self.students
             if s.trained
         ]

@@ -264,7 +264,7 @@ def test_vllm_paths(models, monkeypatch):
 
     from vllm.engine.arg_utils import EngineArgs
 
-    from swiftkv.evals import accuracy
+    from swiftkv.evals import lm_eval_backend
 
     seen = []
 
@@ -273,7 +273,7 @@ def test_vllm_paths(models, monkeypatch):
         seen.append((os.environ["SWIFTKV_FULL_PREFILL"], set(settings)))
         yield
 
-    monkeypatch.setattr(accuracy, "backend", engine)
+    monkeypatch.setattr(lm_eval_backend, "vllm_backend", engine)
     config = config_of(loglikelihood="vllm-full-prefill", generation="vllm-early-exit")
     for task in ("winogrande", "gsm8k_cot"):
         settings = protocol.settings_of(config, models["base"], paper_tasks.paper_tasks()[task])
