@@ -157,6 +157,11 @@ REGISTERED = (
     ResultFile("distill", "models/distill.jsonl", stage="distill", may_be_empty=True,  # if no step was taken
                columns=words("step variant loss kl learning_rate tokens seconds agreement"),
                keys=words("variant step"), agreement=Agreement.LOOSE, keep=Keep.FILE),
+    ResultFile("ablations", "ablations/ablations.csv", stage="ablate", target="ablations", recorded=False,
+               keep=Keep.NO),
+    ResultFile("ablation_summary", "ablations/summary.csv", stage="ablate", target="ablations", keep=Keep.NO),
+    ResultFile("ablation_report", "ablations/summary.md", stage="ablate", target="ablations", recorded=False,
+               keep=Keep.NO),
     # In place of the models, which evidence leaves out.
     ResultFile("parameters", "models/parameters.csv", stage=PUBLISH, target=None, recorded=False, keep=Keep.NO,
                columns=words("arm trained base share")),

@@ -96,9 +96,6 @@ class RunConfig:
     similarity = Part(measuring.Similarity)
     ablations = Part(training.Ablations)
 
-    def __getitem__(self, key: str) -> Any:
-        return self.raw[key]
-
     @property
     def scale(self) -> str:
         return self.raw["scale"]

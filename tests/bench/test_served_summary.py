@@ -60,7 +60,7 @@ def synthetic(kind: str = "rate") -> list[dict]:
 
 
 def config_of(**changes) -> RunConfig:
-    return make_config(instead={"served": CONFIG["served"] | {"slo": SLO} | changes}, of="served")
+    return make_config(instead={"served": CONFIG.raw["served"] | {"slo": SLO} | changes}, of="served")
 
 
 def rows_of(measurements: list[dict]) -> list[dict]:
@@ -163,9 +163,9 @@ def test_an_empty_window_is_named():
     ("change", "message"),
     [
         ({"arms": ["skip99"]}, r"served\.arms: 'skip99' is not a variant"),
-        ({"points": [CONFIG["served"]["points"][0]] * 2}, r"served\.points: names must differ"),
+        ({"points": [CONFIG.raw["served"]["points"][0]] * 2}, r"served\.points: names must differ"),
         (
-            {"points": [CONFIG["served"]["points"][0] | {"trace": "x"}]},
+            {"points": [CONFIG.raw["served"]["points"][0] | {"trace": "x"}]},
             r"served\.points\.0: 'trace' is no key of kind rate; allowed",
         ),
         ({"points": [{"name": "a", "kind": "rate", "loads": [1]}]}, r"served\.points\.0: input_len is missing"),
@@ -180,11 +180,11 @@ def test_wrong_settings_are_named(change, message):
 
 def test_parts_of_a_client_are_refused():
     with pytest.raises(UserError, match=r"closed: 1.5 clients; allowed are whole numbers"):
-        plan(config_of(points=[{**CONFIG["served"]["points"][2], "loads": [1.5]}]), None)
+        plan(config_of(points=[{**CONFIG.raw["served"]["points"][2], "loads": [1.5]}]), None)
 
 
 def test_servers_take_every_request():
-    point = {**CONFIG["served"]["points"][2], "loads": [2], "input_len": 200, "output_len": 60}
+    point = {**CONFIG.raw["served"]["points"][2], "loads": [2], "input_len": 200, "output_len": 60}
     settings = settings_of(config_of(points=[point], max_num_seqs=3), plan(config_of(points=[point]), None))
     assert (settings.max_model_len, settings.max_num_seqs, settings.prefix_caching) == (384, 3, False)
     wider = settings_of(config_of(points=[point], kv_tokens=4 * 3 * 384), plan(config_of(points=[point]), None))

@@ -34,7 +34,7 @@ def model_dir(tmp_path_factory) -> Path:
     from swiftkv.base_model.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "base"
-    tokenizer = train_tokenizer(load_config()["tasks"], 600, seed=0, contexts=20)
+    tokenizer = train_tokenizer(load_config().tasks, 600, seed=0, contexts=20)
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {
@@ -177,7 +177,7 @@ def sample_of(item: tasks.Item, **changes) -> dict:
 
 
 def test_missing_and_altered_predictions():
-    items = tasks.items("rag", "test", 3, 0, load_config()["tasks"]["rag"])
+    items = tasks.items("rag", "test", 3, 0, load_config().tasks["rag"])
     whole = [sample_of(item) for item in items]
     assert lm_eval_tasks.in_order("rag", items, whole[::-1]) == whole
     with pytest.raises(UserError, match="task 'rag': 1 predictions are missing, the first for rag-test-0-2"):
@@ -190,7 +190,7 @@ def test_missing_and_altered_predictions():
 
 @pytest.mark.parametrize("task", tasks.TASKS)
 def test_an_item_survives_the_data_file(task):
-    for item in tasks.items(task, "test", 5, 0, load_config()["tasks"][task]):
+    for item in tasks.items(task, "test", 5, 0, load_config().tasks[task]):
         doc = json.loads(json.dumps(lm_eval_tasks.doc_of(item)))
         assert lm_eval_tasks.item_of(doc) == item
         assert lm_eval_tasks.process_results(doc, [item.answer]) == {"score": 1.0, "exact_match": 1.0}

@@ -15,7 +15,7 @@ def pairs() -> list[tuple[str, str]]:
     from swiftkv.workloads import tasks
 
     made = []
-    for task, settings in load_config()["tasks"].items():
+    for task, settings in load_config().tasks.items():
         items = tasks.items(task, "test", 4, 0, settings)
         for item, other in zip(items, items[1:] + items[:1], strict=True):
             made += [(item.prompt[-400:], item.answer), (item.prompt[-400:], other.answer)]

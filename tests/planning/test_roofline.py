@@ -166,7 +166,7 @@ def test_calibration_is_what_prediction_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "STREAM_BYTES", 2**20)
     monkeypatch.setattr(calibration, "TOKENS", (1, 8))
     config = load_config()
-    small = type(config)({**config.raw, "throughput": {**config["throughput"], "model": TINY_SHAPE}}, "test")
+    small = type(config)({**config.raw, "throughput": {**config.raw["throughput"], "model": TINY_SHAPE}}, "test")
     found = calibration.run(small, tmp_path / "here.json", "float32", seconds=0.01)
     assert {(row["projection"], row["tokens"]) for row in found["matmul"]} == {
         (name, tokens) for name in calibration.projections(TINY_SHAPE) for tokens in (1, 8)

@@ -24,13 +24,13 @@ MACHINE = roofline.Machine("test", (16.0, 256.0), (5e10, 1e11), 1e11, 1e10, 1e10
 
 def measurement(arm, load: float, number: int, overhead_s: float = 0.0, kind: str = "rate") -> dict:
     """What a client would see of a server that behaves as the simulator says."""
-    shape, section = CONFIG["throughput"]["model"], CONFIG["served"]
+    shape, section = CONFIG.shape, CONFIG.raw["served"]
     rng = np.random.default_rng([number, int(load)])
     arrival = np.cumsum(rng.exponential(1 / load, 12))
     arrival -= arrival[0]
     requests = Requests(arrival, np.full(12, 200), np.full(12, 20))
     machine = roofline.Machine(**{**MACHINE.__dict__, "overhead_s": MACHINE.overhead_s + overhead_s})
-    limits = fleet.Limits(CONFIG["throughput"]["max_num_batched_tokens"], section["max_num_seqs"], predict.UNLIMITED)
+    limits = fleet.Limits(CONFIG.throughput.max_num_batched_tokens, section["max_num_seqs"], predict.UNLIMITED)
     cost = roofline.cost(shape, arm.cut, arm.group, machine, DTYPE_BYTES[shape["dtype"]])
     served = fleet.simulate(cost, limits, requests, 1)
     ttft, gap = fleet.ttft(requests, served), (served.end - served.first) / 19
@@ -79,7 +79,7 @@ def test_what_a_server_adds_to_a_step_is_learned_from_the_base(tmp_path):
 
 def test_another_model_or_machine_is_refused(results):
     other = copy.deepcopy(CONFIG.raw)
-    other["throughput"]["model"]["hidden_size"] *= 2
+    other.shape["hidden_size"] *= 2
     fit = REFERENCE / "cpu"
     with pytest.raises(UserError, match=r"--fit .*cpu: has another throughput\.model"):
         predicted.machine_of(CONFIG, fit, RunConfig(other, "(test)"), results)

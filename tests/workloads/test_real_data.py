@@ -86,7 +86,7 @@ def test_every_set_has_its_own_limits_and_details(hand_made, tiny_base, tmp_path
     config = config_of(real={name: {"items": 1} for name in SETS} | {"qmsum": {"items": 1, "max_new_tokens": 7}})
     accuracy.score_arm(config, "base", tiny_base, tmp_path / "out", tmp_path / "work")
     rows = {row["task"]: row for row in files.read_jsonl(tmp_path / "out" / "samples.jsonl")}
-    assert list(rows) == [*config["tasks"], *SETS]
+    assert list(rows) == [*config.tasks, *SETS]
     assert asked["code"]["until"] == ["\n"] and asked["code"]["max_gen_toks"] == 40
     for name, task in SETS.items():
         assert asked[name]["until"] == list(task.stop)
@@ -94,7 +94,7 @@ def test_every_set_has_its_own_limits_and_details(hand_made, tiny_base, tmp_path
         assert rows[name]["score"] == 1.0
         assert set(task.metrics) <= set(rows[name])
     record = files.read_json(tmp_path / "out" / "lm_eval.json")
-    assert record["settings"]["real"] == config["accuracy"]["real"]
+    assert record["settings"]["real"] == config.raw["accuracy"]["real"]
     assert record["tasks"]["qmsum"]["results"]["rouge1,none"] == 1.0
 
 
@@ -110,7 +110,7 @@ def test_the_configuration_names_the_sets():
 
 def test_without_the_key_there_are_the_generated_tasks_alone():
     config = load_config()
-    assert list(accuracy.test_items(config)) == list(accuracy.limits(config)) == list(config["tasks"])
+    assert list(accuracy.test_items(config)) == list(accuracy.limits(config)) == list(config.tasks)
 
 
 # ---- the published files

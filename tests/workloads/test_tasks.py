@@ -16,7 +16,7 @@ from swiftkv.workloads import names, tasks
 from swiftkv.workloads.stream import batch
 from swiftkv.workloads.tasks import sql
 
-SETTINGS = load_config(ROOT / "config" / "config.yaml")["tasks"]
+SETTINGS = load_config(ROOT / "config" / "config.yaml").tasks
 NAME = re.compile(r"\b[a-z]+_[a-z]+\b")
 
 

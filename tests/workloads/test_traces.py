@@ -205,7 +205,7 @@ def tokenizer_dir(tmp_path_factory) -> Path:
     from swiftkv.base_model.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("base")
-    settings = load_config()["tasks"]
+    settings = load_config().tasks
     train_tokenizer(settings, 600, seed=0, contexts=20).save_pretrained(folder)
     return folder
 
@@ -218,8 +218,8 @@ def test_run_writes_both_tables_and_where_they_came_from(tokenizer_dir, tmp_path
     traces.run(small_config(), tokenizer_dir, tmp_path / "lengths")
     rows = read(tmp_path / "lengths" / "lengths.csv")
     assert [row["workload"] for row in rows] == [
-        *small_config()["lengths"]["traces"],
-        *small_config()["tasks"],
+        *small_config().lengths.traces,
+        *small_config().tasks,
     ]
     assert [row["source"] for row in rows[3:]] == ["generated"] * 4
     assert all(row["requests"] == "5" and float(row["ratio_of_means"]) > 1 for row in rows[3:])
@@ -238,7 +238,7 @@ def test_task_lengths_count_prompt_and_answer_tokens(tokenizer_dir):
 
     config = small_config()
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    items = tasks.items("sql", "test", 5, config.seed, config["tasks"]["sql"])
+    items = tasks.items("sql", "test", 5, config.seed, config.tasks["sql"])
     found = {lengths.row["workload"]: lengths.row for lengths in traces.task_lengths(config, tokenizer_dir)}
     prompts = [len(tokenizer(item.prompt)["input_ids"]) for item in items]
     outputs = [len(tokenizer(item.answer + tokenizer.eos_token)["input_ids"]) for item in items]
