@@ -100,13 +100,13 @@ class Curriculum(Dataset):
         """The batch of a step: rows of the tasks, then rows of text, all of whose tokens count as a prompt's."""
         stage = self.stage(step)
         plain = round(stage.rows * self.text_settings.share) if self.text else 0
-        made = batch(stage.settings, self.tokenizer, stage.rows - plain, stage.length, self.seed, step)
+        task_rows = batch(stage.settings, self.tokenizer, stage.rows - plain, stage.length, self.seed, step)
         if not plain:
-            return made
+            return task_rows
         rows = self.text.rows(stage.length, plain, step * plain)
-        answers = torch.cat([made.answers, torch.zeros(rows.shape, dtype=torch.bool)])
-        lengths = torch.cat([made.lengths, torch.full((len(rows),), rows.shape[1])])
-        return Batch(torch.cat([made.input_ids, rows]), answers, lengths)
+        answers = torch.cat([task_rows.answers, torch.zeros(rows.shape, dtype=torch.bool)])
+        lengths = torch.cat([task_rows.lengths, torch.full((len(rows),), rows.shape[1])])
+        return Batch(torch.cat([task_rows.input_ids, rows]), answers, lengths)
 
     def batches(self, start: int, processes: int = 0) -> Iterator[Batch]:
         """Every batch from number `start` on, made in advance by `processes` others if there are any."""

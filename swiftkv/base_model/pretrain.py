@@ -116,10 +116,10 @@ class Trainer:
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one of this recipe."""
-        found = training_state.load(self.work, self.key)
-        if found is None:
+        checkpoint = training_state.load(self.work, self.key)
+        if checkpoint is None:
             return
-        tensors, progress = found
+        tensors, progress = checkpoint
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model/{name}"])

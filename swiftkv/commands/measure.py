@@ -34,7 +34,7 @@ def lengths(
     """Prompt and output lengths of real traces and of the four tasks."""
     from swiftkv.workloads import traces
 
-    traces.run(load(config), base, out, mirror)
+    traces.write_lengths(load(config), base, out, mirror)
 
 
 @cli.command()

@@ -56,19 +56,19 @@ class Probe:
 
 def probes_of(tokenizer, task: str, count: int, seed: int, settings: dict) -> list[Probe]:
     """Held-out items of one task and difficulty; prompt and answer are encoded apart, as in training and in serving."""
-    made = tasks.items(task, "test", count, seed, settings)
-    prompts = tokenizer([item.prompt for item in made], add_special_tokens=False)["input_ids"]
-    answers = tokenizer([item.answer + tokenizer.eos_token for item in made], add_special_tokens=False)["input_ids"]
-    return [Probe(i, settings["records"], p, a) for i, p, a in zip(made, prompts, answers, strict=True)]
+    items = tasks.items(task, "test", count, seed, settings)
+    prompts = tokenizer([item.prompt for item in items], add_special_tokens=False)["input_ids"]
+    answers = tokenizer([item.answer + tokenizer.eos_token for item in items], add_special_tokens=False)["input_ids"]
+    return [Probe(i, settings["records"], p, a) for i, p, a in zip(items, prompts, answers, strict=True)]
 
 
 def task_probes(config: RunConfig, tokenizer) -> list[Probe]:
     """The four tasks at every difficulty: their records times each factor."""
-    found, settings = [], config.diagnosis
+    probes, settings = [], config.diagnosis
     for task, hardest in config.tasks.items():
         for records in sorted({max(1, round(hardest["records"] * factor)) for factor in settings.difficulty}):
-            found += probes_of(tokenizer, task, settings.items, config.seed, hardest | {"records": records})
-    return found
+            probes += probes_of(tokenizer, task, settings.items, config.seed, hardest | {"records": records})
+    return probes
 
 
 def needle_probes(config: RunConfig, tokenizer, limit: int) -> list[Probe]:
@@ -139,19 +139,19 @@ def token_rows(arm: str, batch: list[Probe], mine: Choices, base: Choices, token
     return rows.drop(columns=["token", "last"])
 
 
-def look(base_dir: Path, models: dict[str, Path], probes: list[Probe], tokenizer) -> pd.DataFrame:
+def measure(base_dir: Path, models: dict[str, Path], probes: list[Probe], tokenizer) -> pd.DataFrame:
     """The token rows of every arm, the base's first; its hidden states are kept, on the CPU, for all of them."""
     base, parts = load_whole(base_dir), list(batches(probes))
     states = [answer_states(base, batch).cpu() for batch in parts]
-    found = []
+    rows = []
     for arm, directory in {BASE_ARM: base_dir, **models}.items():
         model = base if arm == BASE_ARM else load_whole(directory)
-        for batch, kept in zip(parts, states, strict=True):
-            theirs = choices(base, kept)
+        for batch, state in zip(parts, states, strict=True):
+            theirs = choices(base, state)
             mine = theirs if arm == BASE_ARM else choices(model, answer_states(model, batch))
-            found.append(token_rows(arm, batch, mine, theirs, tokenizer))
+            rows.append(token_rows(arm, batch, mine, theirs, tokenizer))
         print(f"diagnose: {arm}: {len(probes)} items", flush=True)
-    tokens = pd.concat(found, ignore_index=True)
+    tokens = pd.concat(rows, ignore_index=True)
     if not np.isfinite(tokens.kl).all():
         raise UserError(f"diagnose: the logits of {tokens.arm[~np.isfinite(tokens.kl)].iloc[0]} are not finite")
     return tokens
@@ -240,7 +240,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out_dir: Pat
     inputs = [path for directory in (base_dir, *models.values()) for path in weight_files(Path(directory))]
     with Provenance("diagnose", config, inputs=inputs, out=[out_dir / name for name in FILES]) as provenance:
         probes = all_probes(config, tokenizer, limit)
-        tokens = look(base_dir, models, probes, tokenizer)
+        tokens = measure(base_dir, models, probes, tokenizer)
         items = items_of(tokens)
         for name, frame in frames_of(tokens, items, config.seed).items():
             files.write_text(out_dir / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))

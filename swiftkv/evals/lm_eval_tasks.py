@@ -35,8 +35,8 @@ class Sampling(NamedTuple):
 def process_results(doc: dict, results: list[str]) -> dict[str, float]:
     """lm-eval's hook: judge one generation (called by the name that the YAML gives)."""
     item = item_of(doc)
-    found = real.SETS[item.task].score(item, results[0]) if item.task in real.SETS else tasks.score(item, results[0])
-    return {name: found[name] for name in metrics_of(item.task)}
+    judged = real.SETS[item.task].score(item, results[0]) if item.task in real.SETS else tasks.score(item, results[0])
+    return {name: judged[name] for name in metrics_of(item.task)}
 
 
 def metrics_of(task: str) -> tuple[str, ...]:

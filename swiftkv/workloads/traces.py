@@ -223,7 +223,7 @@ def write(measured: list[Lengths], rows: Path, quantiles: Path) -> None:
     files.write_text(rows, pd.DataFrame([lengths.row for lengths in measured]).to_csv(index=False))
 
 
-def run(config: RunConfig, base_dir: Path, out_dir: Path, mirror: Path | None = None) -> None:
+def write_lengths(config: RunConfig, base_dir: Path, out_dir: Path, mirror: Path | None = None) -> None:
     """Write lengths.csv and lengths_quantiles.csv into `out_dir`. Raises UserError as its parts do."""
     written = [out_dir / name for name in names("lengths")]
     with Provenance("lengths", config, out=written) as provenance:

@@ -122,6 +122,6 @@ def scaled(traffic: Traffic, hours: float, factor: float, seed: int = 0) -> Requ
         copies = rng.poisson(factor, len(trace.arrival))
         times = np.repeat(trace.arrival, copies)
         times += start + rng.uniform(-JITTER_S, JITTER_S, len(times))
-        kept = (times >= 0) & (times < seconds)
-        parts.append((times[kept], np.repeat(trace.prompt, copies)[kept], np.repeat(trace.output, copies)[kept]))
+        within = (times >= 0) & (times < seconds)
+        parts.append((times[within], np.repeat(trace.prompt, copies)[within], np.repeat(trace.output, copies)[within]))
     return _ordered(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swiftkv import files, results
 from swiftkv.audit import compare_results, verify_results
-from swiftkv.audit.recompute import Run
+from swiftkv.audit.recompute import AuditedRun
 from swiftkv.bench.served import metrics, replay, summary
 from swiftkv.bench.served.loads import plan
 from swiftkv.bench.served.servers import settings_of
@@ -243,7 +243,7 @@ def test_an_altered_digit_is_found(root, file, tmp_path):
         path.write_text(f"{text[:place]}1.{text[place + 2 :]}")
     files.write_text(directory / "config.yaml", yaml.safe_dump(config_of().raw))
     config = verify_results.read_config(directory, None)
-    found = verify_results.check(Run(results.Results(CONFIG.scale, directory), config, tmp_path / "scratch"))
+    found = verify_results.check(AuditedRun(results.Results(CONFIG.scale, directory), config, tmp_path / "scratch"))
     said = {difference.file for difference in found.differences}
     assert f"served/{file}" in said if file else not said
     assert {"served/summary.csv", "served/tab-served.md"} <= found.reached

@@ -96,7 +96,7 @@ def test_sql_equal_result_counts_even_if_the_text_differs():
 )
 def test_generated_sql_can_only_read_and_only_for_a_while(statement):
     meta = tasks.items("sql", "test", 1, 0, SETTINGS["sql"])[0].meta
-    assert sql.run(statement.format(t=meta["table"]), meta) is None
+    assert sql.rows_of(statement.format(t=meta["table"]), meta) is None
 
 
 def test_summary_gets_partial_credit_per_field():

@@ -215,7 +215,7 @@ def small_config():
 
 
 def test_run_writes_both_tables_and_where_they_came_from(tokenizer_dir, tmp_path, offline):
-    traces.run(small_config(), tokenizer_dir, tmp_path / "lengths")
+    traces.write_lengths(small_config(), tokenizer_dir, tmp_path / "lengths")
     rows = read(tmp_path / "lengths" / "lengths.csv")
     assert [row["workload"] for row in rows] == [
         *small_config().lengths.traces,

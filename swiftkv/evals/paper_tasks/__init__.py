@@ -62,13 +62,13 @@ def parts_of(task: PaperTask) -> dict[str, Path]:
     """lm-eval's own files of a task: one, or one per subject, by the name they get here."""
     spec = importlib.util.find_spec("lm_eval")
     root = Path(spec.submodule_search_locations[0]) / "tasks" if spec else Path()
-    found = sorted(root.glob(task.lm_eval))
-    if not found:
+    paths = sorted(root.glob(task.lm_eval))
+    if not paths:
         raise UserError(f"task {task.name!r}: lm-eval has no tasks/{task.lm_eval}; install lm-eval 0.4.13")
-    if len(found) == 1:
-        return {PREFIX + task.name: found[0]}
-    subjects = [path.stem.removeprefix(task.lm_eval.split("/")[-1].split("*")[0]) for path in found]
-    return {f"{PREFIX}{task.name}_{subject}": path for subject, path in zip(subjects, found, strict=True)}
+    if len(paths) == 1:
+        return {PREFIX + task.name: paths[0]}
+    subjects = [path.stem.removeprefix(task.lm_eval.split("/")[-1].split("*")[0]) for path in paths]
+    return {f"{PREFIX}{task.name}_{subject}": path for subject, path in zip(subjects, paths, strict=True)}
 
 
 def source_of(task: PaperTask, mirror: Path | None) -> dict | None:
