@@ -23,7 +23,7 @@ AHEAD = 8  # batches that each process makes in advance
 
 
 @dataclass(frozen=True)
-class Stage:
+class CurriculumStage:
     """A stretch of the curriculum: task settings, rows of `length` tokens per step, weight of the mean loss on prompt
     tokens beside that on answer tokens, and the step after its last."""
 
@@ -34,14 +34,14 @@ class Stage:
     end: int
 
 
-def stages_of(recipe: TrainBase, settings: dict) -> list[Stage]:
+def stages_of(recipe: TrainBase, settings: dict) -> list[CurriculumStage]:
     """The recipe's stages: `recall` alone, or the four tasks at a share of their difficulty."""
     stages, end = [], 0
     for entry in recipe.stages:
         length, rows = entry.sequence_length, max(1, recipe.batch_tokens // entry.sequence_length)
         end += max(1, entry.tokens // (rows * length))
         chosen = {"recall": entry.recall.model_dump()} if entry.recall else scale(settings, entry.difficulty)
-        stages.append(Stage(chosen, rows, length, entry.prompt_weight, end))
+        stages.append(CurriculumStage(chosen, rows, length, entry.prompt_weight, end))
     return stages
 
 
@@ -83,16 +83,16 @@ class Curriculum(Dataset):
                 train_tokenizer(self.settings, size, self.seed, texts=self.texts()).save_pretrained(new)
         return AutoTokenizer.from_pretrained(directory)
 
-    def own_text(self) -> text.Stream | None:
+    def own_text(self) -> text.TokenStream | None:
         """The run's token stream, kept with the checkpoint; None without plain text."""
         if not self.text_settings:
             return None
         path = self.work / f"text-{self.key}.npy"
         if not path.is_file():
             text.write_tokens(self.texts(), self.tokenizer, path)
-        return text.Stream.open(path, self.seed)
+        return text.TokenStream.open(path, self.seed)
 
-    def stage(self, step: int) -> Stage:
+    def stage(self, step: int) -> CurriculumStage:
         """The stage that a step belongs to."""
         return next(stage for stage in self.stages if step < stage.end)
 

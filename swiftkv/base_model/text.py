@@ -86,14 +86,14 @@ order = lru_cache(maxsize=8)(shuffled)  # of an epoch's rows
 
 
 @dataclass(frozen=True)
-class Stream:
+class TokenStream:
     """The token stream of a run, mapped from a file."""
 
     tokens: np.ndarray
     seed: int
 
     @classmethod
-    def open(cls, path: Path, seed: int) -> "Stream":
+    def open(cls, path: Path, seed: int) -> "TokenStream":
         """The stream that `write_tokens` wrote."""
         return cls(np.load(path, mmap_mode="r", allow_pickle=False), seed)
 

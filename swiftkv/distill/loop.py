@@ -26,7 +26,7 @@ from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_confi
 from swiftkv.modeling.convert import REPLACED, write_student
 from swiftkv.provenance import Provenance
 from swiftkv.registry import FILES
-from swiftkv.workloads.sources import Stream, stream_of
+from swiftkv.workloads.sources import BatchStream, stream_of
 from swiftkv.workloads.stream import Batch
 from swiftkv.workloads.tokens import load_tokenizer
 
@@ -124,7 +124,7 @@ class Distillation:
         context = data.tokens // max(1, int((places(data) == 0).sum()))
         return step_flops(config.to_dict(), students, data.tokens, loss, max(1, context), run_tokens=run)
 
-    def train(self, stream: Stream) -> None:
+    def train(self, stream: BatchStream) -> None:
         """Train to the configured step, with a checkpoint every SAVE_EVERY_S seconds and one at the end."""
         steps = max((trainee.recipe.steps for trainee in self.trainees), default=0)
         peak, _ = peak_flops(self.world.device)
@@ -197,7 +197,7 @@ def run(
     out_dir: Path,
     work: Path,
     options: Options | None = None,
-    stream: Stream | None = None,
+    stream: BatchStream | None = None,
 ) -> None:
     """Distil all variants of `config` from `base_dir`: `out_dir/<variant>/` and `out_dir/distill.jsonl`.
 

@@ -11,17 +11,8 @@ from pathlib import Path
 from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.evals import lm_eval_tasks
-from swiftkv.evals.lm_eval_backend import (
-    dtype_of,
-    engine_settings,
-    model_hashes,
-    score_key,
-    told,
-    unfinished,
-    vllm_backend,
-)
-from swiftkv.evals.lm_eval_tasks import Sampling
+from swiftkv.evals import harness, lm_eval_tasks
+from swiftkv.evals.lm_eval_tasks import SeededSampling
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import real, tasks
 from swiftkv.workloads.tasks import Item
@@ -31,13 +22,13 @@ MAX_NUM_BATCHED_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Job:
+class AccuracyJob:
     """A task, answered greedily or drawn with a seed, and the file that holds its rows once it is done."""
 
     task: str
     items: list[Item]
     max_new_tokens: int
-    sampling: Sampling | None
+    sampling: SeededSampling | None
     part: Path
 
     @property
@@ -72,12 +63,12 @@ def limits(config: RunConfig) -> dict[str, int]:
     return generated | {task: real.max_new_tokens(task, settings) for task, settings in real_tasks(config).items()}
 
 
-def samplings(config: RunConfig) -> list[Sampling | None]:
+def samplings(config: RunConfig) -> list[SeededSampling | None]:
     """How every item is answered: once, greedily, or once per seed where the configuration asks for sampling."""
     asked = config.accuracy.sampling
     if asked is None:
         return [None]
-    return [Sampling(asked.temperature, asked.top_p, config.seed + n) for n in range(asked.seeds)]
+    return [SeededSampling(asked.temperature, asked.top_p, config.seed + n) for n in range(asked.seeds)]
 
 
 def settings_of(config: RunConfig, model_dir: Path, items: dict[str, list[Item]], tokenizer) -> dict:
@@ -93,14 +84,14 @@ def settings_of(config: RunConfig, model_dir: Path, items: dict[str, list[Item]]
             f"max_position_embeddings {limit} of {model_dir}"
         )
     return {
-        "dtype": dtype_of(model),
+        "dtype": harness.dtype_of(model),
         "max_model_len": longest[task] + new[task],
         "max_gen_toks": config.accuracy.max_new_tokens,
-        **engine_settings(config, MAX_NUM_BATCHED_TOKENS),
+        **harness.vllm_settings(config, MAX_NUM_BATCHED_TOKENS),
     }
 
 
-def rows_of(arm: str, items: list[Item], samples: list[dict], sampling: Sampling | None, tokenizer) -> list[dict]:
+def rows_of(arm: str, items: list[Item], samples: list[dict], sampling: SeededSampling | None, tokenizer) -> list[dict]:
     """One row per item: token counts in the model's tokenizer (no EOS), prediction, target and scores; with the seed,
     where the answer was drawn."""
     drawn = {"sample_seed": sampling.seed} if sampling else {}
@@ -134,30 +125,32 @@ def rows_of(arm: str, items: list[Item], samples: list[dict], sampling: Sampling
     return rows
 
 
-def finish(arm: str, model_dir: Path, jobs: list[Job], settings: dict, tokenizer) -> None:
+def finish(arm: str, model_dir: Path, jobs: list[AccuracyJob], settings: dict, tokenizer) -> None:
     """Evaluate the jobs whose part is missing, one at a time; no engine starts if none is."""
     who = f"accuracy {arm}"
-    if not (todo := unfinished(who, jobs)):
+    if not (todo := harness.to_do(who, jobs)):
         return
-    with vllm_backend(model_dir, settings) as lm:
+    with harness.vllm_backend(model_dir, settings) as lm:
         for job in todo:
             samples, record = lm_eval_tasks.evaluate(
                 lm, job.task, job.items, job.max_new_tokens, job.part.parent / "lm_eval", job.sampling
             )
             rows = rows_of(arm, job.items, samples, job.sampling, tokenizer)
             files.write_json(job.part, {"record": record, "rows": rows})
-            told(who, job.label, rows)
+            harness.told(who, job.label, rows)
 
 
 def jobs_of(
     config: RunConfig, arm: str, items: dict[str, list[Item]], hashes: dict, settings: dict, work: Path
-) -> list[Job]:
+) -> list[AccuracyJob]:
     """Every task with every sampling; what decides a result names its part."""
     jobs, new = [], limits(config)
     for task, its in items.items():
         for sampling in samplings(config):
-            key = score_key(arm, hashes, settings, new[task], [dataclasses.asdict(item) for item in its], sampling)
-            jobs.append(Job(task, its, new[task], sampling, work / arm / f"{task}-{key}.json"))
+            key = harness.score_key(
+                arm, hashes, settings, new[task], [dataclasses.asdict(item) for item in its], sampling
+            )
+            jobs.append(AccuracyJob(task, its, new[task], sampling, work / arm / f"{task}-{key}.json"))
     return jobs
 
 
@@ -167,7 +160,7 @@ def score_arm(config: RunConfig, arm: str, model_dir: Path, out_dir: Path, work:
     Raises UserError for a missing model, a task without test rows, prompts too long, missing predictions.
     """
     tokenizer = load_tokenizer(model_dir)
-    items, hashes = test_items(config, tokenizer), model_hashes(model_dir)
+    items, hashes = test_items(config, tokenizer), harness.model_hashes(model_dir)
     settings = settings_of(config, model_dir, items, tokenizer)
     section = config.raw["accuracy"]
     asked = {key: section[key] for key in ("real", "chat_template", "sampling") if key in section}

@@ -139,7 +139,7 @@ def token_rows(arm: str, batch: list[Probe], mine: Choices, base: Choices, token
     return rows.drop(columns=["token", "last"])
 
 
-def measure(base_dir: Path, models: dict[str, Path], probes: list[Probe], tokenizer) -> pd.DataFrame:
+def tokens_of_arms(base_dir: Path, models: dict[str, Path], probes: list[Probe], tokenizer) -> pd.DataFrame:
     """The token rows of every arm, the base's first; its hidden states are kept, on the CPU, for all of them."""
     base, parts = load_whole(base_dir), list(batches(probes))
     states = [answer_states(base, batch).cpu() for batch in parts]
@@ -191,9 +191,9 @@ def lost(tokens: pd.DataFrame, items: pd.DataFrame, probes: list[Probe], tokeniz
         answer = grouped.get_group((row.arm, row.task, row.records, row.id))
         wrong = int(answer[~answer.right].position.min())
         item = texts[row.task, row.records, row.id]
-        said = tokenizer.decode(answer.choice.iloc[:wrong].tolist())
+        greedy = tokenizer.decode(answer.choice.iloc[:wrong].tolist())
         rows.append({name: getattr(row, name) for name in (*KEY, "prompt_tokens")}
-                    | {"position": wrong, "said": said, "answer": item.answer, "prompt": item.prompt})  # fmt: skip
+                    | {"position": wrong, "said": greedy, "answer": item.answer, "prompt": item.prompt})  # fmt: skip
     return rows
 
 
@@ -240,7 +240,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out_dir: Pat
     inputs = [path for directory in (base_dir, *models.values()) for path in weight_files(Path(directory))]
     with Provenance("diagnose", config, inputs=inputs, out=[out_dir / name for name in FILES]) as provenance:
         probes = all_probes(config, tokenizer, limit)
-        tokens = measure(base_dir, models, probes, tokenizer)
+        tokens = tokens_of_arms(base_dir, models, probes, tokenizer)
         items = items_of(tokens)
         for name, frame in frames_of(tokens, items, config.seed).items():
             files.write_text(out_dir / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))

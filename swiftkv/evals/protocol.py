@@ -10,18 +10,7 @@ from pathlib import Path
 from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.evals import paper_tasks
-from swiftkv.evals.lm_eval_backend import (
-    TRANSFORMERS,
-    backend,
-    dtype_of,
-    engine_settings,
-    mean_score,
-    model_hashes,
-    score_key,
-    told,
-    unfinished,
-)
+from swiftkv.evals import harness, paper_tasks
 from swiftkv.evals.paper_tasks import GENERATION, PaperTask
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.downloads import mirror_of
@@ -41,12 +30,16 @@ def settings_of(config: RunConfig, model_dir: Path, task: PaperTask) -> dict:
     model, section = files.read_json(model_dir / "config.json"), config.protocol
     path = section.generation if task.kind == GENERATION else section.loglikelihood
     length = min(MAX_LENGTH, model.get("max_position_embeddings") or MAX_LENGTH)
-    if path == TRANSFORMERS:
+    if path == harness.TRANSFORMERS:
         limits = {"max_length": length, "batch_size": TRANSFORMERS_BATCH}
     else:
-        limits = {"max_model_len": length, **engine_settings(config, MAX_NUM_BATCHED_TOKENS)}
+        limits = {"max_model_len": length, **harness.vllm_settings(config, MAX_NUM_BATCHED_TOKENS)}
     new = section.max_new_tokens or task.max_gen_toks if task.kind == GENERATION else None
-    return {"path": path, "max_gen_toks": new, "backend": {"dtype": dtype_of(model), "add_bos_token": False, **limits}}
+    return {
+        "path": path,
+        "max_gen_toks": new,
+        "backend": {"dtype": harness.dtype_of(model), "add_bos_token": False, **limits},
+    }
 
 
 def check_templates(model_dir: Path, tokenizer, tasks: list[PaperTask]) -> None:
@@ -99,7 +92,7 @@ def summary_of(task: PaperTask, rows: list[dict], settings: dict, source: dict, 
         "coverage": coverage,
         "items": len(rows),
         "cut": sum(row["cut"] for row in rows),
-        "score": mean_score(rows),
+        "score": harness.mean_score(rows),
         "items_sha256": files.digest(identity, 64),
         "source": source,
         "settings": settings,
@@ -108,7 +101,7 @@ def summary_of(task: PaperTask, rows: list[dict], settings: dict, source: dict, 
 
 
 @dataclass(frozen=True)
-class Job:
+class ProtocolJob:
     """One task of one arm: how it runs, where its data come from, and the file that says it is done."""
 
     task: PaperTask
@@ -119,37 +112,37 @@ class Job:
 
 def jobs_of(
     config: RunConfig, arm: str, model_dir: Path, hashes: dict, tasks: dict, work: Path, limit: int | None
-) -> list[Job]:
+) -> list[ProtocolJob]:
     """The jobs of `tasks`, a mapping of each task to its source; what decides a result names its part."""
     jobs = []
     for task, source in tasks.items():
         settings = settings_of(config, model_dir, task)
-        key = score_key(arm, hashes, settings, dataclasses.asdict(task), source, limit)
-        jobs.append(Job(task, settings, source, work / arm / f"{task.name}-{key}.json"))
+        key = harness.score_key(arm, hashes, settings, dataclasses.asdict(task), source, limit)
+        jobs.append(ProtocolJob(task, settings, source, work / arm / f"{task.name}-{key}.json"))
     return jobs
 
 
-def finish(arm: str, model_dir: Path, jobs: list[Job], folder: Path, tokenizer, limit: int | None) -> None:
+def finish(arm: str, model_dir: Path, jobs: list[ProtocolJob], folder: Path, tokenizer, limit: int | None) -> None:
     """Evaluate the jobs whose part is missing, path by path, each with one model.
 
     The data of all are loaded before the first model is: what is missing shows at once.
     """
-    todo = unfinished(f"protocol {arm}", jobs)
+    todo = harness.to_do(f"protocol {arm}", jobs)
     loaded = {job.task: paper_tasks.load(folder, job.task) for job in todo}
     for path in dict.fromkeys(job.settings["path"] for job in todo):
         run_path(arm, model_dir, [job for job in todo if job.settings["path"] == path], loaded, tokenizer, limit)
         release_memory()
 
 
-def run_path(arm: str, model_dir: Path, jobs: list[Job], loaded: dict, tokenizer, limit: int | None) -> None:
+def run_path(arm: str, model_dir: Path, jobs: list[ProtocolJob], loaded: dict, tokenizer, limit: int | None) -> None:
     """Evaluate jobs of one path; their parts are written one at a time."""
     settings = jobs[0].settings
-    with backend(model_dir, settings["path"], settings["backend"]) as lm:
+    with harness.backend(model_dir, settings["path"], settings["backend"]) as lm:
         for job in jobs:
             samples = paper_tasks.evaluate(lm, job.task, loaded[job.task], limit, job.settings["max_gen_toks"])
             rows = rows_of(arm, job.task, samples, tokenizer, job.settings)
             files.write_json(job.part, rows)
-            told(f"protocol {arm}", job.task.name, rows)
+            harness.told(f"protocol {arm}", job.task.name, rows)
 
 
 def release_memory() -> None:
@@ -184,7 +177,7 @@ def score_arm(
     sources = {task: paper_tasks.source_of(task, mirror) for task in paper_tasks.chosen(only or config.protocol.tasks)}
     available = {task: source for task, source in sources.items() if source}
     check_templates(model_dir, tokenizer, list(available))
-    hashes, folder = model_hashes(model_dir), work / arm / "tasks"
+    hashes, folder = harness.model_hashes(model_dir), work / arm / "tasks"
     jobs = jobs_of(config, arm, model_dir, hashes, available, work, limit)
     paper_tasks.write_tasks(folder, list(available), mirror)
     named = {task.name: source for task, source in sources.items()}
@@ -197,7 +190,7 @@ def score_arm(
 
 
 def write_results(
-    arm: str, names: list[str], jobs: list[Job], out_dir: Path, limit: int | None, provenance: Provenance
+    arm: str, names: list[str], jobs: list[ProtocolJob], out_dir: Path, limit: int | None, provenance: Provenance
 ) -> None:
     """Write the items of each job, then protocol.json, which says so of tasks without data."""
     summaries = {name: {"coverage": UNAVAILABLE, "items": 0} for name in names}

@@ -24,7 +24,7 @@ from swiftkv.workloads.packing import Document
 from swiftkv.workloads.stream import Batch
 from swiftkv.workloads.tokens import pad_id
 
-Stream = Callable[[int], Iterator[Batch]]
+BatchStream = Callable[[int], Iterator[Batch]]
 
 HELD_OUT = 50  # one conversation in fifty belongs to the test split
 GROUP = 1000  # conversations that are tokenised together
@@ -123,7 +123,7 @@ def documents(settings: Distill, tokenizer, split: str) -> list[Document]:
     return chosen
 
 
-def stream_of(config: RunConfig, tokenizer, split: str = "train") -> Stream:
+def stream_of(config: RunConfig, tokenizer, split: str = "train") -> BatchStream:
     """The batches of the configuration, endless, to be entered at any number; the same number, the same batch.
 
     Chats are read when the first batch is asked for; UserError is raised then if they cannot be.

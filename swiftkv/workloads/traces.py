@@ -54,7 +54,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Lengths:
+class MeasuredLengths:
     """Measured lengths of one workload: a row of lengths.csv and the rows of lengths_quantiles.csv."""
 
     row: dict
@@ -127,7 +127,7 @@ def parse(trace: Trace, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray
     return lengths_of(trace, rows_of(data, where), where)
 
 
-def measure(workload: str, kind: str, source: str, prompts, outputs) -> Lengths:
+def measure(workload: str, kind: str, source: str, prompts, outputs) -> MeasuredLengths:
     """Statistics of [requests] prompt and output tokens; a request without output has no ratio."""
     prompts, outputs = np.asarray(prompts), np.asarray(outputs)
     if not prompts.size or not outputs.any():
@@ -145,10 +145,10 @@ def measure(workload: str, kind: str, source: str, prompts, outputs) -> Lengths:
         for name, values in zip(QUANTITIES, (prompts, outputs, ratios), strict=True)
         for q, value in zip(GRID, np.quantile(values, GRID), strict=True)
     ]
-    return Lengths(row, quantiles)
+    return MeasuredLengths(row, quantiles)
 
 
-def from_mirror(trace: Trace, mirror: Path) -> Lengths:
+def from_mirror(trace: Trace, mirror: Path) -> MeasuredLengths:
     """Lengths of a trace in a mirror. Raises UserError if the file is missing, damaged or another."""
     data, where = trace.pinned.fetch(mirror)
     lengths = parse(trace, data, where)  # before the sha256: a damaged line is named rather than a digest
@@ -156,7 +156,7 @@ def from_mirror(trace: Trace, mirror: Path) -> Lengths:
     return measure(trace.workload, "trace", MIRROR, *lengths)
 
 
-def from_network(traces: list[Trace]) -> dict[str, Lengths]:
+def from_network(traces: list[Trace]) -> dict[str, MeasuredLengths]:
     """Lengths of what can be downloaded; the first failure ends it, so that no network costs one time-out."""
     measured = {}
     for trace in traces:
@@ -177,16 +177,16 @@ def read_csv(path: Path) -> list[dict]:
     return pd.read_csv(path).to_dict("records")
 
 
-def from_committed(trace: Trace) -> Lengths:
+def from_committed(trace: Trace) -> MeasuredLengths:
     """Lengths as the project carries them. Raises UserError for a trace whose quantiles nobody has committed."""
     rows = [row for row in read_csv(RESOURCES / "lengths.csv") if row["workload"] == trace.workload]
     if not rows:
         raise UserError(f"{RESOURCES / 'lengths.csv'}: nothing of {trace.workload}; name a mirror ({MIRROR_VARIABLE})")
     quantiles = [row for row in read_csv(RESOURCES / "quantiles.csv") if row["workload"] == trace.workload]
-    return Lengths({**rows[0], "source": COMMITTED}, quantiles)
+    return MeasuredLengths({**rows[0], "source": COMMITTED}, quantiles)
 
 
-def trace_lengths(names: list[str], mirror: Path | None) -> list[Lengths]:
+def trace_lengths(names: list[str], mirror: Path | None) -> list[MeasuredLengths]:
     """Lengths of the named traces, from the best source there is. Raises UserError for an unknown name."""
     known = known_traces()
     for name in names:
@@ -199,7 +199,7 @@ def trace_lengths(names: list[str], mirror: Path | None) -> list[Lengths]:
     return [online.get(trace.workload) or from_committed(trace) for trace in traces]
 
 
-def task_lengths(config: RunConfig, base_dir: Path) -> list[Lengths]:
+def task_lengths(config: RunConfig, base_dir: Path) -> list[MeasuredLengths]:
     """Prompt and answer tokens of the held-out items of each task, in the base's tokenizer.
 
     The EOS counts as output: an engine generates it like any other token.
@@ -214,7 +214,7 @@ def task_lengths(config: RunConfig, base_dir: Path) -> list[Lengths]:
     return measured
 
 
-def write(measured: list[Lengths], rows: Path, quantiles: Path) -> None:
+def write(measured: list[MeasuredLengths], rows: Path, quantiles: Path) -> None:
     """Write both tables, the quantiles first."""
     import pandas as pd
 

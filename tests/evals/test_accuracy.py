@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from swiftkv import files, stats
 from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
-from swiftkv.evals import accuracy, accuracy_summary, lm_eval_tasks, paired
+from swiftkv.evals import accuracy, accuracy_summary, harness, lm_eval_tasks, paired
 from swiftkv.workloads import tasks
 from tests.helpers.config import make_config
 
@@ -76,7 +76,7 @@ def scripted(monkeypatch):
     def backend(model_dir, settings):
         yield lm
 
-    monkeypatch.setattr(accuracy, "vllm_backend", backend)
+    monkeypatch.setattr(harness, "vllm_backend", backend)
     return lm
 
 

@@ -39,7 +39,7 @@ def by_transformers(tiny_student, pairs):
 
 
 def test_full_prefill_scores_as_transformers(tiny_student, pairs, by_transformers, monkeypatch):
-    from swiftkv.evals.lm_eval_backend import vllm_backend
+    from swiftkv.evals.harness import vllm_backend
 
     monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
     with vllm_backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm:
@@ -53,7 +53,7 @@ def test_full_prefill_scores_as_transformers(tiny_student, pairs, by_transformer
 def test_early_exit_refuses_to_score(tiny_student, pairs):
     from vllm.exceptions import VLLMValidationError
 
-    from swiftkv.evals.lm_eval_backend import vllm_backend
+    from swiftkv.evals.harness import vllm_backend
 
     with (
         vllm_backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm,

@@ -18,7 +18,7 @@ from swiftkv import files
 from swiftkv.cli import cli
 from swiftkv.config import BASE_ARM, ROOT, RunConfig, load_config
 from swiftkv.errors import UserError
-from swiftkv.evals.lm_eval_backend import model_hashes
+from swiftkv.evals.harness import model_hashes
 from swiftkv.modeling.checkpoint import check_checkpoint, load_tensors, weight_files
 from swiftkv.modeling.convert import initial_tensors, write_student
 from swiftkv.provenance import Provenance

@@ -9,7 +9,7 @@ import pytest
 from swiftkv import files
 from swiftkv.config import RunConfig, load_config, validate
 from swiftkv.errors import UserError
-from swiftkv.evals import accuracy
+from swiftkv.evals import accuracy, harness
 from swiftkv.workloads import downloads, sqlite_sandbox
 from swiftkv.workloads.real import SETS, defog, nq_open, published, qmsum
 from tests.helpers.config import make_config
@@ -82,7 +82,7 @@ def test_every_set_has_its_own_limits_and_details(hand_made, tiny_base, tmp_path
         assert "real" not in settings, "settings go to the engine"
         yield Scripted()
 
-    monkeypatch.setattr(accuracy, "vllm_backend", backend)
+    monkeypatch.setattr(harness, "vllm_backend", backend)
     config = config_of(real={name: {"items": 1} for name in SETS} | {"qmsum": {"items": 1, "max_new_tokens": 7}})
     accuracy.score_arm(config, "base", tiny_base, tmp_path / "out", tmp_path / "work")
     rows = {row["task"]: row for row in files.read_jsonl(tmp_path / "out" / "samples.jsonl")}

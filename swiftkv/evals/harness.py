@@ -39,7 +39,7 @@ def score_key(*values) -> str:
     return files.digest([code, versions, lm_eval_tasks.VERSION, *values])
 
 
-def unfinished(who: str, jobs: list) -> list:
+def to_do(who: str, jobs: list) -> list:
     """The jobs whose `part`, the file of their rows, is missing; prints how many were done before."""
     missing = [job for job in jobs if not job.part.is_file()]
     print(f"{who}: {len(jobs) - len(missing)} of {len(jobs)} tasks done before", flush=True)
@@ -61,7 +61,7 @@ def dtype_of(model: dict) -> str:
     return model.get("dtype") or model.get("torch_dtype") or "float32"
 
 
-def engine_settings(config: RunConfig, max_num_batched_tokens: int) -> dict:
+def vllm_settings(config: RunConfig, max_num_batched_tokens: int) -> dict:
     """Keyword arguments of lm-eval's vLLM backend that are the same for all arms and tasks."""
     ranks = config.tensor_parallel_size
     return {
