@@ -109,6 +109,7 @@ def hashed_files(directory: Path, record: dict) -> dict[str, str]:
     """Files below the directory -> sha256, of a record that names them from where it was made: results/<scale>/..."""
     inside, scale = {}, record.get("scale") or directory.name
     for path, digest in record.get("data_sha256", {}).items():
+        # results/<scale>/models/x -> models/x, wherever the run was made or lies now
         if rest := f"/{path}".partition(f"/{scale}/")[2]:
             inside[rest] = digest
     return inside | {
@@ -135,7 +136,7 @@ def check_config(run: AuditedRun, records: dict[str, dict], findings: Findings) 
         return
     digest = RunConfig(read_layers(run.config.path), "").sha256
     known = {name: record["config_sha256"] for name, record in records.items() if record.get("config_sha256")}
-    others = [name.removesuffix(RECORD) for name, there in known.items() if there != digest]
+    others = [name.removesuffix(RECORD) for name, recorded in known.items() if recorded != digest]
     own = Path(run.config.path) == run.results.directory / "config.yaml"
     if own and len(others) < len(known):
         findings.reached.add("config.yaml")
@@ -186,7 +187,7 @@ def check(run: AuditedRun) -> Findings:
     return findings
 
 
-def read_config(directory: Path, given: Path | None) -> RunConfig | None:
+def config_of_run(directory: Path, given: Path | None) -> RunConfig | None:
     """The configuration of a run; what an earlier version did not know yet is as in config/config.yaml."""
     path = given or directory / "config.yaml"
     if given is None and not path.is_file():
@@ -212,7 +213,7 @@ def run(directory: Path, config: Path | None = None) -> bool:
     Raises UserError for a directory without results or an unusable configuration, and NothingToJudge if nothing in it
     can be checked.
     """
-    results, loaded = open_results(directory), read_config(directory, config)
+    results, loaded = open_results(directory), config_of_run(directory, config)
     results.scale = loaded.scale if loaded else results.scale
     with tempfile.TemporaryDirectory() as scratch:
         findings = check(AuditedRun(results, loaded, Path(scratch)))

@@ -43,7 +43,7 @@ def build(recipe: TrainBase, tokenizer) -> LlamaForCausalLM:
         "num_key_value_heads",
     )
     config = LlamaConfig(
-        vocab_size=-(-len(tokenizer) // 64) * 64,
+        vocab_size=-(-len(tokenizer) // 64) * 64,  # rounded up, which suits matrix products
         max_position_embeddings=recipe.max_position_embeddings or MAX_POSITIONS,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},

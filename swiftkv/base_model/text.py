@@ -55,6 +55,7 @@ def python_sources(limit: int) -> Iterator[str]:
     for root in map(Path, (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))):
         for path in root.rglob("*.py"):
             names.setdefault(path, path.relative_to(root).as_posix())
+    # By hash and not by name: else the limit would leave the first few packages of the alphabet.
     for path in sorted(names, key=lambda path: hashlib.sha256(names[path].encode()).digest()):
         size = path.stat().st_size
         if size <= LARGEST:

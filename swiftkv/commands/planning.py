@@ -29,10 +29,10 @@ def predict_served(
     config: Config = Path("config/served.yaml"),
 ) -> None:
     """Hold the engine simulator against measured replays: latency and attainment under load."""
-    from swiftkv.audit.verify_results import read_config
+    from swiftkv.audit.verify_results import config_of_run
     from swiftkv.planning import predicted
 
-    fitted = read_config(fit, None) or load(CONFIG)
+    fitted = config_of_run(fit, None) or load(CONFIG)
     predicted.run(load(config), results, fit, fitted, out)
 
 

@@ -82,6 +82,7 @@ def needle_probes(config: RunConfig, tokenizer, limit: int) -> list[Probe]:
         return max(probe.length for probe in needles(records))
 
     budgets = [tokens for tokens in settings.needle_tokens if tokens <= limit]
+    # The most records whose longest probe is within a budget, by bisection: length grows with the records.
     fit = {bisect_right(range(1, tokens // SHORTEST_PASSAGE), tokens, key=longest) for tokens in budgets}
     return [probe for records in sorted(fit - {0}) for probe in needles(records)]
 

@@ -21,7 +21,7 @@ from swiftkv.evals.reference import (
     Deviation,
     Reference,
     capacity,
-    count_tokens,
+    count_layer_tokens,
     generate,
     largest_delta,
     request,
@@ -133,7 +133,7 @@ class Checks:
 
     def early_exit_gate(self, variant: str, engine) -> Gate:
         """Prefill runs the late layers for as many tokens as logits are needed: one per prompt."""
-        counted = count_tokens(engine)
+        counted = count_layer_tokens(engine)
         request(engine, self.prompts, 1)
         counts = counted()
         passed = counts["late"] == len(self.prompts) and counts["early"] == sum(map(len, self.prompts))

@@ -99,7 +99,7 @@ def request(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -
     return engine.generate([{"prompt_token_ids": list(p)} for p in prompts], greedy, use_tqdm=False)
 
 
-def count_tokens(engine) -> Callable[[], Counter]:
+def count_layer_tokens(engine) -> Callable[[], Counter]:
     """Start counting the tokens that run the early and the late layers; the returned function gives the counts, of one
     tensor-parallel rank, for all count the same."""
     engine.apply_model(_start_counting)

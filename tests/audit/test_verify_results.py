@@ -56,7 +56,7 @@ def copy(made, tmp_path):
 
 
 def check(directory: Path) -> verify_results.Findings:
-    config = verify_results.read_config(directory, None)
+    config = verify_results.config_of_run(directory, None)
     with tempfile.TemporaryDirectory() as scratch:
         return verify_results.check(AuditedRun(Results(config.scale, directory), config, Path(scratch)))
 

@@ -242,7 +242,7 @@ def test_an_altered_digit_is_found(root, file, tmp_path):
         place = text.rindex("0.")
         path.write_text(f"{text[:place]}1.{text[place + 2 :]}")
     files.write_text(directory / "config.yaml", yaml.safe_dump(config_of().raw))
-    config = verify_results.read_config(directory, None)
+    config = verify_results.config_of_run(directory, None)
     found = verify_results.check(AuditedRun(results.Results(CONFIG.scale, directory), config, tmp_path / "scratch"))
     said = {difference.file for difference in found.differences}
     assert f"served/{file}" in said if file else not said

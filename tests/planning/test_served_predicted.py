@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from swiftkv import files
-from swiftkv.audit.verify_results import read_config
+from swiftkv.audit.verify_results import config_of_run
 from swiftkv.bench.served import metrics, summary
 from swiftkv.bench.served.servers import chosen_arms
 from swiftkv.config import ROOT, RunConfig, load_config
@@ -87,14 +87,14 @@ def test_another_model_or_machine_is_refused(results):
         UserError,
         match=r"cpu: was measured on AMD EPYC.*, the served run on hardware unknown; allowed is the same",
     ):
-        predicted.machine_of(CONFIG, fit, read_config(fit, None), results)
+        predicted.machine_of(CONFIG, fit, config_of_run(fit, None), results)
 
 
 def test_the_committed_replays_are_predicted():
     """What docs/results/costmodel.md says of them."""
     directory = REFERENCE / "cpu-served"
-    config, results = read_config(directory, None), Results("cpu-served", directory)
-    machine = predicted.machine_of(config, REFERENCE / "cpu", read_config(REFERENCE / "cpu", None), results)
+    config, results = config_of_run(directory, None), Results("cpu-served", directory)
+    machine = predicted.machine_of(config, REFERENCE / "cpu", config_of_run(REFERENCE / "cpu", None), results)
     off = predicted.compare(config, machine, results).assign(off=lambda rows: rows.error.abs())
     median = off.groupby("quantity").off.median()
     assert median["ttft_p50_s"] <= 0.05 and median["e2el_p50_s"] <= 0.05 and median["e2el_p50_ratio"] <= 0.09
