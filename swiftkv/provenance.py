@@ -48,10 +48,7 @@ def git_state() -> dict:
     if archived.is_file() and not (sha := archived.read_text(encoding="utf-8").strip()).startswith("$Format"):
         return {"sha": sha, "dirty": None}
     status = _run("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
-    return {
-        "sha": _run("git", "-C", str(ROOT), "rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-    }
+    return {"sha": _run("git", "-C", str(ROOT), "rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
 def versions() -> dict:

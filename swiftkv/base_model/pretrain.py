@@ -35,13 +35,7 @@ MAX_POSITIONS = 2048  # unless the recipe says otherwise
 
 def build(recipe: TrainBase, tokenizer) -> LlamaForCausalLM:
     """A randomly initialised Llama of the recipe's shape with tied embeddings."""
-    shape = (
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-    )
+    shape = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,  # rounded up, which suits matrix products
         max_position_embeddings=recipe.max_position_embeddings or MAX_POSITIONS,
@@ -67,11 +61,7 @@ def loss_of(model, ids: torch.Tensor, answers: torch.Tensor, pad: int, weight: f
     prompt = (1 - is_answer) * (target != pad).float()
     answer = (losses * is_answer).sum() / is_answer.sum().clamp(min=1)
     right = ((logits.argmax(-1) == target).float() * is_answer).sum() / is_answer.sum().clamp(min=1)
-    return (
-        answer + weight * (losses * prompt).sum() / prompt.sum().clamp(min=1),
-        answer.detach(),
-        right.detach(),
-    )
+    return (answer + weight * (losses * prompt).sum() / prompt.sum().clamp(min=1), answer.detach(), right.detach())
 
 
 def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:

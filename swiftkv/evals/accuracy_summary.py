@@ -13,14 +13,7 @@ from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.evals.paired import MEAN, RESAMPLES, compare_items, compare_means, mean_of
 from swiftkv.provenance import Provenance
-from swiftkv.stats import (
-    holm,
-    mcnemar,
-    minimum_detectable_difference,
-    minimum_detectable_loss,
-    sign_flip,
-    unseen,
-)
+from swiftkv.stats import holm, mcnemar, minimum_detectable_difference, minimum_detectable_loss, sign_flip, unseen
 
 MIN_LENGTH_RATIO = 0.9  # answers shorter than this share of the base's fail, whatever their score
 SEED = "sample_seed"

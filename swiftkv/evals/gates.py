@@ -225,10 +225,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out: Path) -
         gates = checks.base_gates()
         for variant in models:
             gates += checks.student_gates(variant)
-            print(
-                f"verify: {variant}: {sum(g.passed for g in gates if g.variant == variant)} gates passed",
-                flush=True,
-            )
+            print(f"verify: {variant}: {sum(g.passed for g in gates if g.variant == variant)} gates passed", flush=True)
         failed = [gate for gate in gates if not gate.passed]
         files.write_json(out, {"passed": not failed, "gates": [asdict(gate) for gate in gates]})
         provenance.save(out)

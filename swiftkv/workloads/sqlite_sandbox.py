@@ -59,11 +59,7 @@ def answer(script: str, statements: list[str]) -> str:
 
 def serve() -> None:
     """Answer requests, one a line, until the parent is gone; a request beyond its CPU time ends the process."""
-    for limit, value in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    for limit, value in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # set anew by each request; the signal ends the process

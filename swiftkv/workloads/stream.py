@@ -72,13 +72,7 @@ def batch(settings: dict, tokenizer, rows: int, length: int, seed: int, index: i
 
 
 def batches(
-    settings: dict,
-    tokenizer,
-    rows: int,
-    sequence_length: int,
-    seed: int,
-    start: int = 0,
-    split: str = "train",
+    settings: dict, tokenizer, rows: int, sequence_length: int, seed: int, start: int = 0, split: str = "train"
 ) -> Iterator[Batch]:
     """Endless batches from number `start` on. Raises UserError if a context does not fit in a row."""
     while True:

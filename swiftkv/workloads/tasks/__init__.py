@@ -51,13 +51,7 @@ def items(task: str, split: str, count: int, seed: int, settings: dict) -> list[
         ctx = context(task, split, Random(f"{task}/{split}/{seed}/{index}"), settings)
         question = ctx.questions[0]
         drawn.append(
-            Item(
-                f"{task}-{split}-{seed}-{index}",
-                task,
-                ctx.text + question.text,
-                question.answer,
-                question.meta,
-            )
+            Item(f"{task}-{split}-{seed}-{index}", task, ctx.text + question.text, question.answer, question.meta)
         )
     return drawn
 
