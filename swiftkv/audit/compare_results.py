@@ -104,8 +104,8 @@ def ratio_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: fl
             else:
                 apart, limit = x[1] > y[2] or y[1] > x[2], "intervals overlap"
             if apart:
-                intervals = (f"{value} [{low}, {high}]" for value, low, high in (x, y))
-                yield RunDifference(name, label(name, index), ratio.value, *intervals, limit)
+                a_shown, b_shown = (f"{value} [{low}, {high}]" for value, low, high in (x, y))
+                yield RunDifference(name, label(name, index), ratio.value, a=a_shown, b=b_shown, limit=limit)
 
 
 def relative_limit(name: str, column: str, tolerance: float) -> float:
@@ -123,13 +123,13 @@ def cell_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: flo
         allowed = f"{limit:g} relative" if inexact else "equal"
         for index, x, y in zip(a.index, a[column], b[column], strict=True):
             if not equal(x, y, limit):
-                yield RunDifference(name, label(name, index), column, x, y, allowed)
+                yield RunDifference(name, label(name, index), column, a=x, b=y, limit=allowed)
 
 
 def row_differences(name: str, a: pd.DataFrame, b: pd.DataFrame) -> Iterator[RunDifference]:
     for index in a.index.symmetric_difference(b.index):
-        presence = ("present", "absent") if index in a.index else ("absent", "present")
-        yield RunDifference(name, label(name, index), "row", *presence, "equal")
+        in_a, in_b = ("present", "absent") if index in a.index else ("absent", "present")
+        yield RunDifference(name, label(name, index), "row", a=in_a, b=in_b, limit="equal")
 
 
 def compare_table(name: str, a: Results, b: Results, tolerance: float) -> tuple[list[RunDifference], list[str]]:

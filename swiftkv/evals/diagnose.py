@@ -127,10 +127,20 @@ def token_rows(arm: str, batch: list[Probe], mine: Choices, base: Choices, token
 
     The end is right if the choice is EOS or begins a new line, where generation stops.
     """
-    rows = pd.DataFrame([
-        (arm, p.item.task, p.records, p.item.id, len(p.prompt), position, token, position == len(p.answer))
-        for p in batch for position, token in enumerate(p.answer, 1)
-    ], columns=[*KEY, "prompt_tokens", "position", "token", "last"])  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "arm": arm,
+            "task": probe.item.task,
+            "records": probe.records,
+            "id": probe.item.id,
+            "prompt_tokens": len(probe.prompt),
+            "position": position,
+            "token": token,
+            "last": position == len(probe.answer),
+        }
+        for probe in batch
+        for position, token in enumerate(probe.answer, 1)
+    )
     kl = F.kl_div(mine.log_p, base.log_p, log_target=True, reduction="none").sum(-1)
     rows["kl"] = kl.clamp(min=0).cpu().numpy()  # rounding may leave less than zero
     rows["agreement"] = (mine.choice == base.choice).float().cpu().numpy()
@@ -193,8 +203,19 @@ def lost(tokens: pd.DataFrame, items: pd.DataFrame, probes: list[Probe], tokeniz
         wrong = int(answer[~answer.right].position.min())
         item = texts[row.task, row.records, row.id]
         greedy = tokenizer.decode(answer.choice.iloc[:wrong].tolist())
-        rows.append({name: getattr(row, name) for name in (*KEY, "prompt_tokens")}
-                    | {"position": wrong, "said": greedy, "answer": item.answer, "prompt": item.prompt})  # fmt: skip
+        rows.append(
+            {
+                "arm": row.arm,
+                "task": row.task,
+                "records": row.records,
+                "id": row.id,
+                "prompt_tokens": row.prompt_tokens,
+                "position": wrong,
+                "said": greedy,
+                "answer": item.answer,
+                "prompt": item.prompt,
+            }
+        )
     return rows
 
 
