@@ -79,7 +79,7 @@ def test_what_a_server_adds_to_a_step_is_learned_from_the_base(tmp_path):
 
 def test_another_model_or_machine_is_refused(results):
     other = copy.deepcopy(CONFIG.raw)
-    other.shape["hidden_size"] *= 2
+    other["throughput"]["model"]["hidden_size"] *= 2
     fit = REFERENCE / "cpu"
     with pytest.raises(UserError, match=r"--fit .*cpu: has another throughput\.model"):
         predicted.machine_of(CONFIG, fit, RunConfig(other, "(test)"), results)
