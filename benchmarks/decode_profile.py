@@ -108,7 +108,7 @@ def profile_engine(engine: VLLMEngine, requests: int) -> dict:
 
 def profiled_arms(config: RunConfig) -> list[tuple[str, Arm, object]]:
     """Name, arm, and what is changed while its engine starts. Raises UserError if no variant skips half."""
-    layers = config["throughput"]["model"]["num_hidden_layers"]
+    layers = config.shape["num_hidden_layers"]
     base, *students = benchmark_arms(config)
     half = next((arm for arm in students if arm.cut == layers // 2), None)
     if half is None:
@@ -139,7 +139,7 @@ def steps(config: RunConfig, directory: Path) -> list[dict]:
 
 def widths(config: RunConfig) -> dict[str, tuple[int, int]]:
     """Input and output width of each projection of a layer, and of each arm's product for all late K and V."""
-    shape = config["throughput"]["model"]
+    shape = config.shape
     hidden, kv = shape["hidden_size"], 2 * shape["num_key_value_heads"] * head_dim(shape)
     found = projections(shape) | {"logits": (hidden, shape["vocab_size"]), "K and V of one layer": (hidden, kv)}
     for arm in benchmark_arms(config):
@@ -177,7 +177,7 @@ def product_seconds(rows: int, width: int, out: int, dtype: torch.dtype) -> floa
 
 def products(config: RunConfig) -> list[dict]:
     """A row per product and number of rows: microseconds, and the rate at which its weight was read."""
-    dtype = DTYPES[config["throughput"]["model"]["dtype"]]
+    dtype = DTYPES[config.shape["dtype"]]
     found = []
     for (name, (width, out)), rows in itertools.product(widths(config).items(), ROWS):
         seconds = product_seconds(rows, width, out, dtype)

@@ -153,7 +153,7 @@ def recipes(config: RunConfig, base_dir: Path, teacher: PreTrainedModel, root: P
         directory = root / variant.name
         if not directory.exists():
             convert(base_dir, directory, variant.num_key_value_layers(teacher.config.num_hidden_layers), 1)
-        made.append(Recipe(teacher, directory, config["distill"]))
+        made.append(Recipe(teacher, directory, config.raw["distill"]))
     return made
 
 
@@ -200,7 +200,7 @@ def compare(config: RunConfig, base_dir: Path, root: Path, batches: list[Batch])
     """Warm up and check on the first batch, then time both sides in turn on each of the others."""
     mine = ours(config, base_dir, root / "work")
     theirs = recipes(config, base_dir, mine.teacher, root)
-    result = {"check": first_step(mine, theirs, batches[0], config["distill"]["hidden_loss"])}
+    result = {"check": first_step(mine, theirs, batches[0], config.distill.hidden_loss)}
     pairs = [
         (seconds(lambda: [r.step(batch) for r in theirs]), seconds(lambda: mine.step(batch)))  # noqa: B023
         for batch in batches[1:]

@@ -42,10 +42,10 @@ stage() {
   esac
 }
 
-arms=$(python3 -c 'import sys; from swiftkv.config import freeze, load_config, resolve
-run = resolve(load_config(sys.argv[1]).raw)
-freeze(run)  # to $config
-print(*run.accuracy_arms)' "config/$scale.yaml") || exit 2
+arms=$(python3 -c 'import sys; from dataclasses import replace; from swiftkv.config import freeze, load_config
+run = load_config(sys.argv[1])
+freeze(replace(run, path=sys.argv[2]))
+print(*run.accuracy_arms)' "config/$scale.yaml" "$config") || exit 2
 SECONDS=0
 
 stage correctness 600 \

@@ -90,7 +90,7 @@ def found_or_error(row: dict, future: Future) -> dict:
 
 def check_all(config: RunConfig, out: Path, jobs: int) -> None:
     """Write a row per AcrossKV group, dtype and graph mode. Raises UserError for a wrong float32 token or logit."""
-    base = local_dir(config["base"]["path"])
+    base = local_dir(config.base.path)
     asked = prompts(config, base)[0]
     modes = itertools.product(("float32", "bfloat16"), (False, True) if on_cuda() else (False,), GROUPS)
     wanted = [{"group": group, "dtype": dtype, "graphs": graphs} for dtype, graphs, group in modes]

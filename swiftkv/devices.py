@@ -29,12 +29,12 @@ def listed() -> list[tuple[str, str]]:
         text = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
-    found: list[tuple[str, str]] = []
+    devices: list[tuple[str, str]] = []
     for index, uuid in re.findall(r"^\s*(?:GPU (\d+): .*|MIG .*)\(UUID: ((?:GPU|MIG)-[\w/-]+)\)", text, re.MULTILINE):
-        if not index and found and found[-1][0].isdigit():
-            found.pop()  # the GPU that this first instance is part of
-        found.append((index or uuid, uuid))
-    return found
+        if not index and devices and devices[-1][0].isdigit():
+            devices.pop()  # the GPU that this first instance is part of
+        devices.append((index or uuid, uuid))
+    return devices
 
 
 def visible() -> list[str]:
@@ -76,15 +76,15 @@ def lock(device: str) -> int | None:
 
 def take(names: list[str], count: int) -> dict[str, int]:
     """Locks of the first `count` free devices by name; none if fewer are free."""
-    devices, found = listed(), {}
+    devices, locks = listed(), {}
     for name in names:
-        if len(found) < count and (file := lock(identity(name, devices))) is not None:
-            found[name] = file
-    if len(found) < count:
-        for file in found.values():
+        if len(locks) < count and (file := lock(identity(name, devices))) is not None:
+            locks[name] = file
+    if len(locks) < count:
+        for file in locks.values():
             os.close(file)
         return {}
-    return found
+    return locks
 
 
 def lease(count: int = 1) -> list[str]:
@@ -98,14 +98,14 @@ def lease(count: int = 1) -> list[str]:
         return []
     if count > len(names):
         raise UserError(f"{count} GPUs are needed, {len(names)} visible ({VISIBLE} or nvidia-smi: {', '.join(names)})")
-    if not (found := take(names, count)):
+    if not (locks := take(names, count)):
         print(f"waiting for {count} of GPUs {', '.join(names)}", flush=True)
-    while not found:
+    while not locks:
         time.sleep(POLL_S * random.uniform(0.5, 1))  # jitter: commands that need several must not wait in step
-        found = take(names, count)
-    _held.extend(found.values())
-    os.environ[VISIBLE] = os.environ[LEASED] = ",".join(found)
-    return list(found)
+        locks = take(names, count)
+    _held.extend(locks.values())
+    os.environ[VISIBLE] = os.environ[LEASED] = ",".join(locks)
+    return list(locks)
 
 
 def fast_bfloat16(device) -> bool:

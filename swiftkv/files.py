@@ -83,8 +83,8 @@ def read_jsonl(path: str | Path) -> list[dict]:
 
 def finished(directory: Path, pattern: str) -> list[Path]:
     """Files below `directory` that match `pattern`, in order, without hidden ones: those are half-written."""
-    found = sorted(path for path in directory.glob(pattern) if path.is_file())
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
+    matches = sorted(path for path in directory.glob(pattern) if path.is_file())
+    return [path for path in matches if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
 
 
 def sha256(path: str | Path) -> str:

@@ -15,15 +15,15 @@ from swiftkv.files import ROOT
 
 def written_by(directory: Path) -> set[str]:
     """The stages whose provenance records lie in `directory` itself; empty if there are none."""
-    found = set()
+    stages = set()
     for path in files.finished(directory, "*.provenance.json"):
         try:
             record = files.read_json(path)
         except UserError:
             continue
         if isinstance(record, dict):
-            found.add(record.get("stage"))
-    return found - {None}
+            stages.add(record.get("stage"))
+    return stages - {None}
 
 
 def check_place(path: Path, inputs: Iterable[str | Path] = ()) -> None:

@@ -48,21 +48,18 @@ def git_state() -> dict:
     if archived.is_file() and not (sha := archived.read_text(encoding="utf-8").strip()).startswith("$Format"):
         return {"sha": sha, "dirty": None}
     status = _run("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
-    return {
-        "sha": _run("git", "-C", str(ROOT), "rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-    }
+    return {"sha": _run("git", "-C", str(ROOT), "rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
 def versions() -> dict:
     """Versions of Python and of the packages that decide a result; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES.split():
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _cpuinfo(field: str) -> str:
@@ -88,22 +85,23 @@ def vector_units() -> str:
 def hardware() -> dict:
     """CPU, usable cores, memory in GiB, and each GPU's name, memory, driver and power limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"cpu": cpu_name(), "vector_units": vector_units(), "cores": cores, "gpus": [], "system": platform.system()}
+    units, system = vector_units(), platform.system()
+    machine = {"cpu": cpu_name(), "vector_units": units, "cores": cores, "gpus": [], "system": system}
     if hasattr(os, "sysconf"):
-        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+        machine["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     query = _run("nvidia-smi", "--query-gpu=name,memory.total,driver_version,power.limit", "--format=csv,noheader")
     if query:
         keys = ("name", "memory", "driver", "power_limit")
-        found["gpus"] = [dict(zip(keys, line.split(", "), strict=False)) for line in query.splitlines()]
-    return found
+        machine["gpus"] = [dict(zip(keys, line.split(", "), strict=False)) for line in query.splitlines()]
+    return machine
 
 
-def hardware_label(found: dict) -> str:
+def hardware_label(machine: dict) -> str:
     """One line for tables: the GPUs if there are any, else the CPU with its cores."""
-    if found["gpus"]:
-        return f"{len(found['gpus'])} x {found['gpus'][0]['name']}"
-    units = f" with {found['vector_units']}" if found.get("vector_units") else ""
-    return f"{found['cpu']}{units}, {found['cores']} cores"
+    if machine["gpus"]:
+        return f"{len(machine['gpus'])} x {machine['gpus'][0]['name']}"
+    units = f" with {machine['vector_units']}" if machine.get("vector_units") else ""
+    return f"{machine['cpu']}{units}, {machine['cores']} cores"
 
 
 def now() -> str:

@@ -71,7 +71,7 @@ class ResultFile:
         return self.path.format(arm="*")
 
     @property
-    def kept(self) -> str | None:
+    def evidence(self) -> str | None:
         """A glob of what `publish` keeps on its account."""
         if self.keep is Keep.FOLDER:
             return str(PurePosixPath(self.pattern).with_name("*"))
@@ -157,6 +157,11 @@ REGISTERED = (
     ResultFile("distill", "models/distill.jsonl", stage="distill", may_be_empty=True,  # if no step was taken
                columns=words("step variant loss kl learning_rate tokens seconds agreement"),
                keys=words("variant step"), agreement=Agreement.LOOSE, keep=Keep.FILE),
+    ResultFile("ablations", "ablations/ablations.csv", stage="ablate", target="ablations", recorded=False,
+               keep=Keep.NO),
+    ResultFile("ablation_summary", "ablations/summary.csv", stage="ablate", target="ablations", keep=Keep.NO),
+    ResultFile("ablation_report", "ablations/summary.md", stage="ablate", target="ablations", recorded=False,
+               keep=Keep.NO),
     # In place of the models, which evidence leaves out.
     ResultFile("parameters", "models/parameters.csv", stage=PUBLISH, target=None, recorded=False, keep=Keep.NO,
                columns=words("arm trained base share")),
@@ -209,14 +214,14 @@ OTHERS = words(
     "plugin/* served/*.json* served/*.csv served/*.md served/*.tex served/*.png"
 )
 # What `publish` keeps of a run, and `verify-results` accounts for: globs below its directory.
-KEPT = tuple(sorted({*OTHERS, *(file.kept for file in REGISTERED if file.kept)}))
+KEPT = tuple(sorted({*OTHERS, *(file.evidence for file in REGISTERED if file.evidence)}))
 
 
 def of_stage(stage: str) -> list[ResultFile]:
     """The files that a stage writes, in the order of the registry. Raises ValueError for a stage that has none."""
-    if not (found := [file for file in REGISTERED if file.stage == stage]):
+    if not (written := [file for file in REGISTERED if file.stage == stage]):
         raise ValueError(f"{stage}: no stage of the registry")
-    return found
+    return written
 
 
 def names(stage: str) -> list[str]:

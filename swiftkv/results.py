@@ -107,10 +107,10 @@ class Results:
     def samples(self) -> pd.DataFrame:
         """Every answer of every arm: a row per arm, task, item and `sample_seed` ("greedy" where nothing was drawn)."""
         samples = FILES["samples"]
-        found = files.finished(self.directory, samples.pattern)
-        if not found:
+        paths = files.finished(self.directory, samples.pattern)
+        if not paths:
             self.must_exist(self.directory / samples.path.format(arm=BASE_ARM))
-        frame = pd.concat([require(read_rows(path), samples.columns, path) for path in found], ignore_index=True)
+        frame = pd.concat([require(read_rows(path), samples.columns, path) for path in paths], ignore_index=True)
         return frame if "sample_seed" in frame else frame.assign(sample_seed="greedy")
 
     @cached_property

@@ -26,7 +26,7 @@ def tiny_tokenizer():
     from swiftkv.base_model.tokenizer import train_tokenizer
     from swiftkv.config import load_config
 
-    return train_tokenizer(load_config()["tasks"], 300, seed=0, contexts=5)
+    return train_tokenizer(load_config().tasks, 300, seed=0, contexts=5)
 
 
 @pytest.fixture(scope="session")

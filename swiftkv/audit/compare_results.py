@@ -26,7 +26,7 @@ ROUNDING = 1e-9  # of exact ones
 
 
 @dataclass(frozen=True)
-class Difference:
+class RunDifference:
     """One value that is not the same in A and B; `limit` says what would have passed."""
 
     table: str
@@ -94,7 +94,7 @@ def label(name: str, index: tuple) -> str:
     return " ".join(f"{key}={value}" for key, value in zip(COMPARED[name].keys, index, strict=False))
 
 
-def ratio_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> Iterator[Difference]:
+def ratio_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> Iterator[RunDifference]:
     """Ratios whose intervals are apart; without an interval, values further apart than the tolerance."""
     for ratio in COMPARED[name].ratios:
         for index in a.index:
@@ -104,8 +104,8 @@ def ratio_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: fl
             else:
                 apart, limit = x[1] > y[2] or y[1] > x[2], "intervals overlap"
             if apart:
-                said = (f"{value} [{low}, {high}]" for value, low, high in (x, y))
-                yield Difference(name, label(name, index), ratio.value, *said, limit)
+                a_shown, b_shown = (f"{value} [{low}, {high}]" for value, low, high in (x, y))
+                yield RunDifference(name, label(name, index), ratio.value, a=a_shown, b=b_shown, limit=limit)
 
 
 def relative_limit(name: str, column: str, tolerance: float) -> float:
@@ -116,23 +116,23 @@ def relative_limit(name: str, column: str, tolerance: float) -> float:
     return ROUNDING if agreement is Agreement.EXACT else COMPUTED
 
 
-def cell_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> Iterator[Difference]:
+def cell_differences(name: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> Iterator[RunDifference]:
     for column in a.columns:
         limit = relative_limit(name, column, tolerance)
         inexact = limit > ROUNDING and pd.api.types.is_float_dtype(a[column])
-        said = f"{limit:g} relative" if inexact else "equal"
+        allowed = f"{limit:g} relative" if inexact else "equal"
         for index, x, y in zip(a.index, a[column], b[column], strict=True):
             if not equal(x, y, limit):
-                yield Difference(name, label(name, index), column, x, y, said)
+                yield RunDifference(name, label(name, index), column, a=x, b=y, limit=allowed)
 
 
-def row_differences(name: str, a: pd.DataFrame, b: pd.DataFrame) -> Iterator[Difference]:
+def row_differences(name: str, a: pd.DataFrame, b: pd.DataFrame) -> Iterator[RunDifference]:
     for index in a.index.symmetric_difference(b.index):
-        there = ("present", "absent") if index in a.index else ("absent", "present")
-        yield Difference(name, label(name, index), "row", *there, "equal")
+        in_a, in_b = ("present", "absent") if index in a.index else ("absent", "present")
+        yield RunDifference(name, label(name, index), "row", a=in_a, b=in_b, limit="equal")
 
 
-def compare_table(name: str, a: Results, b: Results, tolerance: float) -> tuple[list[Difference], list[str]]:
+def compare_table(name: str, a: Results, b: Results, tolerance: float) -> tuple[list[RunDifference], list[str]]:
     """Differences of one table, and remarks on what of it was not compared."""
     x, y = indexed(a, name), indexed(b, name)
     columns, remarks = [column for column in x.columns if column in y.columns], []
@@ -143,16 +143,16 @@ def compare_table(name: str, a: Results, b: Results, tolerance: float) -> tuple[
         where = f"A is {machine(a, name)}, B {machine(b, name)}"
         remarks.append(f"{name}: {', '.join(times)} not compared, ratios only: {where}")
         columns = [column for column in columns if column not in times]
-    found = list(row_differences(name, x, y))
+    differences = list(row_differences(name, x, y))
     common = x.index.intersection(y.index)
     x, y = x.loc[common, columns], y.loc[common, columns]
     in_ratios = {column for ratio in COMPARED[name].ratios for column in astuple(ratio)}
     plain = [column for column in columns if column not in in_ratios]
-    found += ratio_differences(name, x, y, tolerance)
-    return [*found, *cell_differences(name, x[plain], y[plain], tolerance)], remarks
+    differences += ratio_differences(name, x, y, tolerance)
+    return [*differences, *cell_differences(name, x[plain], y[plain], tolerance)], remarks
 
 
-def compare(a: Results, b: Results, tolerance: float = TOLERANCE) -> tuple[list[Difference], list[str]]:
+def compare(a: Results, b: Results, tolerance: float = TOLERANCE) -> tuple[list[RunDifference], list[str]]:
     """Every difference between two result directories, and remarks on what was not compared.
 
     Raises UserError for a table that cannot be read, and if no table is in both.
@@ -160,14 +160,15 @@ def compare(a: Results, b: Results, tolerance: float = TOLERANCE) -> tuple[list[
     common = [name for name in COMPARED if has(a, name) and has(b, name)]
     if not common:
         raise NothingToJudge(f"{a.directory} and {b.directory} have no table in common")
-    found, remarks = [], []
+    differences, remarks = [], []
     for name in COMPARED:
         if has(a, name) != has(b, name):
             remarks.append(f"{name}: not compared, only in {'A' if has(a, name) else 'B'}")
     for name in common:
-        differences, said = compare_table(name, a, b, tolerance)
-        found, remarks = [*found, *differences], [*remarks, *said]
-    return found, remarks
+        of_table, remarks_on_table = compare_table(name, a, b, tolerance)
+        differences += of_table
+        remarks += remarks_on_table
+    return differences, remarks
 
 
 def run(a: Path, b: Path, tolerance: float = TOLERANCE, out: Path | None = None) -> bool:
@@ -178,12 +179,12 @@ def run(a: Path, b: Path, tolerance: float = TOLERANCE, out: Path | None = None)
     first, second = open_results(a), open_results(b)
     inputs = [results.path(name) for results in (first, second) for name in (*FRAMES, *SERVED_FRAMES)]
     with Provenance("compare", inputs=inputs, out=[out] if out else [], tolerance=tolerance) as provenance:
-        found, remarks = compare(first, second, tolerance)
-        for line in (*remarks, *found):
+        differences, remarks = compare(first, second, tolerance)
+        for line in (*remarks, *differences):
             print(line)
-        print(f"{len(found)} differences between A = {a} and B = {b}")
+        print(f"{len(differences)} differences between A = {a} and B = {b}")
         if out:
-            names = [field.name for field in fields(Difference)]
-            files.write_text(out, pd.DataFrame(map(astuple, found), columns=names).to_csv(index=False))
+            names = [field.name for field in fields(RunDifference)]
+            files.write_text(out, pd.DataFrame(map(astuple, differences), columns=names).to_csv(index=False))
             provenance.save(out)
-    return not found
+    return not differences

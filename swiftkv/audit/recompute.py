@@ -27,7 +27,7 @@ from swiftkv.results import Results, published, read_rows
 
 
 @dataclass(frozen=True)
-class Run:
+class AuditedRun:
     """A result directory, the configuration it is judged by (None if it kept none), and an empty one to write to."""
 
     results: Results
@@ -43,12 +43,12 @@ class Run:
 class Recipe:
     """How a file is made anew, what it is made from (patterns), and whether that takes the configuration."""
 
-    make: Callable[[Run, Path], None]
+    make: Callable[[AuditedRun, Path], None]
     needs: tuple[str, ...]
     configured: bool = True
 
 
-def measurements(run: Run, out: Path) -> None:
+def measurements(run: AuditedRun, out: Path) -> None:
     """What follows from other cells of a row, and the median TTFT where the requests are kept."""
     ttft: dict[tuple, list[float]] = {}
     for request in run.rows("requests") if run.results.has("requests") else []:
@@ -63,15 +63,15 @@ def measurements(run: Run, out: Path) -> None:
     files.write_jsonl(out, rows)
 
 
-def summary(run: Run, out: Path) -> None:
+def summary(run: AuditedRun, out: Path) -> None:
     throughput.write_csv(out, throughput.summarise(throughput_plan(run.config), run.rows("measurements")))
 
 
-def latency_summary(run: Run, out: Path) -> None:
+def latency_summary(run: AuditedRun, out: Path) -> None:
     throughput.write_csv(out, latency.summarise(run.rows("latency_rounds"), run.config.seed))
 
 
-def kv_capacity(run: Run, out: Path) -> None:
+def kv_capacity(run: AuditedRun, out: Path) -> None:
     """The ratios, from the capacities and from the formula."""
     frame, shape = run.results.kv_capacity, run.config.shape
     frame["ratio_to_base"] = frame.capacity_tokens / frame.capacity_tokens[frame.arm == BASE_ARM].iloc[0]
@@ -79,11 +79,11 @@ def kv_capacity(run: Run, out: Path) -> None:
     files.write_text(out, frame.assign(formula_ratio=frame.arm.map(formula)).to_csv(index=False))
 
 
-def compute(run: Run, out: Path) -> None:
+def compute(run: AuditedRun, out: Path) -> None:
     costmodel.write_compute(run.config, out)
 
 
-def parameters(run: Run, out: Path) -> None:
+def parameters(run: AuditedRun, out: Path) -> None:
     """Each arm of the configuration at most once, one base for all of them, and the shares."""
     frame = read_rows(run.results.directory / COUNTS)
     known = frame.arm.isin(run.config.accuracy_arms) & ~frame.arm.duplicated(keep=False)
@@ -91,26 +91,26 @@ def parameters(run: Run, out: Path) -> None:
     files.write_text(out, frame.assign(share=frame.trained / frame.base).to_csv(index=False))
 
 
-def accuracy(run: Run, out: Path) -> None:
+def accuracy(run: AuditedRun, out: Path) -> None:
     folders = {arm: run.results.directory / "accuracy" / arm for arm in run.config.accuracy_arms}
     accuracy_summary.summarise(run.config, folders, out)
 
 
-def served_summary(run: Run, out: Path) -> None:
+def served_summary(run: AuditedRun, out: Path) -> None:
     config = run.config
     throughput.write_csv(out, served.summarise(run.rows("served_rounds"), config.served_arms, config.seed))
 
 
-def served_saturation(run: Run, out: Path) -> None:
+def served_saturation(run: AuditedRun, out: Path) -> None:
     config, rows = run.config, run.rows("served_rounds")
     throughput.write_csv(out, served.saturation(rows, config.served_arms, config.served.slo, config.seed))
 
 
-def served_tables(run: Run, out: Path) -> None:
+def served_tables(run: AuditedRun, out: Path) -> None:
     served_report.write_tables(run.results, out.parent)
 
 
-def claims(run: Run, out: Path) -> None:
+def claims(run: AuditedRun, out: Path) -> None:
     context = judge.Context(run.config, run.results, published())
     frame = pd.DataFrame([judge.row(claim, context) for claim in judge.read_claims()], columns=judge.COLUMNS)
     files.write_text(out, frame.to_csv(index=False, lineterminator="\n"))
@@ -119,7 +119,7 @@ def claims(run: Run, out: Path) -> None:
 def claims_text(name: str) -> Recipe:
     """The verdicts of frame `name`, to read."""
 
-    def make(run: Run, out: Path) -> None:
+    def make(run: AuditedRun, out: Path) -> None:
         frame = run.results.frame(name)
         words = frame.select_dtypes(exclude="number").columns
         files.write_text(out, report.markdown(frame.fillna(dict.fromkeys(words, "")), run.results.scale))
@@ -130,14 +130,14 @@ def claims_text(name: str) -> Recipe:
 def table(name: str) -> Recipe:
     """A table in any of its formats, which are written together."""
 
-    def make(run: Run, out: Path) -> None:
+    def make(run: AuditedRun, out: Path) -> None:
         if not out.is_file():
             tables.write_one(run.results, name, out.parent)
 
     return Recipe(make, (shown_in(name).path,), configured=False)
 
 
-def tables_document(run: Run, out: Path) -> None:
+def tables_document(run: AuditedRun, out: Path) -> None:
     made = run.results.directory / "tables"  # of a part of the pipeline, some tables
     files.write_text(out, exhibits.document(name for name in exhibits.TABLES if (made / f"{name}.tex").is_file()))
 

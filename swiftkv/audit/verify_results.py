@@ -17,7 +17,7 @@ from pathlib import Path
 
 from swiftkv import files
 from swiftkv.audit.compare_results import open_results
-from swiftkv.audit.recompute import CLAIMS, PARTLY, RECIPES, Recipe, Run
+from swiftkv.audit.recompute import CLAIMS, PARTLY, RECIPES, AuditedRun, Recipe
 from swiftkv.config import ROOT, RunConfig, merge, read_layers, validate
 from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.registry import COUNTS, KEPT
@@ -29,7 +29,7 @@ UNUSABLE = (UserError, ValueError, TypeError, LookupError, ArithmeticError, Attr
 
 
 @dataclass(frozen=True)
-class Difference:
+class Discrepancy:
     """A stored value that is not what it is computed to be."""
 
     file: str
@@ -47,12 +47,12 @@ class Difference:
 class Findings:
     """What was found. `reached`: files recomputed or hashed; `unchecked`: what was not, and why."""
 
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[Discrepancy] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
     unchecked: dict[str, str] = field(default_factory=dict)
 
 
-def differences(file: str, stored: str, recomputed: str) -> Iterator[Difference]:
+def differences(file: str, stored: str, recomputed: str) -> Iterator[Discrepancy]:
     """Where two texts of a file differ: by cell in tables and JSON Lines, else by line."""
     if file.endswith(".csv"):
         yield from cells(file, *(list(csv.DictReader(io.StringIO(text))) for text in (stored, recomputed)))
@@ -60,7 +60,7 @@ def differences(file: str, stored: str, recomputed: str) -> Iterator[Difference]
         yield from cells(file, *([json.loads(line) for line in text.splitlines()] for text in (stored, recomputed)))
     else:
         lines = zip_longest(stored.splitlines(), recomputed.splitlines(), fillvalue="(no line)")
-        yield from (Difference(file, f"line {n}", "", a, b) for n, (a, b) in enumerate(lines, 1) if a != b)
+        yield from (Discrepancy(file, f"line {n}", "", a, b) for n, (a, b) in enumerate(lines, 1) if a != b)
 
 
 def same_number(a: str, b: str) -> bool:
@@ -71,20 +71,20 @@ def same_number(a: str, b: str) -> bool:
         return False
 
 
-def cells(file: str, stored: list[dict], recomputed: list[dict]) -> Iterator[Difference]:
+def cells(file: str, stored: list[dict], recomputed: list[dict]) -> Iterator[Discrepancy]:
     """Cells of the stored columns that differ. Columns that only today's code writes do not count."""
     if len(stored) != len(recomputed):
-        yield Difference(file, "", "rows", str(len(stored)), str(len(recomputed)))
+        yield Discrepancy(file, "", "rows", str(len(stored)), str(len(recomputed)))
         return
     for number, (a, b) in enumerate(zip(stored, recomputed, strict=True), 1):
         row = f"row {number} ({', '.join(str(value) for value in list(b.values())[:2])})"
         for column in a:
             old, new = str(a[column]), str(b.get(column, "(no such column)"))
             if old != new and not same_number(old, new):
-                yield Difference(file, row, str(column), old, new)
+                yield Discrepancy(file, row, str(column), old, new)
 
 
-def recompute(run: Run, file: str, recipe: Recipe, found: Findings) -> None:
+def recompute(run: AuditedRun, file: str, recipe: Recipe, findings: Findings) -> None:
     """Make a file anew and compare it, if it is there and so is what it is made from."""
     stored = run.results.directory / file
     if not stored.is_file():
@@ -93,22 +93,23 @@ def recompute(run: Run, file: str, recipe: Recipe, found: Findings) -> None:
     if recipe.configured and run.config is None:
         lacking.append("config.yaml")
     if lacking:
-        found.unchecked[file] = f"cannot be recomputed without {', '.join(lacking)}"
+        findings.unchecked[file] = f"cannot be recomputed without {', '.join(lacking)}"
         return
-    found.reached.add(file)
+    findings.reached.add(file)
     try:
         recipe.make(run, run.scratch / file)
         text = stored.read_text(encoding="utf-8")
-        found.differences += differences(file, text, (run.scratch / file).read_text(encoding="utf-8"))
+        findings.differences += differences(file, text, (run.scratch / file).read_text(encoding="utf-8"))
     except UNUSABLE as error:
-        said = " ".join(str(error).split())
-        found.differences.append(Difference(file, "", "", "(as it is)", f"(fails: {said})"))
+        reason = " ".join(str(error).split())
+        findings.differences.append(Discrepancy(file, "", "", "(as it is)", f"(fails: {reason})"))
 
 
 def hashed_files(directory: Path, record: dict) -> dict[str, str]:
     """Files below the directory -> sha256, of a record that names them from where it was made: results/<scale>/..."""
     inside, scale = {}, record.get("scale") or directory.name
     for path, digest in record.get("data_sha256", {}).items():
+        # results/<scale>/models/x -> models/x, wherever the run was made or lies now
         if rest := f"/{path}".partition(f"/{scale}/")[2]:
             inside[rest] = digest
     return inside | {
@@ -116,73 +117,77 @@ def hashed_files(directory: Path, record: dict) -> dict[str, str]:
     }
 
 
-def check_hashes(run: Run, records: dict[str, dict], found: Findings) -> None:
+def check_hashes(run: AuditedRun, records: dict[str, dict], findings: Findings) -> None:
     """Take every sha256 again that a record gives for a file of the directory."""
     for name, record in records.items():
         for file, digest in hashed_files(run.results.directory, record).items():
             if not (run.results.directory / file).is_file():
-                found.unchecked[file] = "not kept, though records give its sha256"
+                findings.unchecked[file] = "not kept, though records give its sha256"
                 continue
-            found.reached.add(file)
+            findings.reached.add(file)
             actual = files.sha256(run.results.directory / file)
             if actual != digest:
-                found.differences.append(Difference(file, "", f"sha256 in {name}", digest, actual))
+                findings.differences.append(Discrepancy(file, "", f"sha256 in {name}", digest, actual))
 
 
-def check_config(run: Run, records: dict[str, dict], found: Findings) -> None:
+def check_config(run: AuditedRun, records: dict[str, dict], findings: Findings) -> None:
     """A kept configuration is the one that results were made with; results of another one are named."""
     if run.config is None:
         return
     digest = RunConfig(read_layers(run.config.path), "").sha256
     known = {name: record["config_sha256"] for name, record in records.items() if record.get("config_sha256")}
-    others = [name.removesuffix(RECORD) for name, there in known.items() if there != digest]
-    kept = Path(run.config.path) == run.results.directory / "config.yaml"
-    if kept and len(others) < len(known):
-        found.reached.add("config.yaml")
-    elif kept and known:
+    others = [name.removesuffix(RECORD) for name, recorded in known.items() if recorded != digest]
+    own = Path(run.config.path) == run.results.directory / "config.yaml"
+    if own and len(others) < len(known):
+        findings.reached.add("config.yaml")
+    elif own and known:
         stored = ", ".join(sorted(set(known.values())))
-        found.differences.append(Difference("config.yaml", "", "config_sha256 in the records", stored, digest))
-    if others and (not kept or len(others) < len(known)):
-        found.unchecked["configuration of " + ", ".join(others)] = f"not {run.config.path}"
+        findings.differences.append(Discrepancy("config.yaml", "", "config_sha256 in the records", stored, digest))
+    if others and (not own or len(others) < len(known)):
+        findings.unchecked["configuration of " + ", ".join(others)] = f"not {run.config.path}"
 
 
-def changed_rules(run: Run, name: str) -> list[str]:
+def changed_rules(run: AuditedRun, name: str) -> list[str]:
     """The files of the project that verdicts depend on and that are no longer those of the stored verdicts `name`."""
     recorded = (run.results.provenance(name) or {}).get("data_sha256", {})
     return [file for file in RULES if file in recorded and files.sha256(ROOT / file) != recorded[file]]
 
 
-def not_reached(run: Run, found: Findings) -> list[str]:
+def not_reached(run: AuditedRun, findings: Findings) -> list[str]:
     """Files of the evidence that no hash and no recomputation reaches."""
-    kept = {path for pattern in (*KEPT, COUNTS) for path in files.finished(run.results.directory, pattern)}
-    return sorted(name for path in kept if (name := relative(run, path)) not in {*found.reached, *found.unchecked})
+    evidence = {path for pattern in (*KEPT, COUNTS) for path in files.finished(run.results.directory, pattern)}
+    return sorted(
+        name for path in evidence if (name := relative(run, path)) not in {*findings.reached, *findings.unchecked}
+    )
 
 
-def relative(run: Run, path: Path) -> str:
+def relative(run: AuditedRun, path: Path) -> str:
     return path.relative_to(run.results.directory).as_posix()
 
 
-def check(run: Run) -> Findings:
+def check(run: AuditedRun) -> Findings:
     """Everything that can be checked, in the order of the pipeline: the first difference is nearest to its cause."""
-    found, recipes = Findings(), dict(RECIPES)
+    findings, recipes = Findings(), dict(RECIPES)
     for name, file in CLAIMS.items():
         if changed := changed_rules(run, name):
-            found.unchecked[file] = f"judged by another {' and '.join(changed)} than today's"
+            findings.unchecked[file] = f"judged by another {' and '.join(changed)} than today's"
             del recipes[file]
     for file, recipe in recipes.items():
-        recompute(run, file, recipe, found)
-    partly = found.reached & set(PARTLY)
-    found.reached -= partly
+        recompute(run, file, recipe, findings)
+    partly = findings.reached & set(PARTLY)
+    findings.reached -= partly
     paths = files.finished(run.results.directory, f"**/*{RECORD}")
     records = {relative(run, path): files.read_json(path) for path in paths}
-    check_config(run, records, found)
-    check_hashes(run, records, found)
-    found.unchecked |= {file: f"{PARTLY[file]}: measured, no sha256" for file in sorted(partly - found.reached)}
-    found.unchecked |= dict.fromkeys(not_reached(run, found), "no sha256 is recorded, nothing to recompute it from")
-    return found
+    check_config(run, records, findings)
+    check_hashes(run, records, findings)
+    findings.unchecked |= {file: f"{PARTLY[file]}: measured, no sha256" for file in sorted(partly - findings.reached)}
+    findings.unchecked |= dict.fromkeys(
+        not_reached(run, findings), "no sha256 is recorded, nothing to recompute it from"
+    )
+    return findings
 
 
-def read_config(directory: Path, given: Path | None) -> RunConfig | None:
+def config_of_run(directory: Path, given: Path | None) -> RunConfig | None:
     """The configuration of a run; what an earlier version did not know yet is as in config/config.yaml."""
     path = given or directory / "config.yaml"
     if given is None and not path.is_file():
@@ -208,15 +213,15 @@ def run(directory: Path, config: Path | None = None) -> bool:
     Raises UserError for a directory without results or an unusable configuration, and NothingToJudge if nothing in it
     can be checked.
     """
-    results, loaded = open_results(directory), read_config(directory, config)
+    results, loaded = open_results(directory), config_of_run(directory, config)
     results.scale = loaded.scale if loaded else results.scale
     with tempfile.TemporaryDirectory() as scratch:
-        found = check(Run(results, loaded, Path(scratch)))
-    for line in grouped(found.unchecked):
+        findings = check(AuditedRun(results, loaded, Path(scratch)))
+    for line in grouped(findings.unchecked):
         print(f"not checkable: {line}")
-    for number, difference in enumerate(found.differences):
+    for number, difference in enumerate(findings.differences):
         print(f"{'difference' if number else 'first difference'}: {difference}")
-    if not found.reached and not found.differences:
+    if not findings.reached and not findings.differences:
         raise NothingToJudge(f"{directory}: none of its files can be checked")
-    print(f"{directory}: {len(found.reached)} files checked, {len(found.differences)} differences")
-    return not found.differences
+    print(f"{directory}: {len(findings.reached)} files checked, {len(findings.differences)} differences")
+    return not findings.differences

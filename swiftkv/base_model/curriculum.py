@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import AutoTokenizer
 
 from swiftkv import files
-from swiftkv.base_model import text, training_state
+from swiftkv.base_model import text
 from swiftkv.base_model.tokenizer import train_tokenizer
 from swiftkv.config import RunConfig
 from swiftkv.config.training import TrainBase
@@ -23,7 +23,7 @@ AHEAD = 8  # batches that each process makes in advance
 
 
 @dataclass(frozen=True)
-class Stage:
+class CurriculumStage:
     """A stretch of the curriculum: task settings, rows of `length` tokens per step, weight of the mean loss on prompt
     tokens beside that on answer tokens, and the step after its last."""
 
@@ -34,14 +34,14 @@ class Stage:
     end: int
 
 
-def stages_of(recipe: TrainBase, settings: dict) -> list[Stage]:
+def stages_of(recipe: TrainBase, settings: dict) -> list[CurriculumStage]:
     """The recipe's stages: `recall` alone, or the four tasks at a share of their difficulty."""
     stages, end = [], 0
     for entry in recipe.stages:
         length, rows = entry.sequence_length, max(1, recipe.batch_tokens // entry.sequence_length)
         end += max(1, entry.tokens // (rows * length))
         chosen = {"recall": entry.recall.model_dump()} if entry.recall else scale(settings, entry.difficulty)
-        stages.append(Stage(chosen, rows, length, entry.prompt_weight, end))
+        stages.append(CurriculumStage(chosen, rows, length, entry.prompt_weight, end))
     return stages
 
 
@@ -63,7 +63,7 @@ class Curriculum(Dataset):
         self.written = config.raw["train_base"]  # what is hashed and recorded
         self.work, self.mirror, self.text_settings = work, mirror, self.recipe.text
         self.stages = stages_of(self.recipe, self.settings)
-        self.key = training_state.key_of([self.written, self.settings, self.seed])
+        self.key = files.digest([self.written, self.settings, self.seed])
         self.tokenizer = self.own_tokenizer()
         self.text = self.own_text()
 
@@ -83,16 +83,16 @@ class Curriculum(Dataset):
                 train_tokenizer(self.settings, size, self.seed, texts=self.texts()).save_pretrained(new)
         return AutoTokenizer.from_pretrained(directory)
 
-    def own_text(self) -> text.Stream | None:
+    def own_text(self) -> text.TokenStream | None:
         """The run's token stream, kept with the checkpoint; None without plain text."""
         if not self.text_settings:
             return None
         path = self.work / f"text-{self.key}.npy"
         if not path.is_file():
             text.write_tokens(self.texts(), self.tokenizer, path)
-        return text.Stream.open(path, self.seed)
+        return text.TokenStream.open(path, self.seed)
 
-    def stage(self, step: int) -> Stage:
+    def stage(self, step: int) -> CurriculumStage:
         """The stage that a step belongs to."""
         return next(stage for stage in self.stages if step < stage.end)
 
@@ -100,13 +100,13 @@ class Curriculum(Dataset):
         """The batch of a step: rows of the tasks, then rows of text, all of whose tokens count as a prompt's."""
         stage = self.stage(step)
         plain = round(stage.rows * self.text_settings.share) if self.text else 0
-        made = batch(stage.settings, self.tokenizer, stage.rows - plain, stage.length, self.seed, step)
+        task_rows = batch(stage.settings, self.tokenizer, stage.rows - plain, stage.length, self.seed, step)
         if not plain:
-            return made
+            return task_rows
         rows = self.text.rows(stage.length, plain, step * plain)
-        answers = torch.cat([made.answers, torch.zeros(rows.shape, dtype=torch.bool)])
-        lengths = torch.cat([made.lengths, torch.full((len(rows),), rows.shape[1])])
-        return Batch(torch.cat([made.input_ids, rows]), answers, lengths)
+        answers = torch.cat([task_rows.answers, torch.zeros(rows.shape, dtype=torch.bool)])
+        lengths = torch.cat([task_rows.lengths, torch.full((len(rows),), rows.shape[1])])
+        return Batch(torch.cat([task_rows.input_ids, rows]), answers, lengths)
 
     def batches(self, start: int, processes: int = 0) -> Iterator[Batch]:
         """Every batch from number `start` on, made in advance by `processes` others if there are any."""
@@ -118,7 +118,7 @@ class Curriculum(Dataset):
         """What the data were; `sha256` changes when they do: the ids of the first batch of every stage."""
         starts = [0, *(stage.end for stage in self.stages[:-1])]
         record = {"generator": "swiftkv.workloads.tasks", "split": "train"}
-        record["sha256"] = training_state.key_of([self[step].input_ids.tolist() for step in starts])
+        record["sha256"] = files.digest([self[step].input_ids.tolist() for step in starts])
         return record | (
             {"text": {**self.text_settings.model_dump(), "tokens": len(self.text.tokens)}} if self.text else {}
         )

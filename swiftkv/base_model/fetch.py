@@ -5,7 +5,6 @@ from pathlib import Path
 
 from swiftkv import outputs
 from swiftkv.config import ROOT, RunConfig
-from swiftkv.config.training import Base
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 
@@ -44,17 +43,6 @@ def hub_dir(repository: str, revision: str) -> Path:
         raise UserError(f"{where}: not cached and not reachable ({type(error).__name__}: {reason})") from None
 
 
-def source_dir(settings: Base, trained: Path | None) -> Path:
-    """Where the base model of `settings` (the config's `base`) lies now."""
-    if settings.source == "hub":
-        return hub_dir(settings.path, settings.revision)
-    if settings.source == "train":
-        if trained is None or not Path(trained).is_dir():
-            raise UserError(f"base.source: train: no trained model in {trained}; run `swiftkv train-base` first")
-        return Path(trained)
-    return local_dir(settings.path)
-
-
 def place(source: Path, directory: Path) -> None:
     """Fill `directory` with the files of `source`: copies if small together, else links to the large ones."""
     present = [path for path in source.iterdir() if path.is_file()]
@@ -66,16 +54,16 @@ def place(source: Path, directory: Path) -> None:
             (directory / path.name).symlink_to(path.resolve())
 
 
-def resolve_base(config: RunConfig, out_dir: Path, trained: Path | None = None) -> None:
-    """Put the base model of `config` into `out_dir`, checked, with provenance.
+def resolve_base(config: RunConfig, out_dir: Path) -> None:
+    """Put the base model of `config`, unless it is to be trained, into `out_dir`, checked, with provenance.
 
-    `trained` is the directory `swiftkv train-base` wrote; it is used if `base.source` is `train`. Raises
-    UserError if the model cannot be had, is damaged, or is of a family that is not supported, and if `out_dir` holds
-    anything but an earlier base.
+    Raises UserError if the model cannot be had, is damaged, or is of a family that is not supported, and if `out_dir`
+    holds anything but an earlier base.
     """
     from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 
-    source = source_dir(config.base, trained)
+    base = config.base
+    source = hub_dir(base.path, base.revision) if base.source == "hub" else local_dir(base.path)
     read_config(source, BASE_TYPES)
     check_checkpoint(source)
     with (

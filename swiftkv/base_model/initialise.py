@@ -31,6 +31,8 @@ def look_back(attention, frequencies: torch.Tensor, direction: torch.Tensor) -> 
     heads = attention.q_proj.out_features // attention.k_proj.out_features
     cosine, sine = frequencies.cos(), frequencies.sin()
     for number in range(attention.k_proj.out_features // head_dim):
+        # Slow frequencies hardly turn within a token, so they would score all neighbours alike: they start at zero.
+        # RoPE pairs dimension i with i + half, and both turn at frequency i.
         query = torch.randn(head_dim).sign() * (frequencies > FAST).repeat(2)
         first, second = query[:half], query[half:]
         key = torch.cat([first * cosine - second * sine, second * cosine + first * sine])

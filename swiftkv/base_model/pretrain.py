@@ -35,15 +35,9 @@ MAX_POSITIONS = 2048  # unless the recipe says otherwise
 
 def build(recipe: TrainBase, tokenizer) -> LlamaForCausalLM:
     """A randomly initialised Llama of the recipe's shape with tied embeddings."""
-    shape = (
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-    )
+    shape = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     config = LlamaConfig(
-        vocab_size=-(-len(tokenizer) // 64) * 64,
+        vocab_size=-(-len(tokenizer) // 64) * 64,  # rounded up, which suits matrix products
         max_position_embeddings=recipe.max_position_embeddings or MAX_POSITIONS,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
@@ -67,11 +61,7 @@ def loss_of(model, ids: torch.Tensor, answers: torch.Tensor, pad: int, weight: f
     prompt = (1 - is_answer) * (target != pad).float()
     answer = (losses * is_answer).sum() / is_answer.sum().clamp(min=1)
     right = ((logits.argmax(-1) == target).float() * is_answer).sum() / is_answer.sum().clamp(min=1)
-    return (
-        answer + weight * (losses * prompt).sum() / prompt.sum().clamp(min=1),
-        answer.detach(),
-        right.detach(),
-    )
+    return (answer + weight * (losses * prompt).sum() / prompt.sum().clamp(min=1), answer.detach(), right.detach())
 
 
 def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
@@ -116,10 +106,10 @@ class Trainer:
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one of this recipe."""
-        found = training_state.load(self.work, self.key)
-        if found is None:
+        checkpoint = training_state.load(self.work, self.key)
+        if checkpoint is None:
             return
-        tensors, progress = found
+        tensors, progress = checkpoint
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model/{name}"])

@@ -4,8 +4,9 @@ The texts are tokenised once into one stream, each ended by EOS, and cut into ro
 its own. Row i depends on the stream, the row length, the seed and i alone, so training can be entered anywhere.
 """
 
-import csv
 import hashlib
+import io
+import json
 import sysconfig
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -18,12 +19,11 @@ import numpy as np
 import torch
 
 from swiftkv import files
-from swiftkv.config import ROOT
 from swiftkv.config.training import PlainText
 from swiftkv.errors import UserError
+from swiftkv.workloads import downloads
 from swiftkv.workloads.packing import shuffled
 
-SOURCES = ROOT / "workflow" / "resources" / "corpora" / "sources.csv"
 PYTHON = "python"  # the interpreter's library and the installed packages
 LARGEST = 200_000  # bytes of a file: longer ones are mostly generated tables
 TEXT_SUFFIXES = (".rst", ".md", ".txt")
@@ -32,22 +32,18 @@ TOGETHER = 256  # texts that are tokenised together
 
 def known() -> dict[str, dict]:
     """The corpora by name: file below the mirror's corpora/, sha256, origin and licence."""
-    with open(SOURCES, encoding="utf-8", newline="") as file:
-        return {row["name"]: row for row in csv.DictReader(file)}
+    return downloads.sources("corpora", "name")
 
 
 def corpus(name: str, mirror: Path | None) -> Iterator[str]:
     """The texts of a corpus. Raises UserError if the mirror does not hold it as published."""
     row = known()[name]
-    path = None if mirror is None else mirror / "corpora" / row["file"]
-    if path is None or not path.is_file():
-        raise UserError(f"train_base.text: {name} needs {row['file']} in corpora/ of a mirror (SWIFTKV_MIRROR)")
-    if files.sha256(path) != row["sha256"]:
-        raise UserError(f"{path}: not the published file (sha256 differs from {SOURCES.name})")
-    if path.suffix == ".jsonl":
-        yield from (f"{found['question']}\n{found['answer']}\n" for found in files.read_jsonl(path))
+    data = downloads.Pinned(f"corpora/{row['file']}", f"train_base.text: {name}", row["sha256"]).read(mirror)
+    if row["file"].endswith(".jsonl"):
+        for item in map(json.loads, data.splitlines()):
+            yield f"{item['question']}\n{item['answer']}\n"
         return
-    with tarfile.open(path) as archive:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for member in archive:
             if member.isfile() and member.name.endswith(TEXT_SUFFIXES):
                 yield archive.extractfile(member).read().decode("utf-8", errors="replace")
@@ -59,6 +55,7 @@ def python_sources(limit: int) -> Iterator[str]:
     for root in map(Path, (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))):
         for path in root.rglob("*.py"):
             names.setdefault(path, path.relative_to(root).as_posix())
+    # By hash and not by name: else the limit would leave the first few packages of the alphabet.
     for path in sorted(names, key=lambda path: hashlib.sha256(names[path].encode()).digest()):
         size = path.stat().st_size
         if size <= LARGEST:
@@ -76,28 +73,28 @@ def texts(settings: PlainText, mirror: Path | None) -> Iterator[str]:
 
 def write_tokens(made: Iterable[str], tokenizer, path: Path) -> None:
     """Write the texts' tokens as one array (NumPy, uint32). Raises UserError if there are none."""
-    kept, left = [], iter(made)
+    chunks, left = [], iter(made)
     while together := list(islice(left, TOGETHER)):
         encoded = tokenizer(together, add_special_tokens=False, verbose=False)["input_ids"]
-        kept += [np.array([*ids, tokenizer.eos_token_id], dtype=np.uint32) for ids in encoded]
-    if not kept:
+        chunks += [np.array([*ids, tokenizer.eos_token_id], dtype=np.uint32) for ids in encoded]
+    if not chunks:
         raise UserError("train_base.text: the sources hold no text")
     with files.atomic_path(path) as temporary:
-        np.save(temporary, np.concatenate(kept), allow_pickle=False)
+        np.save(temporary, np.concatenate(chunks), allow_pickle=False)
 
 
 order = lru_cache(maxsize=8)(shuffled)  # of an epoch's rows
 
 
 @dataclass(frozen=True)
-class Stream:
+class TokenStream:
     """The token stream of a run, mapped from a file."""
 
     tokens: np.ndarray
     seed: int
 
     @classmethod
-    def open(cls, path: Path, seed: int) -> "Stream":
+    def open(cls, path: Path, seed: int) -> "TokenStream":
         """The stream that `write_tokens` wrote."""
         return cls(np.load(path, mmap_mode="r", allow_pickle=False), seed)
 

@@ -1,6 +1,5 @@
 """Resumable training state as safetensors + JSON: no pickle, written atomically, refused if it belongs elsewhere."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -9,11 +8,6 @@ from safetensors.torch import load_file, save_file
 
 from swiftkv import files
 from swiftkv.errors import UserError
-
-
-def key_of(value) -> str:
-    """A short hash of whatever decides whether old state may be continued."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, torch.Tensor]:

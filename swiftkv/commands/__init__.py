@@ -1,7 +1,8 @@
 """The sub-commands of `swiftkv` by what they are for, and the options they share."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -51,6 +52,12 @@ def take_gpu(count: int = 1) -> None:
     from swiftkv import devices
 
     devices.lease(count)
+
+
+def instead(show: Callable, *arguments) -> NoReturn:
+    """End a command with what an option such as --plan asks for in its place: `show` prints it, and nothing is run."""
+    show(*arguments)
+    raise typer.Exit()
 
 
 def student_dirs(config, models: Path) -> dict[str, Path]:

@@ -25,16 +25,11 @@ from swiftkv.commands import (
 
 
 @cli.command()
-def lengths(
-    base: Base,
-    out: Out,
-    config: Config = CONFIG,
-    mirror: Mirror = None,
-) -> None:
+def lengths(base: Base, out: Out, config: Config = CONFIG, mirror: Mirror = None) -> None:
     """Prompt and output lengths of real traces and of the four tasks."""
     from swiftkv.workloads import traces
 
-    traces.run(load(config), base, out, mirror)
+    traces.write_lengths(load(config), base, out, mirror)
 
 
 @cli.command()
@@ -72,13 +67,7 @@ def serve_load(
 
 
 @cli.command()
-def accuracy(
-    arm: Arm,
-    model: ArmModel,
-    out: Out,
-    work: Work,
-    config: Config = CONFIG,
-) -> None:
+def accuracy(arm: Arm, model: ArmModel, out: Out, work: Work, config: Config = CONFIG) -> None:
     """Score one model on the four tasks with lm-eval through vLLM."""
     from swiftkv.evals import accuracy as stage
 
@@ -86,13 +75,9 @@ def accuracy(
 
 
 @cli.command()
-def accuracy_summary(
-    arms: ArmScores,
-    out: Out,
-    config: Config = CONFIG,
-) -> None:
+def accuracy_summary(arms: ArmScores, out: Out, config: Config = CONFIG) -> None:
     """Compare every arm with the base, item by item."""
-    from swiftkv.evals import accuracy as stage
+    from swiftkv.evals import accuracy_summary as stage
 
     loaded = load(config)
     stage.summarise(loaded, {arm: arms / arm for arm in loaded.accuracy_arms}, out)
@@ -117,11 +102,7 @@ def protocol(
 
 
 @cli.command()
-def protocol_summary(
-    arms: ArmScores,
-    out: Out,
-    config: Config = CONFIG,
-) -> None:
+def protocol_summary(arms: ArmScores, out: Out, config: Config = CONFIG) -> None:
     """Compare every arm with the base on the paper's protocol, item by item, and with the published values."""
     from swiftkv.evals import protocol_summary as stage
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Base, Config, Mirror, Out, Work, cli, load, load_with_gpu, take_gpu
+from swiftkv.commands import CONFIG, Base, Config, Mirror, Out, Work, cli, instead, load, load_with_gpu, take_gpu
 
 
 @cli.command()
@@ -29,7 +29,7 @@ def fetch_base(
     from swiftkv.base_model import fetch, pretrain
 
     loaded = load(config)
-    if loaded["base"]["source"] == "train":
+    if loaded.base.source == "train":
         take_gpu()
         pretrain.run(loaded, out, work, mirror)
     else:
@@ -73,10 +73,11 @@ def distill(
     micro_batch_tokens = micro_batch_tokens or loaded.parallel.micro_batch_tokens
     recompute = loaded.parallel.recompute if recompute is None else recompute
     if plan:
-        from swiftkv.planning import distillation as planner
+        from swiftkv.planning import distillation
 
-        planner.show(loaded, base, processes, gpu_memory, tflops, micro_batch_tokens, recompute, answer_share)
-        return
+        instead(
+            distillation.show, loaded, base, processes, gpu_memory, tflops, micro_batch_tokens, recompute, answer_share
+        )
     from swiftkv.distill import loop
 
     options = loop.Options(micro_batch_tokens, recompute, float32)

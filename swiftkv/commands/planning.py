@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Config, Mirror, cli, load
+from swiftkv.commands import CONFIG, Config, Mirror, cli, instead, load
 
 
 @cli.command()
@@ -29,10 +29,10 @@ def predict_served(
     config: Config = Path("config/served.yaml"),
 ) -> None:
     """Hold the engine simulator against measured replays: latency and attainment under load."""
-    from swiftkv.audit.verify_results import read_config
+    from swiftkv.audit.verify_results import config_of_run
     from swiftkv.planning import predicted
 
-    fitted = read_config(fit, None) or load(CONFIG)
+    fitted = config_of_run(fit, None) or load(CONFIG)
     predicted.run(load(config), results, fit, fitted, out)
 
 
@@ -77,12 +77,18 @@ def plan(
     check: Annotated[Path | None, typer.Option(help="Only hold predictions against DIR/throughput.")] = None,
 ) -> None:
     """Predict the GPUs and cost of serving a trace within latency limits, with and without SwiftKV."""
-    from swiftkv.planning import capacity, predict, roofline
+    from swiftkv.planning import capacity, roofline
 
     if check is not None:
-        machine = roofline.calibrated(gpu) if gpu else None
-        print(predict.check_report(*predict.check(load(config), check, machine)))
-        return
+        instead(show_check, config, check, gpu)
     chosen = roofline.machine(gpu or "H100", efficiency, bandwidth_efficiency, overhead)
     limits = (slo_ttft, slo_tpot, attainment, price, gpus_per_replica, step_tokens, sequences)
     capacity.run(load(config), model, chosen, trace, capacity.Options(scale, hours, *limits), out, mirror)
+
+
+def show_check(config: Path, results: Path, gpu: str | None) -> None:
+    """Print predictions beside what `results` measured, by the machine that `gpu` names or one fitted to the base."""
+    from swiftkv.planning import predict, roofline
+
+    machine = roofline.calibrated(gpu) if gpu else None
+    print(predict.check_report(*predict.check(load(config), results, machine)))

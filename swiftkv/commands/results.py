@@ -56,10 +56,7 @@ def serve_report(
 
 
 @cli.command()
-def protocol_report(
-    out: Annotated[Path, typer.Option(help="Gets tab-protocol.")],
-    config: Config = CONFIG,
-) -> None:
+def protocol_report(out: Annotated[Path, typer.Option(help="Gets tab-protocol.")], config: Config = CONFIG) -> None:
     """Write the paper's table of accuracy from a finished `protocol-summary`, above the published rows."""
     from swiftkv.report import protocol_report as report
 

@@ -96,9 +96,6 @@ class RunConfig:
     similarity = Part(measuring.Similarity)
     ablations = Part(training.Ablations)
 
-    def __getitem__(self, key: str) -> Any:
-        return self.raw[key]
-
     @property
     def scale(self) -> str:
         return self.raw["scale"]
@@ -248,6 +245,7 @@ def resolve(raw: dict, overlays: Sequence[str | Path] = (), given: Mapping | Non
 
     Snakemake knows no `extends`: `overlays` are its --configfile files, and `given` is what these and --config say.
     """
+    # Snakemake has merged the overlays already, but not what they extend; `given` goes over it once more.
     for path in overlays:
         raw = lay(raw, read_layers(path))
     raw = {key: value for key, value in lay(raw, given or {}).items() if key != "extends"}

@@ -126,8 +126,7 @@ class ServedPoint(Section):
     input_len: Count | None = Field(None, description="Prompt tokens per request (rate, concurrency).")
     output_len: Count | None = Field(None, description="Generated tokens per request (rate, concurrency).")
     duration_s: Positive | None = Field(
-        None,
-        description="Seconds in which requests arrive (rate, trace); those of a rate are rate times duration.",
+        None, description="Seconds in which requests arrive (rate, trace); those of a rate are rate times duration."
     )
     burstiness: Positive = Field(
         1.0,
@@ -136,8 +135,7 @@ class ServedPoint(Section):
     )
     requests_per_client: Count | None = Field(None, description="Requests that each client sends (concurrency).")
     trace: Text | None = Field(
-        None,
-        description="Known trace, or a CSV file with the columns arrival_s, prompt_tokens, output_tokens (trace).",
+        None, description="Known trace, or a CSV file with the columns arrival_s, prompt_tokens, output_tokens (trace)."
     )
     length_scale: Positive | None = Field(None, description="Factor on prompt and output tokens (trace).")
     sample: PositiveShare = Field(

@@ -30,8 +30,7 @@ class Infilling(RealSet):
     """HumanEval single-line infilling."""
 
     fim: bool | None = Field(
-        None,
-        description="Whether fill-in-the-middle tokens are used where the tokenizer has them (default true).",
+        None, description="Whether fill-in-the-middle tokens are used where the tokenizer has them (default true)."
     )
 
 
@@ -39,8 +38,7 @@ class Meetings(RealSet):
     """QMSum, query-focused summaries of meetings."""
 
     transcript: Literal["whole", "relevant"] | None = Field(
-        None,
-        description="Whole meeting (default), or the turns annotated as relevant to a specific query.",
+        None, description="Whole meeting (default), or the turns annotated as relevant to a specific query."
     )
 
 
@@ -49,8 +47,7 @@ class RealSets(Section):
 
     humaneval_infilling: Infilling | None = None
     humaneval: RealSet | None = Field(
-        None,
-        description="HumanEval, compared with the published solution; no pass@1, for generated code is never run.",
+        None, description="HumanEval, compared with the published solution; no pass@1, for generated code is never run."
     )
     defog: RealSet | None = Field(None, description="defog's text-to-SQL, judged by execution.")
     qmsum: Meetings | None = None

@@ -185,12 +185,10 @@ class Parallel(Section):
     )
     fsdp_world_size: Count = Field(1, description="Processes of the distillation, over which FSDP2 shards the model.")
     micro_batch_tokens: Count | None = Field(
-        None,
-        description="Tokens of a process at once in the distillation; its whole part of a step unless given.",
+        None, description="Tokens of a process at once in the distillation; its whole part of a step unless given."
     )
     recompute: bool = Field(
-        False,
-        description="Run late layers again in the backward pass of the distillation: less memory, more time.",
+        False, description="Run late layers again in the backward pass of the distillation: less memory, more time."
     )
 
 

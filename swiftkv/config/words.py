@@ -23,8 +23,8 @@ def either(options: Iterable) -> str:
 
 def bounds(schema: dict) -> str:
     """The limits of a number, with a blank before them."""
-    said = [f"{word} {schema[key]}" for words in (LOWER, UPPER) for key, word in words.items() if key in schema]
-    return "".join(f" {text}" for text in [" and ".join(said)] if text)
+    limits = [f"{word} {schema[key]}" for words in (LOWER, UPPER) for key, word in words.items() if key in schema]
+    return "".join(f" {text}" for text in [" and ".join(limits)] if text)
 
 
 def entries(schema: dict) -> str:
@@ -82,7 +82,7 @@ def dotted(path: Iterable, *more: str) -> str:
     return ".".join(str(part) for part in (*path, *more) if part != "")
 
 
-def said(key: str, text: str) -> str:
+def about(key: str, text: str) -> str:
     """What is said of a key, or of the whole configuration where there is none."""
     return f"{key}: {text}" if key else text
 
@@ -93,13 +93,13 @@ def unknown(key: str, names: Iterable, known: Iterable[str]) -> str:
     close = [match for name in names for match in difflib.get_close_matches(name, known, n=1)]
     hint = f" (did you mean {either(map(repr, close))}?)" if close else ""
     plural = "s" if len(names) > 1 else ""
-    return said(key, f"unknown key{plural} {', '.join(map(repr, names))}{hint}; allowed are {', '.join(known)}")
+    return about(key, f"unknown key{plural} {', '.join(map(repr, names))}{hint}; allowed are {', '.join(known)}")
 
 
 def not_allowed(key: str, value: object, words: str) -> str:
     """One line about a value."""
     text = json.dumps(value, default=str)[:LONGEST]
-    return said(key, f"{text} is not allowed; allowed is {words}")
+    return about(key, f"{text} is not allowed; allowed is {words}")
 
 
 def explain(errors: list[dict], root: dict) -> str:
@@ -112,7 +112,7 @@ def explain(errors: list[dict], root: dict) -> str:
         return unknown(dotted(parent), names, resolve(at(root, parent), root)["properties"])
     error = min(errors, key=lambda error: len(error["loc"]))
     if error["type"] == "missing":
-        return said(dotted(error["loc"][:-1]), f"{error['loc'][-1]} is missing")
+        return about(dotted(error["loc"][:-1]), f"{error['loc'][-1]} is missing")
     if error["type"] == RULE:
-        return said(dotted(error["loc"], error["ctx"]["key"]), error["ctx"]["text"])
+        return about(dotted(error["loc"], error["ctx"]["key"]), error["ctx"]["text"])
     return not_allowed(dotted(error["loc"]), error["input"], allowed(at(root, error["loc"]), root))

@@ -22,6 +22,7 @@ from swiftkv.errors import UserError
 from swiftkv.markup import pipe_table, with_interval
 from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 from swiftkv.provenance import Provenance
+from swiftkv.registry import names
 from swiftkv.results import PUBLISHED
 from swiftkv.stats import LEVEL
 from swiftkv.workloads.sources import stream_of
@@ -157,7 +158,7 @@ def run(config: RunConfig, base_dir: Path, out: Path, work: Path, options: Optio
     base_dir, out = Path(base_dir), Path(out)
     read_config(base_dir, BASE_TYPES)
     check_checkpoint(base_dir)
-    written = [out / name for name in ("ablations.csv", "summary.csv", "summary.md")]
+    written = [out / name for name in names("ablate")]
     with Provenance("ablate", config, inputs=weight_files(base_dir), out=written) as provenance:
         frame = measure(config, base_dir, Path(work), options or Options())
         summary = summarise(config, frame)

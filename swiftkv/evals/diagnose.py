@@ -56,19 +56,19 @@ class Probe:
 
 def probes_of(tokenizer, task: str, count: int, seed: int, settings: dict) -> list[Probe]:
     """Held-out items of one task and difficulty; prompt and answer are encoded apart, as in training and in serving."""
-    made = tasks.items(task, "test", count, seed, settings)
-    prompts = tokenizer([item.prompt for item in made], add_special_tokens=False)["input_ids"]
-    answers = tokenizer([item.answer + tokenizer.eos_token for item in made], add_special_tokens=False)["input_ids"]
-    return [Probe(i, settings["records"], p, a) for i, p, a in zip(made, prompts, answers, strict=True)]
+    items = tasks.items(task, "test", count, seed, settings)
+    prompts = tokenizer([item.prompt for item in items], add_special_tokens=False)["input_ids"]
+    answers = tokenizer([item.answer + tokenizer.eos_token for item in items], add_special_tokens=False)["input_ids"]
+    return [Probe(i, settings["records"], p, a) for i, p, a in zip(items, prompts, answers, strict=True)]
 
 
 def task_probes(config: RunConfig, tokenizer) -> list[Probe]:
     """The four tasks at every difficulty: their records times each factor."""
-    found, settings = [], config.diagnosis
+    probes, settings = [], config.diagnosis
     for task, hardest in config.tasks.items():
         for records in sorted({max(1, round(hardest["records"] * factor)) for factor in settings.difficulty}):
-            found += probes_of(tokenizer, task, settings.items, config.seed, hardest | {"records": records})
-    return found
+            probes += probes_of(tokenizer, task, settings.items, config.seed, hardest | {"records": records})
+    return probes
 
 
 def needle_probes(config: RunConfig, tokenizer, limit: int) -> list[Probe]:
@@ -82,6 +82,7 @@ def needle_probes(config: RunConfig, tokenizer, limit: int) -> list[Probe]:
         return max(probe.length for probe in needles(records))
 
     budgets = [tokens for tokens in settings.needle_tokens if tokens <= limit]
+    # The most records whose longest probe is within a budget, by bisection: length grows with the records.
     fit = {bisect_right(range(1, tokens // SHORTEST_PASSAGE), tokens, key=longest) for tokens in budgets}
     return [probe for records in sorted(fit - {0}) for probe in needles(records)]
 
@@ -126,10 +127,20 @@ def token_rows(arm: str, batch: list[Probe], mine: Choices, base: Choices, token
 
     The end is right if the choice is EOS or begins a new line, where generation stops.
     """
-    rows = pd.DataFrame([
-        (arm, p.item.task, p.records, p.item.id, len(p.prompt), position, token, position == len(p.answer))
-        for p in batch for position, token in enumerate(p.answer, 1)
-    ], columns=[*KEY, "prompt_tokens", "position", "token", "last"])  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "arm": arm,
+            "task": probe.item.task,
+            "records": probe.records,
+            "id": probe.item.id,
+            "prompt_tokens": len(probe.prompt),
+            "position": position,
+            "token": token,
+            "last": position == len(probe.answer),
+        }
+        for probe in batch
+        for position, token in enumerate(probe.answer, 1)
+    )
     kl = F.kl_div(mine.log_p, base.log_p, log_target=True, reduction="none").sum(-1)
     rows["kl"] = kl.clamp(min=0).cpu().numpy()  # rounding may leave less than zero
     rows["agreement"] = (mine.choice == base.choice).float().cpu().numpy()
@@ -139,19 +150,19 @@ def token_rows(arm: str, batch: list[Probe], mine: Choices, base: Choices, token
     return rows.drop(columns=["token", "last"])
 
 
-def look(base_dir: Path, models: dict[str, Path], probes: list[Probe], tokenizer) -> pd.DataFrame:
+def tokens_of_arms(base_dir: Path, models: dict[str, Path], probes: list[Probe], tokenizer) -> pd.DataFrame:
     """The token rows of every arm, the base's first; its hidden states are kept, on the CPU, for all of them."""
     base, parts = load_whole(base_dir), list(batches(probes))
     states = [answer_states(base, batch).cpu() for batch in parts]
-    found = []
+    rows = []
     for arm, directory in {BASE_ARM: base_dir, **models}.items():
         model = base if arm == BASE_ARM else load_whole(directory)
-        for batch, kept in zip(parts, states, strict=True):
-            theirs = choices(base, kept)
+        for batch, state in zip(parts, states, strict=True):
+            theirs = choices(base, state)
             mine = theirs if arm == BASE_ARM else choices(model, answer_states(model, batch))
-            found.append(token_rows(arm, batch, mine, theirs, tokenizer))
+            rows.append(token_rows(arm, batch, mine, theirs, tokenizer))
         print(f"diagnose: {arm}: {len(probes)} items", flush=True)
-    tokens = pd.concat(found, ignore_index=True)
+    tokens = pd.concat(rows, ignore_index=True)
     if not np.isfinite(tokens.kl).all():
         raise UserError(f"diagnose: the logits of {tokens.arm[~np.isfinite(tokens.kl)].iloc[0]} are not finite")
     return tokens
@@ -191,9 +202,20 @@ def lost(tokens: pd.DataFrame, items: pd.DataFrame, probes: list[Probe], tokeniz
         answer = grouped.get_group((row.arm, row.task, row.records, row.id))
         wrong = int(answer[~answer.right].position.min())
         item = texts[row.task, row.records, row.id]
-        said = tokenizer.decode(answer.choice.iloc[:wrong].tolist())
-        rows.append({name: getattr(row, name) for name in (*KEY, "prompt_tokens")}
-                    | {"position": wrong, "said": said, "answer": item.answer, "prompt": item.prompt})  # fmt: skip
+        greedy = tokenizer.decode(answer.choice.iloc[:wrong].tolist())
+        rows.append(
+            {
+                "arm": row.arm,
+                "task": row.task,
+                "records": row.records,
+                "id": row.id,
+                "prompt_tokens": row.prompt_tokens,
+                "position": wrong,
+                "said": greedy,
+                "answer": item.answer,
+                "prompt": item.prompt,
+            }
+        )
     return rows
 
 
@@ -240,7 +262,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out_dir: Pat
     inputs = [path for directory in (base_dir, *models.values()) for path in weight_files(Path(directory))]
     with Provenance("diagnose", config, inputs=inputs, out=[out_dir / name for name in FILES]) as provenance:
         probes = all_probes(config, tokenizer, limit)
-        tokens = look(base_dir, models, probes, tokenizer)
+        tokens = tokens_of_arms(base_dir, models, probes, tokenizer)
         items = items_of(tokens)
         for name, frame in frames_of(tokens, items, config.seed).items():
             files.write_text(out_dir / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))

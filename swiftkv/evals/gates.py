@@ -18,10 +18,10 @@ from swiftkv.errors import UserError
 from swiftkv.evals.reference import (
     RAW_LOGITS,
     TOP,
-    Difference,
+    Deviation,
     Reference,
     capacity,
-    count_tokens,
+    count_layer_tokens,
     generate,
     largest_delta,
     request,
@@ -85,11 +85,11 @@ class Checks:
             directory, max_model_len=self.max_len, max_num_seqs=len(self.prompts), **fixed, **whole | settings
         )
 
-    def logits_gate(self, gate: str, variant: str, difference: Difference, detail: str = "") -> Gate:
+    def logits_gate(self, gate: str, variant: str, deviation: Deviation, detail: str = "") -> Gate:
         """Passed if no logit is off by more than the tolerance and no greedy token differs."""
-        passed = difference.delta <= self.tolerance and difference.mismatches == 0
-        detail = f"{difference.tokens} generated tokens, {difference.mismatches} argmax mismatches{detail}"
-        return Gate(gate, variant, difference.delta, self.tolerance, passed, detail)
+        passed = deviation.delta <= self.tolerance and deviation.mismatches == 0
+        detail = f"{deviation.tokens} generated tokens, {deviation.mismatches} argmax mismatches{detail}"
+        return Gate(gate, variant, deviation.delta, self.tolerance, passed, detail)
 
     def base_gates(self) -> list[Gate]:
         """The base in vLLM against Transformers, and a student with l = L against the base."""
@@ -106,10 +106,10 @@ class Checks:
         differing = sum(
             a != b for x, y in zip(base, same, strict=True) for a, b in zip(x.logits, y.logits, strict=True)
         )
-        difference = Reference(self.base_dir).compare(base)
+        deviation = Reference(self.base_dir).compare(base)
         detail = f"tokens of {len(base) * self.tokens} whose top {TOP} logits differ from the base's"
         return [
-            self.logits_gate("logits", BASE_ARM, difference),
+            self.logits_gate("logits", BASE_ARM, deviation),
             Gate("l-equals-L", BASE_ARM, differing, 0, differing == 0, detail),
         ]
 
@@ -133,7 +133,7 @@ class Checks:
 
     def early_exit_gate(self, variant: str, engine) -> Gate:
         """Prefill runs the late layers for as many tokens as logits are needed: one per prompt."""
-        counted = count_tokens(engine)
+        counted = count_layer_tokens(engine)
         request(engine, self.prompts, 1)
         counts = counted()
         passed = counts["late"] == len(self.prompts) and counts["early"] == sum(map(len, self.prompts))
@@ -149,8 +149,8 @@ class Checks:
         detail = f", chunks of {self.chunk} tokens, {{}} tokens from the prefix cache"
         chunked = self.logits_gate("logits-chunked-prefill", variant, reference.compare(first), detail.format(cold))
         cached = self.logits_gate("logits-prefix-caching", variant, reference.compare(second), detail.format(hits))
-        found = Gate("prefix-cache-hits", variant, hits, 1, hits >= 1, "tokens found in the prefix cache; at least 1")
-        return [chunked, cached, found]
+        reused = Gate("prefix-cache-hits", variant, hits, 1, hits >= 1, "tokens found in the prefix cache; at least 1")
+        return [chunked, cached, reused]
 
     def refusal_gate(self, variant: str, engine) -> Gate:
         """A request for prompt log-probabilities is refused, and the engine goes on."""
@@ -194,15 +194,15 @@ def prompts(config: RunConfig, base_dir: Path) -> tuple[list[list[int]], list[li
     Text and not random ids: where a trained model has nothing to say, it amplifies float32 rounding (the embedded base
     in Transformers alone, float32 against float64: up to 2e-3 on random ids, 2e-4 on its tasks).
     """
-    tokenizer, found = load_tokenizer(base_dir), []
+    tokenizer, pairs = load_tokenizer(base_dir), []
     for length, task in itertools.product(config.verify.prompt_lengths, tasks.TASKS):
         random = Random(f"verify/{task}/{config.seed}/{length}")
         context = tasks.context(task, "test", random, config.tasks[task])
         whole, *turns = (tokenizer(text)["input_ids"] for text, _ in segments(context, tokenizer.eos_token))
         again = itertools.chain.from_iterable(itertools.cycle(turns))
         prompt = list(itertools.islice(itertools.chain(whole, again), length))
-        found.append((prompt, [tokenizer.eos_token_id, *turns[0]]))
-    return [prompt for prompt, _ in found], [question for _, question in found]
+        pairs.append((prompt, [tokenizer.eos_token_id, *turns[0]]))
+    return [prompt for prompt, _ in pairs], [question for _, question in pairs]
 
 
 def read_shape(directory: Path) -> dict:
@@ -225,10 +225,7 @@ def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out: Path) -
         gates = checks.base_gates()
         for variant in models:
             gates += checks.student_gates(variant)
-            print(
-                f"verify: {variant}: {sum(g.passed for g in gates if g.variant == variant)} gates passed",
-                flush=True,
-            )
+            print(f"verify: {variant}: {sum(g.passed for g in gates if g.variant == variant)} gates passed", flush=True)
         failed = [gate for gate in gates if not gate.passed]
         files.write_json(out, {"passed": not failed, "gates": [asdict(gate) for gate in gates]})
         provenance.save(out)

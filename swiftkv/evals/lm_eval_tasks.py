@@ -24,7 +24,7 @@ STOP = ("\n",)  # beside EOS, which lm-eval adds: every answer to a generated ta
 METRICS = ("score", "exact_match")
 
 
-class Sampling(NamedTuple):
+class SeededSampling(NamedTuple):
     """How answers are drawn; torch's generator starts from `seed` before every task."""
 
     temperature: float
@@ -35,8 +35,8 @@ class Sampling(NamedTuple):
 def process_results(doc: dict, results: list[str]) -> dict[str, float]:
     """lm-eval's hook: judge one generation (called by the name that the YAML gives)."""
     item = item_of(doc)
-    found = real.SETS[item.task].score(item, results[0]) if item.task in real.SETS else tasks.score(item, results[0])
-    return {name: found[name] for name in metrics_of(item.task)}
+    judged = real.SETS[item.task].score(item, results[0]) if item.task in real.SETS else tasks.score(item, results[0])
+    return {name: judged[name] for name in metrics_of(item.task)}
 
 
 def metrics_of(task: str) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def item_of(doc: dict) -> Item:
     return Item(**{**doc, "meta": json.loads(doc["meta"])})
 
 
-def task_yaml(task: str, data: Path, max_new_tokens: int, sampling: Sampling | None = None) -> str:
+def task_yaml(task: str, data: Path, max_new_tokens: int, sampling: SeededSampling | None = None) -> str:
     """The YAML of one generate_until task on `data`, greedy without `sampling`; its cache stays beside the data."""
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampling else {"temperature": 0.0}
     definition = {
@@ -82,7 +82,7 @@ def task_yaml(task: str, data: Path, max_new_tokens: int, sampling: Sampling | N
 
 
 def write_task(
-    folder: Path, task: str, items: list[Item], max_new_tokens: int, sampling: Sampling | None = None
+    folder: Path, task: str, items: list[Item], max_new_tokens: int, sampling: SeededSampling | None = None
 ) -> None:
     """Write the data and the YAML of a task into `folder`. Raises UserError if there are no items."""
     if not items:
@@ -93,7 +93,7 @@ def write_task(
 
 
 def evaluate(
-    lm, task: str, items: list[Item], max_new_tokens: int, folder: Path, sampling: Sampling | None = None
+    lm, task: str, items: list[Item], max_new_tokens: int, folder: Path, sampling: SeededSampling | None = None
 ) -> tuple[list[dict], dict]:
     """Generate and score with lm-eval: its sample of each item, in the order of `items`, and its record.
 
@@ -123,7 +123,7 @@ def in_order(task: str, items: list[Item], samples: list[dict]) -> list[dict]:
 def record(result: dict, name: str) -> dict:
     """What is worth keeping of lm-eval's result, without machine paths: scores, definition, versions."""
     definition = {k: v for k, v in result["configs"][name].items() if k not in ("dataset_kwargs", "metadata")}
-    kept = {
+    essentials = {
         "results": result["results"][name],
         "n_samples": result["n-samples"][name],
         "higher_is_better": result["higher_is_better"][name],
@@ -131,4 +131,4 @@ def record(result: dict, name: str) -> dict:
         "version": result["versions"][name],
         "seeds": {k: v for k, v in result["config"].items() if k.endswith("_seed")},
     }
-    return json.loads(json.dumps(kept, default=str))
+    return json.loads(json.dumps(essentials, default=str))

@@ -1,29 +1,21 @@
-"""The paper's accuracy protocol: its seven tasks, IFEval and MMLU-Pro, every item kept, every arm by the same path.
-
-A path is what runs the model. Log-likelihoods need every prompt token's logits, which early exit does not compute: they
-come from Transformers or from vLLM in full-prefill mode. Generation goes through vLLM with early exit, as served.
-"""
+"""The paper's accuracy protocol: its seven tasks, IFEval and MMLU-Pro, every item kept, every arm by the same path."""
 
 import dataclasses
 import gc
 import hashlib
 import json
-import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.evals import accuracy, paper_tasks
+from swiftkv.evals import harness, paper_tasks
 from swiftkv.evals.paper_tasks import GENERATION, PaperTask
 from swiftkv.provenance import Provenance
+from swiftkv.workloads.downloads import mirror_of
 from swiftkv.workloads.tokens import count_tokens, load_tokenizer
-from swiftkv.workloads.traces import mirror_of
 
-TRANSFORMERS, FULL_PREFILL, EARLY_EXIT = "transformers", "vllm-full-prefill", "vllm-early-exit"
 MAX_LENGTH = 8192  # tokens of prompt and answer; MMLU-Pro's are the longest
 TRANSFORMERS_BATCH = 8
 MAX_NUM_BATCHED_TOKENS = 2048  # the authors' chunk of prefill
@@ -38,42 +30,16 @@ def settings_of(config: RunConfig, model_dir: Path, task: PaperTask) -> dict:
     model, section = files.read_json(model_dir / "config.json"), config.protocol
     path = section.generation if task.kind == GENERATION else section.loglikelihood
     length = min(MAX_LENGTH, model.get("max_position_embeddings") or MAX_LENGTH)
-    dtype = model.get("dtype") or model.get("torch_dtype") or "float32"
-    if path == TRANSFORMERS:
-        backend = {"max_length": length, "batch_size": TRANSFORMERS_BATCH}
+    if path == harness.TRANSFORMERS:
+        limits = {"max_length": length, "batch_size": TRANSFORMERS_BATCH}
     else:
-        backend = {
-            "max_model_len": length,
-            "batch_size": accuracy.BATCH_SIZE,
-            "max_num_seqs": accuracy.BATCH_SIZE,
-            "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
-            "enable_prefix_caching": False,
-            "enforce_eager": True,
-            "generation_config": "vllm",
-            "disable_log_stats": True,
-            "seed": config.seed,
-            **accuracy.tensor_parallel(config),
-        }
+        limits = {"max_model_len": length, **harness.vllm_settings(config, MAX_NUM_BATCHED_TOKENS)}
     new = section.max_new_tokens or task.max_gen_toks if task.kind == GENERATION else None
-    return {"path": path, "max_gen_toks": new, "backend": {"dtype": dtype, "add_bos_token": False, **backend}}
-
-
-@contextmanager
-def backend(model_dir: Path, path: str, settings: dict):
-    """lm-eval's model on `model_dir` by the given path; an engine ends with the block."""
-    if path == TRANSFORMERS:
-        import torch
-        from lm_eval.models.huggingface import HFLM
-
-        import swiftkv.modeling  # noqa: F401 - registers the SwiftKV classes
-
-        yield HFLM(pretrained=str(model_dir), device="cuda" if torch.cuda.is_available() else "cpu", **settings)
-        return
-    from swiftkv.vllm.guards import FULL_PREFILL_ENV
-
-    mode = {FULL_PREFILL_ENV: "1" if path == FULL_PREFILL else "0"}
-    with mock.patch.dict(os.environ, mode), accuracy.backend(model_dir, settings) as lm:
-        yield lm
+    return {
+        "path": path,
+        "max_gen_toks": new,
+        "backend": {"dtype": harness.dtype_of(model), "add_bos_token": False, **limits},
+    }
 
 
 def check_templates(model_dir: Path, tokenizer, tasks: list[PaperTask]) -> None:
@@ -126,8 +92,8 @@ def summary_of(task: PaperTask, rows: list[dict], settings: dict, source: dict, 
         "coverage": coverage,
         "items": len(rows),
         "cut": sum(row["cut"] for row in rows),
-        "score": sum(row["score"] for row in rows) / len(rows),
-        "items_sha256": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        "score": harness.mean_score(rows),
+        "items_sha256": files.digest(identity, 64),
         "source": source,
         "settings": settings,
         "definition": dataclasses.asdict(task),
@@ -135,7 +101,7 @@ def summary_of(task: PaperTask, rows: list[dict], settings: dict, source: dict, 
 
 
 @dataclass(frozen=True)
-class Job:
+class ProtocolJob:
     """One task of one arm: how it runs, where its data come from, and the file that says it is done."""
 
     task: PaperTask
@@ -146,39 +112,37 @@ class Job:
 
 def jobs_of(
     config: RunConfig, arm: str, model_dir: Path, hashes: dict, tasks: dict, work: Path, limit: int | None
-) -> list[Job]:
+) -> list[ProtocolJob]:
     """The jobs of `tasks`, a mapping of each task to its source; what decides a result names its part."""
     jobs = []
     for task, source in tasks.items():
         settings = settings_of(config, model_dir, task)
-        key = accuracy.key_of(arm, hashes, settings, dataclasses.asdict(task), source, limit)
-        jobs.append(Job(task, settings, source, work / arm / f"{task.name}-{key}.json"))
+        key = harness.score_key(arm, hashes, settings, dataclasses.asdict(task), source, limit)
+        jobs.append(ProtocolJob(task, settings, source, work / arm / f"{task.name}-{key}.json"))
     return jobs
 
 
-def finish(arm: str, model_dir: Path, jobs: list[Job], folder: Path, tokenizer, limit: int | None) -> None:
+def finish(arm: str, model_dir: Path, jobs: list[ProtocolJob], folder: Path, tokenizer, limit: int | None) -> None:
     """Evaluate the jobs whose part is missing, path by path, each with one model.
 
     The data of all are loaded before the first model is: what is missing shows at once.
     """
-    todo = [job for job in jobs if not job.part.is_file()]
-    print(f"protocol {arm}: {len(jobs) - len(todo)} of {len(jobs)} tasks done before", flush=True)
+    todo = harness.to_do(f"protocol {arm}", jobs)
     loaded = {job.task: paper_tasks.load(folder, job.task) for job in todo}
     for path in dict.fromkeys(job.settings["path"] for job in todo):
         run_path(arm, model_dir, [job for job in todo if job.settings["path"] == path], loaded, tokenizer, limit)
         release_memory()
 
 
-def run_path(arm: str, model_dir: Path, jobs: list[Job], loaded: dict, tokenizer, limit: int | None) -> None:
+def run_path(arm: str, model_dir: Path, jobs: list[ProtocolJob], loaded: dict, tokenizer, limit: int | None) -> None:
     """Evaluate jobs of one path; their parts are written one at a time."""
     settings = jobs[0].settings
-    with backend(model_dir, settings["path"], settings["backend"]) as lm:
+    with harness.backend(model_dir, settings["path"], settings["backend"]) as lm:
         for job in jobs:
             samples = paper_tasks.evaluate(lm, job.task, loaded[job.task], limit, job.settings["max_gen_toks"])
             rows = rows_of(arm, job.task, samples, tokenizer, job.settings)
             files.write_json(job.part, rows)
-            mean = sum(row["score"] for row in rows) / len(rows)
-            print(f"protocol {arm}: {job.task.name} {mean:.3f} over {len(rows)} items", flush=True)
+            harness.told(f"protocol {arm}", job.task.name, rows)
 
 
 def release_memory() -> None:
@@ -213,7 +177,7 @@ def score_arm(
     sources = {task: paper_tasks.source_of(task, mirror) for task in paper_tasks.chosen(only or config.protocol.tasks)}
     available = {task: source for task, source in sources.items() if source}
     check_templates(model_dir, tokenizer, list(available))
-    hashes, folder = accuracy.model_hashes(model_dir), work / arm / "tasks"
+    hashes, folder = harness.model_hashes(model_dir), work / arm / "tasks"
     jobs = jobs_of(config, arm, model_dir, hashes, available, work, limit)
     paper_tasks.write_tasks(folder, list(available), mirror)
     named = {task.name: source for task, source in sources.items()}
@@ -226,13 +190,13 @@ def score_arm(
 
 
 def write_results(
-    arm: str, names: list[str], jobs: list[Job], out_dir: Path, limit: int | None, provenance: Provenance
+    arm: str, names: list[str], jobs: list[ProtocolJob], out_dir: Path, limit: int | None, provenance: Provenance
 ) -> None:
     """Write the items of each job, then protocol.json, which says so of tasks without data."""
-    found = {name: {"coverage": UNAVAILABLE, "items": 0} for name in names}
+    summaries = {name: {"coverage": UNAVAILABLE, "items": 0} for name in names}
     for job in jobs:
         rows = files.read_json(job.part)
-        found[job.task.name] = summary_of(job.task, rows, job.settings, job.source, limit)
+        summaries[job.task.name] = summary_of(job.task, rows, job.settings, job.source, limit)
         files.write_jsonl(out_dir / f"{job.task.name}.jsonl.gz", rows)
     provenance.save(out_dir / "protocol.json")
-    files.write_json(out_dir / "protocol.json", {"arm": arm, "tasks": found})
+    files.write_json(out_dir / "protocol.json", {"arm": arm, "tasks": summaries})

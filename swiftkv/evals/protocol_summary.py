@@ -7,10 +7,9 @@ import pandas as pd
 from swiftkv import files, results
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.evals.accuracy_summary import MEAN, RESAMPLES, mean_difference_ci
+from swiftkv.evals.paired import MEAN, RESAMPLES, compare_items, compare_means
 from swiftkv.evals.paper_tasks import WHOLE, paper_tasks
 from swiftkv.provenance import Provenance
-from swiftkv.stats import paired_difference_ci
 
 MEAN_METRIC = "avg_7task"
 SAME = ("path", "coverage", "settings", "source", "items_sha256")  # what must not differ between an arm and the base
@@ -22,11 +21,11 @@ COLUMNS = (
 
 def read_arm(folder: Path) -> dict[str, dict]:
     """What protocol.json says of each task, with `rows`, a frame by item id, where there are items."""
-    found = files.read_json(folder / "protocol.json")["tasks"]
-    for task, entry in found.items():
+    tasks = files.read_json(folder / "protocol.json")["tasks"]
+    for task, entry in tasks.items():
         if entry["items"]:
             entry["rows"] = pd.DataFrame(files.read_jsonl(folder / f"{task}.jsonl.gz")).set_index("id")
-    return found
+    return tasks
 
 
 def check_same(arm: str, task: str, mine: dict | None, base: dict) -> None:
@@ -63,11 +62,11 @@ def published_of(config: RunConfig, arm: str) -> dict[str, tuple[str, float]]:
     numbers = {name: pd.to_numeric(table[name], errors="coerce") for name in ("skip_percent", "acrosskv_ways", "value")}
     same = table["model"] == model_name(config)
     same &= (numbers["skip_percent"] == skip) & (numbers["acrosskv_ways"].fillna(1) == ways)
-    found = {}
+    by_metric = {}
     for label in (f"{method} FP8", method):
         for row in table[same & (table["method"] == label)].itertuples():
-            found[row.metric] = (row.Index, numbers["value"][row.Index] / (100 if row.unit == "%" else 1))
-    return found
+            by_metric[row.metric] = (row.Index, numbers["value"][row.Index] / (100 if row.unit == "%" else 1))
+    return by_metric
 
 
 def published_columns(metric: str | None, comparable: bool, arm: dict, base: dict) -> dict:
@@ -91,9 +90,7 @@ def arm_rows(config: RunConfig, arm: str, mine: dict, base: dict) -> list[dict]:
         row = {"arm": arm, "task": task, "coverage": entry["coverage"], "items": entry["items"]}
         if entry["items"]:
             score, base_score = (side["rows"].loc[reference["rows"].index, "score"] for side in (entry, reference))
-            difference, low, high = paired_difference_ci(score, base_score, config.seed, RESAMPLES)
-            row |= {"path": entry["path"], "cut": entry["cut"], "score": score.mean(), "base_score": base_score.mean()}
-            row |= {"difference": difference, "ci_low": low, "ci_high": high}
+            row |= {"path": entry["path"], "cut": entry["cut"]} | compare_items(score, base_score, config.seed)
             comparable = entry["coverage"] == WHOLE and not entry["cut"]
             row |= published_columns(known[task].published, comparable, arm_published, base_published)
             if known[task].seven:
@@ -107,13 +104,16 @@ def arm_rows(config: RunConfig, arm: str, mine: dict, base: dict) -> list[dict]:
 def mean_row(config: RunConfig, arm: str, seven: list[tuple], arm_published: dict, base_published: dict) -> dict:
     """The plain mean of the seven tasks, with an interval stratified by task."""
     rows, differences, comparable = zip(*seven, strict=True)
-    mean = {name: sum(row[name] for row in rows) / len(rows) for name in ("score", "base_score", "difference")}
-    low, high = mean_difference_ci(list(differences), config.seed)
-    count = {"items": sum(row["items"] for row in rows), "cut": sum(row["cut"] for row in rows)}
-    coverage = WHOLE if all(row["coverage"] == WHOLE for row in rows) else "as the seven above"
-    cells = published_columns(MEAN_METRIC, all(comparable), arm_published, base_published)
-    head = {"arm": arm, "task": MEAN, "path": "as the seven above", "coverage": coverage}
-    return {**head, **count, **mean, "ci_low": low, "ci_high": high, **cells}
+    return {
+        "arm": arm,
+        "task": MEAN,
+        "path": "as the seven above",
+        "coverage": WHOLE if all(row["coverage"] == WHOLE for row in rows) else "as the seven above",
+        "items": sum(row["items"] for row in rows),
+        "cut": sum(row["cut"] for row in rows),
+        **compare_means(rows, list(differences), config.seed),
+        **published_columns(MEAN_METRIC, all(comparable), arm_published, base_published),
+    }
 
 
 def summarise(config: RunConfig, arms: Path, out: Path) -> None:

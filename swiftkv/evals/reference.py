@@ -20,7 +20,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Deviation:
     """vLLM against Transformers over `tokens` generated tokens."""
 
     delta: float
@@ -49,7 +49,7 @@ class Reference:
         with self.torch.inference_mode():
             return self.model(self.torch.tensor([tokens], device=self.model.device), use_cache=False).logits[0].cpu()
 
-    def compare(self, answers: Iterable[Answer]) -> Difference:
+    def compare(self, answers: Iterable[Answer]) -> Deviation:
         """Largest |delta logit|, and how often vLLM's greedy token is not the reference's argmax."""
         delta, mismatches, count = 0.0, 0, 0
         for answer in answers:
@@ -59,7 +59,7 @@ class Reference:
                 delta = max(delta, (row[list(top)] - theirs).abs().max().item())
             mismatches += (rows.argmax(-1) != self.torch.tensor(answer.tokens)).sum().item()
             count += len(answer.tokens)
-        return Difference(delta, mismatches, count)
+        return Deviation(delta, mismatches, count)
 
     def prompt_logits(self, prompt: Sequence[int]) -> list[float]:
         """The raw logit of every prompt token after the first, as the token before it predicts it."""
@@ -99,7 +99,7 @@ def request(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -
     return engine.generate([{"prompt_token_ids": list(p)} for p in prompts], greedy, use_tqdm=False)
 
 
-def count_tokens(engine) -> Callable[[], Counter]:
+def count_layer_tokens(engine) -> Callable[[], Counter]:
     """Start counting the tokens that run the early and the late layers; the returned function gives the counts, of one
     tensor-parallel rank, for all count the same."""
     engine.apply_model(_start_counting)

@@ -34,9 +34,9 @@ def plugin() -> str:
     from swiftkv.engines.engine import load_vllm
     from swiftkv.modeling import FAMILIES
 
-    found = {point.value for point in importlib.metadata.entry_points(group="vllm.general_plugins")}
-    if "swiftkv.vllm.plugin:register" not in found:
-        raise UserError(f"self-check: no entry point names the plugin; there are {sorted(found)}")
+    named = {point.value for point in importlib.metadata.entry_points(group="vllm.general_plugins")}
+    if "swiftkv.vllm.plugin:register" not in named:
+        raise UserError(f"self-check: no entry point names the plugin; there are {sorted(named)}")
     architectures = {family.__name__ for family in FAMILIES.values()}
     missing = architectures - load_vllm().ModelRegistry.get_supported_archs()
     if missing:
@@ -76,10 +76,10 @@ def generation(config: RunConfig) -> str:
         limits = {"max_model_len": 64, "max_num_seqs": 1, "max_num_batched_tokens": 64, "kv_cache_gib": 0.05}
         with engine(student, **limits, **RAW_LOGITS) as opened:
             answers = generate(opened, [prompt], TOKENS)
-        found = Reference(student).compare(answers)
-    if found.mismatches:
-        raise UserError(f"self-check: {found.mismatches} of {TOKENS} tokens differ from Transformers")
-    return f"{TOKENS} tokens as in Transformers, largest difference of a logit {found.delta:.1e}"
+        deviation = Reference(student).compare(answers)
+    if deviation.mismatches:
+        raise UserError(f"self-check: {deviation.mismatches} of {TOKENS} tokens differ from Transformers")
+    return f"{TOKENS} tokens as in Transformers, largest difference of a logit {deviation.delta:.1e}"
 
 
 def run(config: RunConfig) -> None:

@@ -21,7 +21,7 @@ from swiftkv.planning.roofline import Machine
 from swiftkv.planning.simulator import Cost, step_parts
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import traffic
-from swiftkv.workloads.traces import mirror_of
+from swiftkv.workloads.downloads import mirror_of
 from swiftkv.workloads.traffic import Requests, Traffic
 
 PUBLISHED = {"Llama-3.1-8B": costmodel.LLAMA_8B, "Llama-3.1-70B": costmodel.LLAMA_70B}

@@ -49,7 +49,7 @@ def draw(rng: random.Random, split: str, count: int) -> list[str]:
     table, used, names = partners(split), set(), []
     for first in rng.sample(FIRST, len(FIRST)):
         free = [second for second in table[first] if second not in used]
-        if not free:
+        if not free:  # every second word that goes with this first one is taken
             continue
         second = rng.choice(free)
         used.add(second)

@@ -35,7 +35,7 @@ def pack(lengths: list[int], order: list[int], row_length: int) -> list[list[int
     """
     rows, room = [], []  # room: (free tokens, row) of the open rows, in order
     for number in order:
-        at = bisect_left(room, (lengths[number], -1))
+        at = bisect_left(room, (lengths[number], -1))  # the least room that will do; -1 stands before every row
         free, row = room.pop(at) if at < len(room) else (row_length, len(rows))
         if row == len(rows):
             rows.append([])

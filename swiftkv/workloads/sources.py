@@ -24,7 +24,7 @@ from swiftkv.workloads.packing import Document
 from swiftkv.workloads.stream import Batch
 from swiftkv.workloads.tokens import pad_id
 
-Stream = Callable[[int], Iterator[Batch]]
+BatchStream = Callable[[int], Iterator[Batch]]
 
 HELD_OUT = 50  # one conversation in fifty belongs to the test split
 GROUP = 1000  # conversations that are tokenised together
@@ -76,16 +76,16 @@ def split_of(conversation: list[dict]) -> str:
 
 def rendered(group: list, template: ChatTemplate, split: str, dropped: Counter) -> list:
     """Texts and answer spans of the group's conversations that belong to `split`; the others are counted."""
-    kept = []
+    texts = []
     for where, conversation in group:
         if split_of(conversation) != split:
             dropped["of the other split"] += 1
             continue
         try:
-            kept.append(template.render(conversation, where))
+            texts.append(template.render(conversation, where))
         except TemplateError as error:
             dropped[f"refused by the chat template ({error})"] += 1
-    return kept
+    return texts
 
 
 def cut(document: Document, row_length: int, least: int, dropped: Counter) -> Document | None:
@@ -106,24 +106,24 @@ def documents(settings: Distill, tokenizer, split: str) -> list[Document]:
     Raises UserError if a source cannot be read or nothing of it is kept.
     """
     data, template, dropped = settings.data, ChatTemplate(tokenizer), Counter()
-    least, kept, found = data.min_answer_tokens or 1, [], conversations(data)
-    while group := list(islice(found, GROUP)):
+    least, chosen, chats = data.min_answer_tokens or 1, [], conversations(data)
+    while group := list(islice(chats, GROUP)):
         if texts := rendered(group, template, split, dropped):
             cuts = (cut(d, settings.sequence_length, least, dropped) for d in template.encode(texts))
-            kept += [document for document in cuts if document]
+            chosen += [document for document in cuts if document]
     left_out = ", ".join(f"{number} {reason}" for reason, number in dropped.items()) or "none"
-    if not kept:
+    if not chosen:
         raise UserError(f"distill.data: no conversation is left for the {split} split; dropped: {left_out}")
-    tokens, answers = (sum(map(len, (d.ids for d in kept))), sum(int(d.answers.sum()) for d in kept))
+    tokens, answers = (sum(map(len, (d.ids for d in chosen))), sum(int(d.answers.sum()) for d in chosen))
     print(
-        f"distill: {split} split of {len(kept)} conversations, {tokens} tokens, {answers} in answers; "
+        f"distill: {split} split of {len(chosen)} conversations, {tokens} tokens, {answers} in answers; "
         f"dropped: {left_out}",
         flush=True,
     )
-    return kept
+    return chosen
 
 
-def stream_of(config: RunConfig, tokenizer, split: str = "train") -> Stream:
+def stream_of(config: RunConfig, tokenizer, split: str = "train") -> BatchStream:
     """The batches of the configuration, endless, to be entered at any number; the same number, the same batch.
 
     Chats are read when the first batch is asked for; UserError is raised then if they cannot be.

@@ -49,7 +49,7 @@ def answer(script: str, statements: list[str]) -> str:
     """JSON list of what `read` gives for each statement on a fresh database that the trusted `script` fills."""
     connection = sqlite3.connect(":memory:")
     connection.executescript(f"PRAGMA temp_store = MEMORY; {script}")
-    for limit, value in LIMITS.items():
+    for limit, value in LIMITS.items():  # after the script, which may well exceed them
         connection.setlimit(limit, value)
     connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in READS else sqlite3.SQLITE_DENY)
     replies = ",".join(read(connection, statement) for statement in statements)
@@ -59,14 +59,10 @@ def answer(script: str, statements: list[str]) -> str:
 
 def serve() -> None:
     """Answer requests, one a line, until the parent is gone; a request beyond its CPU time ends the process."""
-    for limit, value in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    for limit, value in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # set anew by each request; the signal ends the process
         print(answer(*json.loads(line)), flush=True)
 
 
@@ -74,6 +70,7 @@ def serve() -> None:
 def child() -> subprocess.Popen:
     """The process that runs the statements."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    # Isolated and without site packages: it starts at once, and nothing that is installed runs in it.
     return subprocess.Popen([sys.executable, "-I", "-S", __file__], **pipes)
 
 

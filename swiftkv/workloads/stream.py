@@ -65,20 +65,14 @@ def batch(settings: dict, tokenizer, rows: int, length: int, seed: int, index: i
     for number in range(rows):
         task = names[(index * rows + number) % len(names)]
         rng = Random(f"{task}/{split}/{seed}/{index}/{number}")
-        made, flags = row(tasks.context(task, split, rng, settings[task]), tokenizer, length)
-        ids[number, : len(made)], answers[number, : len(made)] = torch.tensor(made), torch.tensor(flags)
-        lengths[number] = len(made)
+        tokens, flags = row(tasks.context(task, split, rng, settings[task]), tokenizer, length)
+        ids[number, : len(tokens)], answers[number, : len(tokens)] = torch.tensor(tokens), torch.tensor(flags)
+        lengths[number] = len(tokens)
     return Batch(ids, answers, lengths)
 
 
 def batches(
-    settings: dict,
-    tokenizer,
-    rows: int,
-    sequence_length: int,
-    seed: int,
-    start: int = 0,
-    split: str = "train",
+    settings: dict, tokenizer, rows: int, sequence_length: int, seed: int, start: int = 0, split: str = "train"
 ) -> Iterator[Batch]:
     """Endless batches from number `start` on. Raises UserError if a context does not fit in a row."""
     while True:

@@ -6,12 +6,8 @@ times as long as the outputs: https://www.snowflake.com/engineering-blog/swiftkv
 """
 
 import csv
-import hashlib
-import http.client
 import io
 import json
-import os
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from swiftkv import files
-from swiftkv.config import ROOT, RunConfig
+from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 from swiftkv.registry import names
-from swiftkv.workloads import tasks
+from swiftkv.workloads import downloads, tasks
+from swiftkv.workloads.downloads import MIRROR_VARIABLE, Pinned, mirror_of
 from swiftkv.workloads.tokens import count_tokens, load_tokenizer
 
-RESOURCES = ROOT / "workflow" / "resources" / "traces"
-MIRROR_VARIABLE = "SWIFTKV_MIRROR"
-TIMEOUT_S = 10
+RESOURCES = downloads.RESOURCES / "traces"
 MIRROR, NETWORK, COMMITTED, GENERATED = "mirror", "network", "committed quantiles", "generated"
 GRID = np.linspace(0, 1, 201)
 PERCENTILES = (25, 50, 75, 90, 99)
@@ -53,9 +48,13 @@ class Trace:
     time_field: str
     span_s: str
 
+    @property
+    def pinned(self) -> Pinned:
+        return Pinned(f"traces/{self.file}", f"trace {self.workload!r}", self.sha256, self.url)
+
 
 @dataclass(frozen=True)
-class Lengths:
+class MeasuredLengths:
     """Measured lengths of one workload: a row of lengths.csv and the rows of lengths_quantiles.csv."""
 
     row: dict
@@ -64,8 +63,7 @@ class Lengths:
 
 def known_traces() -> dict[str, Trace]:
     """The traces of workflow/resources/traces/sources.csv by workload name."""
-    with open(RESOURCES / "sources.csv", encoding="utf-8", newline="") as file:
-        return {row["workload"]: Trace(**row) for row in csv.DictReader(file)}
+    return {name: Trace(**row) for name, row in downloads.sources("traces", "workload").items()}
 
 
 def csv_records(text: str, where: str) -> Iterator[tuple[int, dict]]:
@@ -129,14 +127,7 @@ def parse(trace: Trace, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray
     return lengths_of(trace, rows_of(data, where), where)
 
 
-def verify(trace: Trace, data: bytes, where: str) -> None:
-    """Raise UserError unless `data` are the published bytes."""
-    found = hashlib.sha256(data).hexdigest()
-    if found != trace.sha256:
-        raise UserError(f"{where}: sha256 is {found}; the published {trace.workload} has {trace.sha256}")
-
-
-def measure(workload: str, kind: str, source: str, prompts, outputs) -> Lengths:
+def measure(workload: str, kind: str, source: str, prompts, outputs) -> MeasuredLengths:
     """Statistics of [requests] prompt and output tokens; a request without output has no ratio."""
     prompts, outputs = np.asarray(prompts), np.asarray(outputs)
     if not prompts.size or not outputs.any():
@@ -154,44 +145,29 @@ def measure(workload: str, kind: str, source: str, prompts, outputs) -> Lengths:
         for name, values in zip(QUANTITIES, (prompts, outputs, ratios), strict=True)
         for q, value in zip(GRID, np.quantile(values, GRID), strict=True)
     ]
-    return Lengths(row, quantiles)
+    return MeasuredLengths(row, quantiles)
 
 
-def mirrored(trace: Trace, mirror: Path) -> Path:
-    """The file of a trace in a mirror. Raises UserError if it is missing."""
-    path = mirror / "traces" / trace.file
-    if not path.is_file():
-        raise UserError(f"{path}: no such trace in the mirror")
-    return path
-
-
-def from_mirror(trace: Trace, mirror: Path) -> Lengths:
+def from_mirror(trace: Trace, mirror: Path) -> MeasuredLengths:
     """Lengths of a trace in a mirror. Raises UserError if the file is missing, damaged or another."""
-    path = mirrored(trace, mirror)
-    data = path.read_bytes()
-    lengths = parse(trace, data, str(path))  # before the sha256: a damaged line is named rather than a digest
-    verify(trace, data, str(path))
+    data, where = trace.pinned.fetch(mirror)
+    lengths = parse(trace, data, where)  # before the sha256: a damaged line is named rather than a digest
+    trace.pinned.verify(data, where)
     return measure(trace.workload, "trace", MIRROR, *lengths)
 
 
-def download(url: str) -> bytes:
-    """The bytes behind `url`. Raises OSError or HTTPException."""
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-        return answer.read()
-
-
-def from_network(traces: list[Trace]) -> dict[str, Lengths]:
+def from_network(traces: list[Trace]) -> dict[str, MeasuredLengths]:
     """Lengths of what can be downloaded; the first failure ends it, so that no network costs one time-out."""
-    found = {}
+    measured = {}
     for trace in traces:
         try:
-            data = download(trace.url)
-        except (OSError, http.client.HTTPException) as error:
+            data = downloads.download(trace.url)
+        except OSError as error:
             print(f"lengths: {trace.url}: {error}; the committed quantiles stand in", flush=True)
             break
-        verify(trace, data, trace.url)
-        found[trace.workload] = measure(trace.workload, "trace", NETWORK, *parse(trace, data, trace.file))
-    return found
+        trace.pinned.verify(data, trace.url)
+        measured[trace.workload] = measure(trace.workload, "trace", NETWORK, *parse(trace, data, trace.file))
+    return measured
 
 
 def read_csv(path: Path) -> list[dict]:
@@ -201,16 +177,16 @@ def read_csv(path: Path) -> list[dict]:
     return pd.read_csv(path).to_dict("records")
 
 
-def from_committed(trace: Trace) -> Lengths:
+def from_committed(trace: Trace) -> MeasuredLengths:
     """Lengths as the project carries them. Raises UserError for a trace whose quantiles nobody has committed."""
     rows = [row for row in read_csv(RESOURCES / "lengths.csv") if row["workload"] == trace.workload]
     if not rows:
         raise UserError(f"{RESOURCES / 'lengths.csv'}: nothing of {trace.workload}; name a mirror ({MIRROR_VARIABLE})")
     quantiles = [row for row in read_csv(RESOURCES / "quantiles.csv") if row["workload"] == trace.workload]
-    return Lengths({**rows[0], "source": COMMITTED}, quantiles)
+    return MeasuredLengths({**rows[0], "source": COMMITTED}, quantiles)
 
 
-def trace_lengths(names: list[str], mirror: Path | None) -> list[Lengths]:
+def trace_lengths(names: list[str], mirror: Path | None) -> list[MeasuredLengths]:
     """Lengths of the named traces, from the best source there is. Raises UserError for an unknown name."""
     known = known_traces()
     for name in names:
@@ -223,22 +199,22 @@ def trace_lengths(names: list[str], mirror: Path | None) -> list[Lengths]:
     return [online.get(trace.workload) or from_committed(trace) for trace in traces]
 
 
-def task_lengths(config: RunConfig, base_dir: Path) -> list[Lengths]:
+def task_lengths(config: RunConfig, base_dir: Path) -> list[MeasuredLengths]:
     """Prompt and answer tokens of the held-out items of each task, in the base's tokenizer.
 
     The EOS counts as output: an engine generates it like any other token.
     """
     tokenizer = load_tokenizer(base_dir)
-    found = []
+    measured = []
     for task, settings in config.tasks.items():
         items = tasks.items(task, "test", config.accuracy.items_per_task, config.seed, settings)
         prompts = count_tokens(tokenizer, [item.prompt for item in items])
         answers = [1 + count for count in count_tokens(tokenizer, [item.answer for item in items])]
-        found.append(measure(task, "task", GENERATED, prompts, answers))
-    return found
+        measured.append(measure(task, "task", GENERATED, prompts, answers))
+    return measured
 
 
-def write(measured: list[Lengths], rows: Path, quantiles: Path) -> None:
+def write(measured: list[MeasuredLengths], rows: Path, quantiles: Path) -> None:
     """Write both tables, the quantiles first."""
     import pandas as pd
 
@@ -247,15 +223,7 @@ def write(measured: list[Lengths], rows: Path, quantiles: Path) -> None:
     files.write_text(rows, pd.DataFrame([lengths.row for lengths in measured]).to_csv(index=False))
 
 
-def mirror_of(mirror: str | Path | None) -> Path | None:
-    """The mirror that was asked for, by argument or SWIFTKV_MIRROR. Raises UserError if it is not there."""
-    chosen = mirror or os.environ.get(MIRROR_VARIABLE)
-    if chosen and not Path(chosen).is_dir():
-        raise UserError(f"{chosen}: no such mirror directory (--mirror or {MIRROR_VARIABLE})")
-    return Path(chosen) if chosen else None
-
-
-def run(config: RunConfig, base_dir: Path, out_dir: Path, mirror: Path | None = None) -> None:
+def write_lengths(config: RunConfig, base_dir: Path, out_dir: Path, mirror: Path | None = None) -> None:
     """Write lengths.csv and lengths_quantiles.csv into `out_dir`. Raises UserError as its parts do."""
     written = [out_dir / name for name in names("lengths")]
     with Provenance("lengths", config, out=written) as provenance:

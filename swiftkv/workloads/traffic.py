@@ -59,10 +59,9 @@ def read(name: str, mirror: Path | None = None, seed: int = 0) -> Traffic:
 
 
 def _published(trace: traces.Trace, mirror: Path) -> Traffic:
-    path = traces.mirrored(trace, mirror)
-    data = path.read_bytes()
-    traces.verify(trace, data, str(path))
-    return _parsed(trace, data, str(path), f"{trace.origin} (arrival times and lengths)")
+    data, where = trace.pinned.fetch(mirror)
+    trace.pinned.verify(data, where)
+    return _parsed(trace, data, where, f"{trace.origin} (arrival times and lengths)")
 
 
 def _parsed(trace: traces.Trace, data: bytes, where: str, source: str) -> Traffic:
@@ -123,6 +122,6 @@ def scaled(traffic: Traffic, hours: float, factor: float, seed: int = 0) -> Requ
         copies = rng.poisson(factor, len(trace.arrival))
         times = np.repeat(trace.arrival, copies)
         times += start + rng.uniform(-JITTER_S, JITTER_S, len(times))
-        kept = (times >= 0) & (times < seconds)
-        parts.append((times[kept], np.repeat(trace.prompt, copies)[kept], np.repeat(trace.output, copies)[kept]))
+        within = (times >= 0) & (times < seconds)
+        parts.append((times[within], np.repeat(trace.prompt, copies)[within], np.repeat(trace.output, copies)[within]))
     return _ordered(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -12,7 +12,7 @@ import yaml
 
 from swiftkv import cli, files
 from swiftkv.audit import verify_results
-from swiftkv.audit.recompute import RECIPES, Run
+from swiftkv.audit.recompute import RECIPES, AuditedRun
 from swiftkv.bench import throughput
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
@@ -56,9 +56,9 @@ def copy(made, tmp_path):
 
 
 def check(directory: Path) -> verify_results.Findings:
-    config = verify_results.read_config(directory, None)
+    config = verify_results.config_of_run(directory, None)
     with tempfile.TemporaryDirectory() as scratch:
-        return verify_results.check(Run(Results(config.scale, directory), config, Path(scratch)))
+        return verify_results.check(AuditedRun(Results(config.scale, directory), config, Path(scratch)))
 
 
 def flip(path: Path, seed: int = 0) -> str:
@@ -144,7 +144,7 @@ def test_altered_configuration_is_found(copy):
 
 def test_without_configuration_raw_rows_still_count(copy):
     (copy / "config.yaml").unlink()
-    found = verify_results.check(Run(Results(SCALE, copy), None, copy.parent / "scratch"))
+    found = verify_results.check(AuditedRun(Results(SCALE, copy), None, copy.parent / "scratch"))
     assert not found.differences
     assert found.unchecked["claims.csv"] == "cannot be recomputed without config.yaml"
 

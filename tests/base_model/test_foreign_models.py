@@ -76,7 +76,7 @@ def make(directory: Path, change) -> Path:
 
 
 def texts(directory: Path) -> Batch:
-    return batch(load_config()["tasks"], load_tokenizer(directory), 4, 400, seed=3, index=0, split="test")
+    return batch(load_config().tasks, load_tokenizer(directory), 4, 400, seed=3, index=0, split="test")
 
 
 def of_transformers(directory: Path, ids: torch.Tensor) -> torch.Tensor:

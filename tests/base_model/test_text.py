@@ -75,7 +75,7 @@ def test_python_sources_stay_within_their_bytes_and_come_in_one_order():
     tokens=st.integers(8, 200), length=st.integers(2, 8), seed=st.integers(0, 3), split=st.integers(1, 5),
 )  # fmt: skip
 def test_an_epoch_has_every_row_once_wherever_it_is_entered(tokens, length, seed, split):
-    stream = text.Stream(np.arange(tokens, dtype=np.uint32), seed)
+    stream = text.TokenStream(np.arange(tokens, dtype=np.uint32), seed)
     per_epoch = tokens // length
     epoch = stream.rows(length, per_epoch, first=per_epoch)
     assert sorted(epoch[:, 0].tolist()) == list(range(0, per_epoch * length, length))
@@ -86,7 +86,7 @@ def test_an_epoch_has_every_row_once_wherever_it_is_entered(tokens, length, seed
 
 def test_rows_longer_than_the_text_are_refused():
     with pytest.raises(UserError, match="5 tokens are no row of 6"):
-        text.Stream(np.arange(5, dtype=np.uint32), 0).rows(6, 1, 0)
+        text.TokenStream(np.arange(5, dtype=np.uint32), 0).rows(6, 1, 0)
 
 
 def test_batches_hold_the_share_of_text(made):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swiftkv import files, results
 from swiftkv.audit import compare_results, verify_results
-from swiftkv.audit.recompute import Run
+from swiftkv.audit.recompute import AuditedRun
 from swiftkv.bench.served import metrics, replay, summary
 from swiftkv.bench.served.plan import served_plan
 from swiftkv.config import ROOT, RunConfig, load_config, validate
@@ -59,7 +59,7 @@ def synthetic(kind: str = "rate") -> list[dict]:
 
 
 def config_of(**changes) -> RunConfig:
-    return make_config(instead={"served": CONFIG["served"] | {"slo": SLO} | changes}, of="served")
+    return make_config(instead={"served": CONFIG.raw["served"] | {"slo": SLO} | changes}, of="served")
 
 
 def summarise(config: RunConfig, rows: list[dict]) -> list[dict]:
@@ -170,9 +170,9 @@ def test_an_empty_window_is_named():
     ("change", "message"),
     [
         ({"arms": ["skip99"]}, r"served\.arms: 'skip99' is not a variant"),
-        ({"points": [CONFIG["served"]["points"][0]] * 2}, r"served\.points: names must differ"),
+        ({"points": [CONFIG.raw["served"]["points"][0]] * 2}, r"served\.points: names must differ"),
         (
-            {"points": [CONFIG["served"]["points"][0] | {"trace": "x"}]},
+            {"points": [CONFIG.raw["served"]["points"][0] | {"trace": "x"}]},
             r"served\.points\.0: 'trace' is no key of kind rate; allowed",
         ),
         ({"points": [{"name": "a", "kind": "rate", "loads": [1]}]}, r"served\.points\.0: input_len is missing"),
@@ -187,11 +187,11 @@ def test_wrong_settings_are_named(change, message):
 
 def test_parts_of_a_client_are_refused():
     with pytest.raises(UserError, match=r"closed: 1.5 clients; allowed are whole numbers"):
-        served_plan(config_of(points=[{**CONFIG["served"]["points"][2], "loads": [1.5]}]), None)
+        served_plan(config_of(points=[{**CONFIG.raw["served"]["points"][2], "loads": [1.5]}]), None)
 
 
 def test_servers_take_every_request():
-    point = {**CONFIG["served"]["points"][2], "loads": [2], "input_len": 200, "output_len": 60}
+    point = {**CONFIG.raw["served"]["points"][2], "loads": [2], "input_len": 200, "output_len": 60}
     settings = served_plan(config_of(points=[point], max_num_seqs=3)).settings
     assert (settings.max_model_len, settings.max_num_seqs, settings.prefix_caching) == (384, 3, False)
     wider = served_plan(config_of(points=[point], kv_tokens=4 * 3 * 384)).settings
@@ -249,8 +249,8 @@ def test_an_altered_digit_is_found(root, file, tmp_path):
         place = text.rindex("0.")
         path.write_text(f"{text[:place]}1.{text[place + 2 :]}")
     files.write_text(directory / "config.yaml", yaml.safe_dump(config_of().raw))
-    config = verify_results.read_config(directory, None)
-    found = verify_results.check(Run(results.Results(CONFIG.scale, directory), config, tmp_path / "scratch"))
+    config = verify_results.config_of_run(directory, None)
+    found = verify_results.check(AuditedRun(results.Results(CONFIG.scale, directory), config, tmp_path / "scratch"))
     said = {difference.file for difference in found.differences}
     assert f"served/{file}" in said if file else not said
     assert {"served/summary.csv", "served/tab-served.md"} <= found.reached

@@ -47,7 +47,7 @@ def test_results(config, tmp_path):
     summary = pd.read_csv(out / "summary.csv").set_index(["point", "arm"])
     row = summary.loc["mixed", "skip50"]
     assert (row.speedup, row.ci_low, row.ci_high) == pytest.approx((1.8, 1.8, 1.8))
-    limit = costmodel.workload_speedup_limit(config["throughput"]["model"], 4, 1, 50, 5)
+    limit = costmodel.workload_speedup_limit(config.shape, 4, 1, 50, 5)
     assert (row.limit, row.share_of_limit) == pytest.approx((limit, 1.8 / limit))
     assert (summary.loc["mixed", "base"].speedup, row.repeats, row.weights) == (1, 3, "dummy")
     measurements = [json.loads(line) for line in (out / "measurements.jsonl").read_text().splitlines()]
@@ -80,7 +80,7 @@ def test_every_request_is_kept(config, tmp_path):
 
 def test_short_measurements_are_counted_and_said(config, tmp_path, capsys):
     """Of the fake arms only skip50 and skip50-across4 take less than a second, on either workload."""
-    del config["throughput"]["min_seconds"]
+    del config.raw["throughput"]["min_seconds"]
     summary = pd.read_csv(run(config, tmp_path, Machine()) / "summary.csv")
     expected = [0 if arm == "base" else 3 for arm in summary.arm]
     assert list(summary.too_short) == expected
@@ -143,7 +143,7 @@ def test_changed_config_measures_again(config, tmp_path):
     assert len(machine.measured()) == 27
 
 
-POINTS = throughput_config()["throughput"]["points"]
+POINTS = throughput_config().raw["throughput"]["points"]
 SHORTER = {"name": "shorter", "input_len": 30, "output_len": 2, "num_requests": 2}
 
 
@@ -169,7 +169,7 @@ def test_what_is_added_is_all_that_is_measured(config, tmp_path, changes, again)
     out = run(changed, tmp_path, machine)
     assert len(machine.measured()) == 3 * again
     rows = pd.read_json(out / "measurements.jsonl", lines=True)
-    assert len(rows) == 3 * changed["throughput"]["repeats"] * len(changed["throughput"]["points"])
+    assert len(rows) == 3 * changed.throughput.repeats * len(changed.throughput.points)
 
 
 SWEEP = [
@@ -192,7 +192,7 @@ def test_points_with_other_flags_have_engines_of_their_own(tmp_path):
     assert summary.cached_len.groupby("point").first().to_dict() == {
         "plain": 0, "cached": 256, "uncached": 0, "short-of-kv": 0
     }  # fmt: skip
-    shape = config["throughput"]["model"]
+    shape = config.shape
     limit = costmodel.workload_speedup_limit(shape, 4, 1, 300, 5, cached=256)
     assert summary.loc[("cached", "skip50"), "limit"] == pytest.approx(limit)
     assert limit < summary.loc[("uncached", "skip50"), "limit"]
@@ -247,7 +247,7 @@ def test_baselines_that_spread_count_as_drift(config, tmp_path):
         return next(rates) if machine.log[-1][1] == 5 else 1
 
     machine = Machine(slow=slow)
-    out = run(throughput_config(points=config["throughput"]["points"][:1]), tmp_path, machine)
+    out = run(throughput_config(points=config.raw["throughput"]["points"][:1]), tmp_path, machine)
     assert set(pd.read_csv(out / "summary.csv").repeated) == {1}
 
 
@@ -277,16 +277,14 @@ def test_invalid_measurements_are_refused(config, tmp_path, machine, message):
 
 
 def test_bad_configurations(config, tmp_path):
-    empty = RunConfig(config.raw | {"throughput": config["throughput"] | {"points": []}}, "")
+    empty = RunConfig(config.raw | {"throughput": config.raw["throughput"] | {"points": []}}, "")
     with pytest.raises(UserError, match=r"throughput\.points: \[\] is not allowed; allowed is a list, at least 1"):
         run(empty, tmp_path, Machine())
     clash = throughput_config(points=[{"name": "latency", "input_len": 5, "output_len": 1, "num_requests": 1}])
     with pytest.raises(UserError, match="not latency or kv-capacity"):
         run(clash, tmp_path, Machine())
-    short = RunConfig(
-        config.raw | {"throughput": config["throughput"] | {"latency": {"input_len": 1, "output_len": 1, "rounds": 1}}},
-        "",
-    )
+    too_short = {"input_len": 1, "output_len": 1, "rounds": 1}
+    short = RunConfig(config.raw | {"throughput": config.raw["throughput"] | {"latency": too_short}}, "")
     with pytest.raises(UserError, match=r"throughput\.latency\.output_len: 1 is not allowed; allowed is .* from 2"):
         throughput_plan(short)
 
@@ -300,10 +298,10 @@ def test_missing_engine(config, tmp_path, monkeypatch):
 def test_engine_settings_hold_every_load():
     """At the default scale: all requests of the largest load fit the base's KV cache, in whole blocks of every arm."""
     config = load_config()
-    plan, shape = throughput_plan(config), config["throughput"]["model"]
+    plan, shape = throughput_plan(config), config.shape
     settings = plan.settings
     page = 128 * 2 * shape["num_key_value_heads"] * costmodel.head_dim(shape) * 2
-    for point in config["throughput"]["points"]:
+    for point in config.raw["throughput"]["points"]:
         tokens = point["num_requests"] * (point["input_len"] + point["output_len"])
         assert settings.kv_memory_bytes >= page / 128 * shape["num_hidden_layers"] * tokens
         assert point["num_requests"] <= settings.max_num_seqs

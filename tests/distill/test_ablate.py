@@ -19,7 +19,7 @@ ARMS = [
 
 def make(arms=ARMS, seeds=(0, 1)):
     config = distill_config(VARIANTS[2:], steps=2, sequence_length=600, batch_tokens=1200)
-    config.raw["tasks"] = {task: {"records": 3, "values": 1} for task in config["tasks"]}
+    config.raw["tasks"] = {task: {"records": 3, "values": 1} for task in config.tasks}
     config.raw["ablations"] = {"seeds": list(seeds), "probes": 1, "arms": arms}
     return config
 
@@ -31,7 +31,7 @@ def test_arms_of_the_same_data_share_a_run_and_keep_their_settings():
     joint, other = (ablate.group_config(config, group, 7) for group in groups)
     assert [v.name for v in joint.variants] == [f"half-across4.{name}" for name in ("recipe", "none", "layers")]
     assert [v.distill for v in joint.variants] == [{}, {"steps": 0}, {"train": "layers"}]
-    assert (joint.seed, joint["tasks"], other["tasks"]) == (7, config["tasks"], ARMS[3]["tasks"])
+    assert (joint.seed, joint.tasks, other.tasks) == (7, config.tasks, ARMS[3]["tasks"])
 
 
 def test_summary_is_paired_by_seed():

@@ -435,7 +435,7 @@ def test_a_variant_that_skips_nothing_is_written_untrained(tiny_base, tmp_path):
 
 def test_the_task_stream_feeds_a_run(tiny_base, tmp_path):
     config = distill_config(VARIANTS[1:2], steps=2, sequence_length=600, batch_tokens=2400)
-    config.raw["tasks"] = {task: {"records": 3, "values": 1} for task in config["tasks"]}
+    config.raw["tasks"] = {task: {"records": 3, "values": 1} for task in config.tasks}
     loop.run(config, tiny_base, tmp_path / "out", tmp_path / "work")
     rows = files.read_jsonl(tmp_path / "out" / "distill.jsonl")
     assert [row["step"] for row in rows] == [1, 2]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from swiftkv import files, stats
 from swiftkv.config import RunConfig, load_config
 from swiftkv.errors import UserError
-from swiftkv.evals import accuracy, accuracy_summary, lm_eval_tasks
+from swiftkv.evals import accuracy, accuracy_summary, harness, lm_eval_tasks, paired
 from swiftkv.workloads import tasks
 from tests.helpers.config import make_config
 
@@ -34,7 +34,7 @@ def model_dir(tmp_path_factory) -> Path:
     from swiftkv.base_model.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "base"
-    tokenizer = train_tokenizer(load_config()["tasks"], 600, seed=0, contexts=20)
+    tokenizer = train_tokenizer(load_config().tasks, 600, seed=0, contexts=20)
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {
@@ -76,7 +76,7 @@ def scripted(monkeypatch):
     def backend(model_dir, settings):
         yield lm
 
-    monkeypatch.setattr(accuracy, "backend", backend)
+    monkeypatch.setattr(harness, "vllm_backend", backend)
     return lm
 
 
@@ -177,7 +177,7 @@ def sample_of(item: tasks.Item, **changes) -> dict:
 
 
 def test_missing_and_altered_predictions():
-    items = tasks.items("rag", "test", 3, 0, load_config()["tasks"]["rag"])
+    items = tasks.items("rag", "test", 3, 0, load_config().tasks["rag"])
     whole = [sample_of(item) for item in items]
     assert lm_eval_tasks.in_order("rag", items, whole[::-1]) == whole
     with pytest.raises(UserError, match="task 'rag': 1 predictions are missing, the first for rag-test-0-2"):
@@ -190,7 +190,7 @@ def test_missing_and_altered_predictions():
 
 @pytest.mark.parametrize("task", tasks.TASKS)
 def test_an_item_survives_the_data_file(task):
-    for item in tasks.items(task, "test", 5, 0, load_config()["tasks"][task]):
+    for item in tasks.items(task, "test", 5, 0, load_config().tasks[task]):
         doc = json.loads(json.dumps(lm_eval_tasks.doc_of(item)))
         assert lm_eval_tasks.item_of(doc) == item
         assert lm_eval_tasks.process_results(doc, [item.answer]) == {"score": 1.0, "exact_match": 1.0}
@@ -212,7 +212,7 @@ def write_arm(folder: Path, arm: str, scores: dict[str, list[float]], tokens: in
 
 
 def summary(folder: Path, **arms: Path) -> pd.DataFrame:
-    accuracy.summarise(config_of(), arms, folder / "summary.csv")
+    accuracy_summary.summarise(config_of(), arms, folder / "summary.csv")
     return pd.read_csv(folder / "summary.csv").set_index(["arm", "task"])
 
 
@@ -274,7 +274,7 @@ def test_items_stay_the_unit_where_answers_are_drawn(tmp_path):
     assert (found["items"], found["score"], found["difference"], found["seeds"]) == (40, 0.625, -0.375, 2)
     assert found["seed_sd"] == pytest.approx(0.25 / 2**0.5, rel=1e-5), "0.5 and 0.75"
     per_item = [-1.0] * 10 + [-0.5] * 10 + [0.0] * 20
-    expected = stats.paired_difference_ci(per_item, [0] * 40, config_of().seed, accuracy_summary.RESAMPLES)
+    expected = stats.paired_difference_ci(per_item, [0] * 40, config_of().seed, paired.RESAMPLES)
     assert [found["difference"], found["ci_low"], found["ci_high"]] == pytest.approx(expected, rel=1e-5)
     assert found["p_value"] < 0.01
     rows = files.read_jsonl(arms["skip50"] / "samples.jsonl")
@@ -338,8 +338,8 @@ differences = st.lists(
 @given(differences, st.integers(0, 5))
 def test_interval_laws(values, seed):
     arrays = [np.array(task) for task in values]
-    low, high = accuracy_summary.mean_difference_ci(arrays, seed)
-    assert (low, high) == accuracy_summary.mean_difference_ci(arrays, seed), "same seed, same interval"
+    low, high = paired.mean_difference_ci(arrays, seed)
+    assert (low, high) == paired.mean_difference_ci(arrays, seed), "same seed, same interval"
     least, most = np.mean([a.min() for a in arrays]), np.mean([a.max() for a in arrays])
     assert least - 1e-9 <= low <= high <= most + 1e-9
 
@@ -347,7 +347,7 @@ def test_interval_laws(values, seed):
 def test_interval_has_the_width_of_the_normal_approximation():
     rng = np.random.default_rng(0)
     arrays = [rng.normal(0.1, 0.3, 400) for _ in range(4)]
-    low, high = accuracy_summary.mean_difference_ci(arrays, 0)
+    low, high = paired.mean_difference_ci(arrays, 0)
     error = np.sqrt(sum(a.var() / len(a) for a in arrays)) / 4
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.05)
 

@@ -38,7 +38,7 @@ def tokenizer():
 
 @cache
 def probes() -> list[diagnose.Probe]:
-    made = [diagnose.probes_of(tokenizer(), name, ITEMS, 0, settings) for name, settings in CONFIG["tasks"].items()]
+    made = [diagnose.probes_of(tokenizer(), name, ITEMS, 0, settings) for name, settings in CONFIG.tasks.items()]
     return [probe for task in made for probe in task]
 
 
@@ -64,7 +64,7 @@ def sample(item: tasks.Item, said: list[int]) -> dict:
 
 
 def summary(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    margin = CONFIG["accuracy"]["margin"]
+    margin = CONFIG.accuracy.margin
     return pd.DataFrame(accuracy_summary.task_rows(STUDENT, base, other, 0, margin)).set_index("task")
 
 

@@ -15,7 +15,7 @@ def pairs() -> list[tuple[str, str]]:
     from swiftkv.workloads import tasks
 
     made = []
-    for task, settings in load_config()["tasks"].items():
+    for task, settings in load_config().tasks.items():
         items = tasks.items(task, "test", 4, 0, settings)
         for item, other in zip(items, items[1:] + items[:1], strict=True):
             made += [(item.prompt[-400:], item.answer), (item.prompt[-400:], other.answer)]
@@ -39,10 +39,10 @@ def by_transformers(tiny_student, pairs):
 
 
 def test_full_prefill_scores_as_transformers(tiny_student, pairs, by_transformers, monkeypatch):
-    from swiftkv.evals.accuracy import backend
+    from swiftkv.evals.harness import vllm_backend
 
     monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
-    with backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm:
+    with vllm_backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm:
         by_vllm = score(lm, pairs)
     assert max(abs(ours[0] - theirs[0]) for ours, theirs in zip(by_vllm, by_transformers, strict=True)) < TOLERANCE
     assert [greedy for _, greedy in by_vllm] == [greedy for _, greedy in by_transformers]
@@ -53,10 +53,10 @@ def test_full_prefill_scores_as_transformers(tiny_student, pairs, by_transformer
 def test_early_exit_refuses_to_score(tiny_student, pairs):
     from vllm.exceptions import VLLMValidationError
 
-    from swiftkv.evals.accuracy import backend
+    from swiftkv.evals.harness import vllm_backend
 
     with (
-        backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm,
+        vllm_backend(tiny_student, SETTINGS | {"enforce_eager": True}) as lm,
         pytest.raises(VLLMValidationError, match="full-prefill"),
     ):
         score(lm, pairs)

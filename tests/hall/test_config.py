@@ -97,9 +97,9 @@ def test_variants_of_ones_own_need_no_key_beside_them(parent, section, key, tmp_
     monkeypatch.chdir(tmp_path)
     loaded = load_config("mine.yaml")
     frozen = module.resolve(DEFAULT.raw, ["mine.yaml"], raw)
-    assert loaded[section][key] == frozen[section][key] == ["skip50"]
+    assert loaded.raw[section][key] == frozen.raw[section][key] == ["skip50"]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw | {"variants": [{"name": "half", "skip": 0.5}]}))
-    assert load_config("mine.yaml")[section][key] == (["half"] if section == "served" else [])
+    assert load_config("mine.yaml").raw[section][key] == (["half"] if section == "served" else [])
 
 
 def test_a_name_that_the_user_chose_is_never_left_out(tmp_path):
@@ -135,7 +135,7 @@ def test_extends_lays_the_child_over_the_parent(tmp_path):
     (tmp_path / "parent.yaml").write_text(yaml.safe_dump(DEFAULT.raw))
     (tmp_path / "child.yaml").write_text("extends: parent.yaml\ndistill: {steps: 7}\n")
     child = load_config(tmp_path / "child.yaml")
-    assert child["distill"] == {**DEFAULT["distill"], "steps": 7}
+    assert child.raw["distill"] == {**DEFAULT.raw["distill"], "steps": 7}
     assert child.sha256 != DEFAULT.sha256
 
 
@@ -167,6 +167,6 @@ def test_what_an_overlay_extends_is_resolved_and_nothing_written(tmp_path, monke
     (tmp_path / "child.yaml").write_text(yaml.safe_dump(child))
     given = {**child, "seed": 5}
     frozen = module.resolve(merge(DEFAULT.raw, given), ["child.yaml"], given)
-    assert frozen["distill"] == {**DEFAULT["distill"], "steps": 7, "warmup": 0.25}
+    assert frozen.raw["distill"] == {**DEFAULT.raw["distill"], "steps": 7, "warmup": 0.25}
     assert (frozen.scale, frozen.seed) == ("child", 5)
     assert not (tmp_path / "results").exists()

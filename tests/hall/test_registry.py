@@ -45,9 +45,9 @@ def test_recipes_are_for_registered_files():
 
 
 def test_every_registered_table_is_evidence():
-    kept = {file.pattern for file in REGISTERED if file.kept} | {registry.COUNTS}
+    kept = {file.pattern for file in REGISTERED if file.evidence} | {registry.COUNTS}
     assert kept >= {file.pattern for file in REGISTERED if file.columns}
-    assert {file.kept for file in REGISTERED if file.kept} <= {*registry.KEPT}
+    assert {file.evidence for file in REGISTERED if file.evidence} <= {*registry.KEPT}
 
 
 @pytest.mark.parametrize("evidence", EVIDENCE, ids=lambda path: path.name)

@@ -8,7 +8,7 @@ import json
 import tarfile
 from pathlib import Path
 
-from swiftkv.workloads import real, traces
+from swiftkv.workloads import downloads, real
 from swiftkv.workloads.real import defog, humaneval, infilling, nq_open, published, qmsum
 from swiftkv.workloads.tasks.base import Item
 
@@ -85,7 +85,7 @@ def make_mirror(folder: Path, monkeypatch) -> Path:
         else:
             (folder / "evals" / name).write_bytes(data)
     monkeypatch.setattr(published, "sources", lambda: known)
-    monkeypatch.setenv(traces.MIRROR_VARIABLE, str(folder))
+    monkeypatch.setenv(downloads.MIRROR_VARIABLE, str(folder))
     return folder
 
 

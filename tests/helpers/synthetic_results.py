@@ -69,7 +69,7 @@ def lengths() -> tuple[list[dict], list[dict]]:
 def throughput(config) -> tuple[list[dict], list[dict], list[dict], list[dict]]:
     """Summary, measurements, KV capacity and compute rows with speed-ups near 94% of a rough limit."""
     summary, measurements, capacity, compute = [], [], [], []
-    for point in config["throughput"]["points"]:
+    for point in config.raw["throughput"]["points"]:
         prompt_share = point["input_len"] / (point["input_len"] + point["output_len"])
         for arm, skip, _ in arms(config):
             limit = 1 / (1 - 0.95 * skip * prompt_share)
@@ -156,7 +156,7 @@ def score_of(arm: str, skip: float, group: int) -> float:
 def accuracy(config) -> tuple[list[dict], dict[str, list[dict]]]:
     """Summary rows and per-arm samples; the undistilled control is far below the others."""
     summary, samples = [], {}
-    undistilled = [(f"{name}-undistilled", 0.5, 1) for name in config["accuracy"]["undistilled"]]
+    undistilled = [(f"{name}-undistilled", 0.5, 1) for name in config.accuracy.undistilled]
     for arm, skip, group in [*arms(config), *undistilled]:
         generator, rows = random.Random(arm), []
         for task in TASKS:

@@ -201,8 +201,8 @@ def test_convert_refuses_a_student_as_base(student, tmp_path):
         convert(student, tmp_path / "out", 4, 1)
 
 
-def resolve(settings, out, trained=None):
-    fetch.resolve_base(RunConfig({"scale": "x", "seed": 0, "base": settings}, "x"), out, trained)
+def resolve(settings, out):
+    fetch.resolve_base(RunConfig({"scale": "x", "seed": 0, "base": settings}, "x"), out)
 
 
 @pytest.mark.parametrize("source", ["local", "embedded"])
@@ -220,13 +220,6 @@ def test_large_base_is_linked(tiny_base, tmp_path, monkeypatch):
     assert (tmp_path / "base" / "model.safetensors").is_symlink()
     assert not (tmp_path / "base" / "config.json").is_symlink()
     check_checkpoint(tmp_path / "base")
-
-
-def test_trained_base_and_its_absence(tiny_base, tmp_path):
-    resolve({"source": "train"}, tmp_path / "base", tiny_base)
-    check_checkpoint(tmp_path / "base")
-    with pytest.raises(UserError, match="no trained model in"):
-        resolve({"source": "train"}, tmp_path / "other", tmp_path / "nothing")
 
 
 def test_missing_local_base(tmp_path):

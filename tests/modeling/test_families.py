@@ -153,13 +153,13 @@ def test_published_checkpoints_load_with_their_dead_tensors(base, family, tmp_pa
 def test_vllm_answers_as_transformers(base, family, tmp_path):
     """With dead tensors, AcrossKV 2, chunks of 64 tokens; the second pass reads prompts and answers from the cache."""
     from swiftkv.engines.engine import engine
-    from swiftkv.evals.reference import Reference, count_tokens, generate
+    from swiftkv.evals.reference import Reference, count_layer_tokens, generate
 
     convert(base(family), tmp_path / "student", 4, 2)
     with_dead_tensors(tmp_path / "student", base(family), tmp_path / "published")
     settings = SETTINGS | RAW | {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
     with engine(tmp_path / "published", **settings) as opened:
-        counted = count_tokens(opened)
+        counted = count_layer_tokens(opened)
         first = generate(opened, prompts(), 16)
         counts = counted()
         assert counts["late"] < counts["early"] / 2

@@ -67,7 +67,7 @@ def test_every_command_parses(project, scale):
     parsed = [parse(words) for words in noted(project)]
     config = load_config(ROOT / "config" / f"{scale}.yaml")
     assert parsed.count("accuracy") == len(config.accuracy_arms)
-    assert parsed.count("convert") == len(config["accuracy"]["undistilled"])
+    assert parsed.count("convert") == len(config.accuracy.undistilled)
     assert {"correctness", "throughput", "decode_profile", "distill_recipe"} <= {*parsed}
     assert {"fetch-base", "distill", "verify", "diagnose", "tables"} <= {*parsed}
     recipe = next(words for words in noted(project) if words[1].endswith("distill_recipe.py"))

@@ -13,7 +13,7 @@ from swiftkv.config import load_config
 from swiftkv.errors import UserError
 from swiftkv.planning import capacity, fleet, roofline, simulator
 from swiftkv.planning.simulator import Limits
-from swiftkv.workloads import traces, traffic
+from swiftkv.workloads import downloads, traces, traffic
 from swiftkv.workloads.traffic import Requests
 
 MACHINE = roofline.gpu("H100")
@@ -147,7 +147,7 @@ def test_published_traces_without_a_mirror():
 def test_mirrored_trace(tmp_path, monkeypatch):
     """Azure's dates, Mooncake's milliseconds."""
     (tmp_path / "traces").mkdir()
-    monkeypatch.setattr(traces, "verify", lambda *_: None)
+    monkeypatch.setattr(downloads.Pinned, "verify", lambda *_: None)
     azure = (
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,48,10\n2023-11-16 18:18:04.4799600,3,0\n"
     )
@@ -158,7 +158,7 @@ def test_mirrored_trace(tmp_path, monkeypatch):
     code, conversation = (traffic.read(name, tmp_path) for name in ("azure2023_code", "mooncake_conversation"))
     assert code.span_s == pytest.approx(60.5) and code.requests.output.tolist() == [10, 1]
     assert conversation.requests.arrival.tolist() == [0, 1.5]
-    with pytest.raises(UserError, match="no such trace"):
+    with pytest.raises(UserError, match=r"No such file.* trace 'azure2023_conv' needs"):
         traffic.read("azure2023_conv", tmp_path)
 
 

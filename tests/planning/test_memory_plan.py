@@ -15,7 +15,7 @@ from tests.helpers.config import make_config
 
 def planned(name: str, gib: float = 80, **parallel) -> dict[str, memory_plan.Need]:
     config = make_config({"parallel": parallel}, of=name)
-    return {need.stage: need for need in memory_plan.needs(config, config["throughput"]["model"], gib)}
+    return {need.stage: need for need in memory_plan.needs(config, config.shape, gib)}
 
 
 def fits(needs: dict, gib: float) -> dict[str, bool]:

@@ -185,7 +185,7 @@ def test_laws_of_a_plan(rows, checkpoint, share, processes):
 
 
 def with_distill(config=CHAT, **changes) -> RunConfig:
-    return RunConfig(config.raw | {"distill": config["distill"] | changes}, "test")
+    return RunConfig(config.raw | {"distill": config.raw["distill"] | changes}, "test")
 
 
 def test_checkpointing_trades_flops_for_memory():
@@ -210,19 +210,19 @@ def test_published_time_of_one_student():
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_configuration_loads_and_can_be_planned(name):
     config = load_config(ROOT / "config" / name)
-    if not config["distill"]["steps"]:
+    if not config.distill.steps:
         with pytest.raises(UserError, match="nothing is trained"):
-            made(config, config["throughput"]["model"])
+            made(config, config.shape)
         return
-    planned = made(config, config["throughput"]["model"])
+    planned = made(config, config.shape)
     assert len(planned.students) == len(config.variants)
 
 
 @pytest.mark.parametrize(("name", "shape"), [("llama-8b", LLAMA_8B), ("paper", LLAMA_8B), ("paper-70b", LLAMA_70B)])
 def test_shapes_of_real_models(name, shape):
     config = load_config(ROOT / "config" / f"{name}.yaml")
-    assert config["throughput"]["model"] == shape | {"dtype": "bfloat16"}
-    assert config["distill"]["steps"] * config["distill"]["batch_tokens"] == pytest.approx(680e6, rel=1e-3)
+    assert config.shape == shape | {"dtype": "bfloat16"}
+    assert config.distill.steps * config.distill.batch_tokens == pytest.approx(680e6, rel=1e-3)
 
 
 def test_llama_8b_fits_one_gpu_of_80_gb():

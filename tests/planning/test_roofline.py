@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swiftkv import costmodel
-from swiftkv.audit.verify_results import read_config
+from swiftkv.audit.verify_results import config_of_run
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
 from swiftkv.planning import calibration, predict, roofline, simulator
@@ -135,7 +135,7 @@ def test_fit_finds_the_machine_it_was_made_from():
 
 def errors_of(run: str, path=None) -> pd.DataFrame:
     """Absolute errors of what is predicted for a committed run, fitted to its base alone."""
-    table = predict.check(read_config(REFERENCE / run, path), REFERENCE / run)[0]
+    table = predict.check(config_of_run(REFERENCE / run, path), REFERENCE / run)[0]
     return table.assign(off=table["error"].abs())
 
 
@@ -156,7 +156,7 @@ def test_the_sweep_is_predicted():
 
 def test_an_h200_is_predicted():
     """Llama-3.1-8B's shape, learned from the base alone; TTFT of one request scattered there."""
-    table = predict.check(read_config(H200, None), H200)[0]
+    table = predict.check(config_of_run(H200, None), H200)[0]
     off = table["error"].abs().groupby(table.quantity)
     assert off.size()["speedup"] == 20 and off.median()["speedup"] <= 0.005 and off.max()["speedup"] <= 0.017
     assert off.size()["tpot_ratio"] == 4 and off.max()["tpot_ratio"] <= 0.031
@@ -166,7 +166,7 @@ def test_calibration_is_what_prediction_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "STREAM_BYTES", 2**20)
     monkeypatch.setattr(calibration, "TOKENS", (1, 8))
     config = load_config()
-    small = type(config)({**config.raw, "throughput": {**config["throughput"], "model": TINY_SHAPE}}, "test")
+    small = type(config)({**config.raw, "throughput": {**config.raw["throughput"], "model": TINY_SHAPE}}, "test")
     found = calibration.run(small, tmp_path / "here.json", "float32", seconds=0.01)
     assert {(row["projection"], row["tokens"]) for row in found["matmul"]} == {
         (name, tokens) for name in calibration.projections(TINY_SHAPE) for tokens in (1, 8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from swiftkv import files
-from swiftkv.audit.verify_results import read_config
+from swiftkv.audit.verify_results import config_of_run
 from swiftkv.bench.served import metrics, summary
 from swiftkv.bench.throughput import write_csv
 from swiftkv.config import ROOT, RunConfig, load_config
@@ -23,13 +23,13 @@ MACHINE = roofline.Machine("test", (16.0, 256.0), (5e10, 1e11), 1e11, 1e10, 1e10
 
 def measurement(arm, load: float, number: int, overhead_s: float = 0.0, kind: str = "rate") -> dict:
     """What a client would see of a server that behaves as the simulator says."""
-    shape, section = CONFIG["throughput"]["model"], CONFIG["served"]
+    shape, section = CONFIG.shape, CONFIG.raw["served"]
     rng = np.random.default_rng([number, int(load)])
     arrival = np.cumsum(rng.exponential(1 / load, 12))
     arrival -= arrival[0]
     requests = Requests(arrival, np.full(12, 200), np.full(12, 20))
     machine = roofline.Machine(**{**MACHINE.__dict__, "overhead_s": MACHINE.overhead_s + overhead_s})
-    limits = fleet.Limits(CONFIG["throughput"]["max_num_batched_tokens"], section["max_num_seqs"], predict.UNLIMITED)
+    limits = fleet.Limits(CONFIG.throughput.max_num_batched_tokens, section["max_num_seqs"], predict.UNLIMITED)
     cost = roofline.cost(shape, arm.cut, arm.group, machine, DTYPE_BYTES[shape["dtype"]])
     served = fleet.simulate(cost, limits, requests, 1)
     ttft, gap = fleet.ttft(requests, served), (served.end - served.first) / 19
@@ -87,14 +87,14 @@ def test_another_model_or_machine_is_refused(results):
         UserError,
         match=r"cpu: was measured on AMD EPYC.*, the served run on hardware unknown; allowed is the same",
     ):
-        predicted.machine_of(CONFIG, fit, read_config(fit, None), results)
+        predicted.machine_of(CONFIG, fit, config_of_run(fit, None), results)
 
 
 def test_the_committed_replays_are_predicted():
     """What docs/results/costmodel.md says of them."""
     directory = REFERENCE / "cpu-served"
-    config, results = read_config(directory, None), Results("cpu-served", directory)
-    machine = predicted.machine_of(config, REFERENCE / "cpu", read_config(REFERENCE / "cpu", None), results)
+    config, results = config_of_run(directory, None), Results("cpu-served", directory)
+    machine = predicted.machine_of(config, REFERENCE / "cpu", config_of_run(REFERENCE / "cpu", None), results)
     off = predicted.compare(config, machine, results).assign(off=lambda rows: rows.error.abs())
     median = off.groupby("quantity").off.median()
     assert median["ttft_p50_s"] <= 0.05 and median["e2el_p50_s"] <= 0.05 and median["e2el_p50_ratio"] <= 0.09

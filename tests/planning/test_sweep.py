@@ -17,7 +17,7 @@ from swiftkv.report import plots
 
 CONFIG = load_config(ROOT / "config" / "sweep.yaml")
 OTHER = {"name": "other", "input_len": 1, "output_len": 1, "num_requests": 1}
-SHAPE = CONFIG["throughput"]["model"]
+SHAPE = CONFIG.shape
 TRUTH = Machine("made up", (8.0, 256.0), (3e10, 9e10), 1.5e10, float("inf"), float("inf"), 6e-3, attention=5e10)
 RECORD = {"hardware": {"cpu": "SYNTHETIC TEST DATA, no machine", "cores": 0, "gpus": []}, "weights": "dummy"}
 
@@ -53,7 +53,7 @@ def summary_rows(config: RunConfig) -> list[dict]:
 
 
 def latency_rows(config: RunConfig) -> list[dict]:
-    asked = config["throughput"]["latency"]
+    asked = config.raw["throughput"]["latency"]
     alone = predict.Workload(asked["input_len"], asked["output_len"])
     made = {arm.name: seconds(SHAPE, arm, alone) for arm in benchmark_arms(config)}
     base = made["base"]
@@ -101,7 +101,7 @@ def test_sweep_has_what_it_is_for():
 
 def test_points_short_of_kv_memory_never_grow_into_another_block():
     """So that vLLM, which allocates as it goes, preempts nobody, as the model assumes."""
-    for point in CONFIG["throughput"]["points"]:
+    for point in CONFIG.raw["throughput"]["points"]:
         if "kv_tokens" in point:
             assert -(-point["input_len"] // BLOCK) == -(-(point["input_len"] + point["output_len"]) // BLOCK)
 
@@ -109,7 +109,7 @@ def test_points_short_of_kv_memory_never_grow_into_another_block():
 def test_speedups_are_recovered_from_the_base_alone(results):
     table = frame(results, "speedups.csv")
     speedups = table[table.quantity == "speedup"]
-    assert len(speedups) == 5 * len(CONFIG["throughput"]["points"])
+    assert len(speedups) == 5 * len(CONFIG.raw["throughput"]["points"])
     assert speedups.error.abs().median() < 0.01 and speedups.error.abs().max() < 0.03
     assert set(table.kind) == {"predicted"}
     text = (results / "predictions" / "speedups.md").read_text()
@@ -157,7 +157,7 @@ def test_figures(results, tmp_path):
 
 
 def test_results_of_other_points_are_refused(results, tmp_path):
-    other = RunConfig(CONFIG.raw | {"throughput": CONFIG["throughput"] | {"points": [OTHER]}}, "")
+    other = RunConfig(CONFIG.raw | {"throughput": CONFIG.raw["throughput"] | {"points": [OTHER]}}, "")
     with pytest.raises(UserError, match="point 'r1-p128-n4' is not in the configuration"):
         sweep.run(other, results, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from swiftkv import files
 from swiftkv.cli import cli
 from swiftkv.config import BASE_ARM, ROOT, RunConfig, load_config
 from swiftkv.errors import UserError
-from swiftkv.evals.accuracy import model_hashes
+from swiftkv.evals.harness import model_hashes
 from swiftkv.modeling.checkpoint import check_checkpoint, load_tensors, weight_files
 from swiftkv.modeling.convert import initial_tensors, write_student
 from swiftkv.provenance import Provenance
@@ -136,8 +136,8 @@ def test_recipe_and_parameters(exported, finished):
     last = load("cpu", finished / "results").distill.query("variant == @ARM").iloc[-1]
     assert f"{last.step} steps, {last.tokens:,} tokens, {last.seconds:.0f} s" in text
     settings = table(text, "setting")
-    assert set(settings) == set(CONFIG["distill"])
-    assert settings["learning_rate"] == [f"`{CONFIG['distill']['learning_rate']}`"]
+    assert set(settings) == set(CONFIG.raw["distill"])
+    assert settings["learning_rate"] == [f"`{CONFIG.distill.learning_rate}`"]
     tensors = load_file(exported / "model.safetensors")
     own = sum(tensor.numel() for name, tensor in tensors.items() if "_swiftkv" in name)
     whole = sum(tensor.numel() for tensor in tensors.values())
@@ -398,7 +398,7 @@ def test_another_model_in_the_base_s_place_says_nothing(evidence, base):
 
 def test_training_files_are_named_without_their_directory(evidence):
     data = {"source": "jsonl", "files": ["/home/someone/chats.jsonl"]}
-    config = RunConfig({**CONFIG.raw, "distill": {**CONFIG["distill"], "data": data}}, CONFIG.path)
+    config = RunConfig({**CONFIG.raw, "distill": {**CONFIG.raw["distill"], "data": data}}, CONFIG.path)
     settings = model_card.settings(replace(evidence, config=config), {"config_sha256": config.sha256})
     assert "chats.jsonl" in settings["data"] and "someone" not in settings["data"]
 

@@ -73,12 +73,12 @@ def test_plugin_registers_once_and_leaves_base_models_alone():
 @pytest.mark.parametrize(("cut", "group"), [(4, 1), (2, 2), (4, 4)])
 def test_chunked_mixed_and_cached_batches_match_transformers(student, cut, group):
     """Chunks of 64 tokens mix prompts with decoding; the second pass reads prompts and answers from the cache."""
-    from swiftkv.evals.reference import Reference, capacity, count_tokens, generate
+    from swiftkv.evals.reference import Reference, capacity, count_layer_tokens, generate
 
     reference = Reference(student(cut, group))
     settings = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
     with open_engine(student(cut, group), **settings) as engine:
-        counted = count_tokens(engine)
+        counted = count_layer_tokens(engine)
         first = generate(engine, prompts(), 24)
         counts = counted()
         assert counts["late"] < counts["early"] / 2
@@ -95,10 +95,10 @@ def test_chunked_mixed_and_cached_batches_match_transformers(student, cut, group
 def test_only_needed_tokens_run_late_layers_and_prompt_logprobs_are_refused(student):
     from vllm.exceptions import VLLMValidationError
 
-    from swiftkv.evals.reference import Reference, count_tokens, generate, request
+    from swiftkv.evals.reference import Reference, count_layer_tokens, generate, request
 
     with open_engine(student(4, 2)) as engine:
-        counted = count_tokens(engine)
+        counted = count_layer_tokens(engine)
         request(engine, prompts(), 1)
         assert counted() == Counter(early=sum(map(len, prompts())), late=len(prompts()))
         for wanted in (0, 1):
@@ -129,12 +129,12 @@ def test_guard_is_one_of_the_second_model_runner_too():
 
 @pytest.mark.parametrize("switch", ["setting", "environment"])
 def test_full_prefill_mode_runs_every_layer_and_scores_prompts(student, monkeypatch, switch):
-    from swiftkv.evals.reference import Reference, count_tokens, request
+    from swiftkv.evals.reference import Reference, count_layer_tokens, request
 
     if switch == "environment":
         monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
     with open_engine(student(4, 2), full_prefill=switch == "setting") as engine:
-        counted = count_tokens(engine)
+        counted = count_layer_tokens(engine)
         outputs = request(engine, prompts(), 1, prompt_logprobs=0)
         counts = counted()
         assert counts["late"] == counts["early"] == sum(map(len, prompts()))

@@ -9,14 +9,14 @@ import pytest
 from swiftkv import files
 from swiftkv.config import RunConfig, load_config, validate
 from swiftkv.errors import UserError
-from swiftkv.evals import accuracy
-from swiftkv.workloads import sqlite_sandbox, traces
+from swiftkv.evals import accuracy, harness
+from swiftkv.workloads import downloads, sqlite_sandbox
 from swiftkv.workloads.real import SETS, defog, nq_open, published, qmsum
 from tests.helpers.config import make_config
 from tests.helpers.real_rows import HAND_MADE, MEETING, items, make_mirror, right
 
 needs_mirror = pytest.mark.skipif(
-    not os.environ.get(traces.MIRROR_VARIABLE), reason=f"needs the published files ({traces.MIRROR_VARIABLE})"
+    not os.environ.get(downloads.MIRROR_VARIABLE), reason=f"needs the published files ({downloads.MIRROR_VARIABLE})"
 )
 
 
@@ -28,10 +28,10 @@ def hand_made(tmp_path, monkeypatch):
 def test_a_file_that_is_missing_damaged_or_another(hand_made):
     path = hand_made / "evals" / nq_open.FILE
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(UserError, match=r"nq-open-oracle\.jsonl\.gz has the sha256 \w+; the pinned version has"):
+    with pytest.raises(UserError, match=r"nq-open-oracle\.jsonl\.gz: .* its sha256 is \w+, the pinned version has"):
         published.read(nq_open.FILE)
     path.unlink()
-    with pytest.raises(UserError, match=r"nq-open-oracle\.jsonl\.gz: cannot be read .*SWIFTKV_MIRROR must hold it"):
+    with pytest.raises(UserError, match=r"nq-open-oracle\.jsonl\.gz: cannot be read .*in evals/ of .*SWIFTKV_MIRROR"):
         published.read(nq_open.FILE)
     (hand_made / "evals" / "ddl.tar.xz").write_bytes(b"none")
     with pytest.raises(UserError, match=r"ddl\.tar\.xz: cannot be read"):
@@ -42,15 +42,15 @@ def test_neither_mirror_nor_network(monkeypatch):
     def fail(url):
         raise urllib.error.URLError("no network")
 
-    monkeypatch.delenv(traces.MIRROR_VARIABLE, raising=False)
-    monkeypatch.setattr(traces, "download", fail)
-    with pytest.raises(UserError, match=r"no network.* set SWIFTKV_MIRROR to .* evals/defog_data_schemas_ddl\.tar\.xz"):
+    monkeypatch.delenv(downloads.MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr(downloads, "download", fail)
+    with pytest.raises(UserError, match=r"no network.* defog_data_schemas_ddl\.tar\.xz in evals/ of .*SWIFTKV_MIRROR"):
         published.read("defog_data/atis/atis.sql")
 
 
 def test_the_network_is_held_to_the_same_sha256(hand_made, monkeypatch):
-    monkeypatch.delenv(traces.MIRROR_VARIABLE)
-    monkeypatch.setattr(traces, "download", lambda url: HAND_MADE[qmsum.FILE])
+    monkeypatch.delenv(downloads.MIRROR_VARIABLE)
+    monkeypatch.setattr(downloads, "download", lambda url: HAND_MADE[qmsum.FILE])
     assert published.rows(qmsum.FILE) == [MEETING]
     with pytest.raises(UserError, match="sha256"):
         published.read(nq_open.FILE)
@@ -82,11 +82,11 @@ def test_every_set_has_its_own_limits_and_details(hand_made, tiny_base, tmp_path
         assert "real" not in settings, "settings go to the engine"
         yield Scripted()
 
-    monkeypatch.setattr(accuracy, "backend", backend)
+    monkeypatch.setattr(harness, "vllm_backend", backend)
     config = config_of(real={name: {"items": 1} for name in SETS} | {"qmsum": {"items": 1, "max_new_tokens": 7}})
     accuracy.score_arm(config, "base", tiny_base, tmp_path / "out", tmp_path / "work")
     rows = {row["task"]: row for row in files.read_jsonl(tmp_path / "out" / "samples.jsonl")}
-    assert list(rows) == [*config["tasks"], *SETS]
+    assert list(rows) == [*config.tasks, *SETS]
     assert asked["code"]["until"] == ["\n"] and asked["code"]["max_gen_toks"] == 40
     for name, task in SETS.items():
         assert asked[name]["until"] == list(task.stop)
@@ -94,7 +94,7 @@ def test_every_set_has_its_own_limits_and_details(hand_made, tiny_base, tmp_path
         assert rows[name]["score"] == 1.0
         assert set(task.metrics) <= set(rows[name])
     record = files.read_json(tmp_path / "out" / "lm_eval.json")
-    assert record["settings"]["real"] == config["accuracy"]["real"]
+    assert record["settings"]["real"] == config.raw["accuracy"]["real"]
     assert record["tasks"]["qmsum"]["results"]["rouge1,none"] == 1.0
 
 
@@ -110,7 +110,7 @@ def test_the_configuration_names_the_sets():
 
 def test_without_the_key_there_are_the_generated_tasks_alone():
     config = load_config()
-    assert list(accuracy.test_items(config)) == list(accuracy.limits(config)) == list(config["tasks"])
+    assert list(accuracy.test_items(config)) == list(accuracy.limits(config)) == list(config.tasks)
 
 
 # ---- the published files

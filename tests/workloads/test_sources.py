@@ -21,7 +21,7 @@ HUB = [
 
 
 def config_of(data: dict, length: int = 64, rows: int = 4) -> RunConfig:
-    distill = make_config()["distill"] | {"data": data, "sequence_length": length, "batch_tokens": length * rows}
+    distill = make_config().raw["distill"] | {"data": data, "sequence_length": length, "batch_tokens": length * rows}
     return make_config(instead={"distill": distill})
 
 
@@ -54,7 +54,7 @@ def many(tmp_path_factory):
 def test_tasks_are_the_stream_of_the_tasks(tiny_tokenizer):
     config = config_of({"source": "tasks"}, length=1024, rows=2)
     batch = next(stream_of(config, tiny_tokenizer)(3))
-    expected = next(stream.batches(config["tasks"], tiny_tokenizer, 2, 1024, config.seed, 3))
+    expected = next(stream.batches(config.tasks, tiny_tokenizer, 2, 1024, config.seed, 3))
     assert torch.equal(batch.input_ids, expected.input_ids)
     assert batch.positions is None
 

@@ -16,7 +16,7 @@ from swiftkv.workloads import names, tasks
 from swiftkv.workloads.stream import batch
 from swiftkv.workloads.tasks import sql
 
-SETTINGS = load_config(ROOT / "config" / "config.yaml")["tasks"]
+SETTINGS = load_config(ROOT / "config" / "config.yaml").tasks
 NAME = re.compile(r"\b[a-z]+_[a-z]+\b")
 
 
@@ -96,7 +96,7 @@ def test_sql_equal_result_counts_even_if_the_text_differs():
 )
 def test_generated_sql_can_only_read_and_only_for_a_while(statement):
     meta = tasks.items("sql", "test", 1, 0, SETTINGS["sql"])[0].meta
-    assert sql.run(statement.format(t=meta["table"]), meta) is None
+    assert sql.rows_of(statement.format(t=meta["table"]), meta) is None
 
 
 def test_summary_gets_partial_credit_per_field():

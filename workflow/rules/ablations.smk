@@ -3,8 +3,7 @@ rule ablations:
     input:
         base="<results>/models/base",
     output:
-        collect("<results>/ablations/{file}", file=("ablations.csv", "summary.md")),
-        recorded("<results>/ablations/summary.csv"),
+        made_by("ablate"),
     log:
         "<results>/logs/ablations.log",
     benchmark:

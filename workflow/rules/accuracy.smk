@@ -31,8 +31,7 @@ rule accuracy_summary:
         samples=collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
         scores=collect("<results>/accuracy/{arm}/lm_eval.json", arm=RUN.accuracy_arms),
     output:
-        table="<results>/accuracy/summary.csv",
-        record="<results>/accuracy/summary.csv.provenance.json",
+        made_by("accuracy-summary"),
     log:
         "<results>/logs/accuracy-summary.log",
     conda:
@@ -42,4 +41,4 @@ rule accuracy_summary:
         arms=arms_dir("accuracy"),
         settings=section("accuracy"),
     shell:
-        "swiftkv accuracy-summary --config {params.config:q} --arms {params.arms:q} --out {output.table:q} 2>&1 | tee {log:q}"
+        "swiftkv accuracy-summary --config {params.config:q} --arms {params.arms:q} --out {output[0]:q} 2>&1 | tee {log:q}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod, ExecMode
 
 from swiftkv import devices, registry
+from swiftkv.base_model.fetch import local_dir
 from swiftkv.config import freeze, resolve
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
@@ -100,8 +101,11 @@ def base_files(wildcards):
     """Weights of a base model that lies in a directory: another model there reruns everything."""
     if RUN.base.source not in ("embedded", "local"):
         return []
-    place = RUN.base.path if Path(RUN.base.path).is_dir() else ROOT / RUN.base.path
-    return local(sorted(map(str, Path(place).glob("*.safetensors"))))
+    try:
+        place = local_dir(RUN.base.path)
+    except UserError:  # which the command then tells
+        return []
+    return local(sorted(map(str, place.glob("*.safetensors"))))
 
 
 def model_of(wildcards):

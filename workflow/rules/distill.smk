@@ -23,7 +23,7 @@ rule distill:
         base="<results>/models/base",
     output:
         directory(collect("<results>/models/{variant}", variant=VARIANTS)),
-        curve=recorded("<results>/models/distill.jsonl"),
+        curve=made_by("distill"),
     log:
         "<results>/logs/distill.log",
     benchmark:

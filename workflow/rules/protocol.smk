@@ -7,7 +7,7 @@ if "protocol" in RUN.raw:
             gates="<results>/verify/gates.json",
             model=model_of,
         output:
-            recorded("<results>/protocol/{arm}/protocol.json"),
+            made_by("protocol"),
         log:
             "<results>/logs/protocol-{arm}.log",
         benchmark:
@@ -32,8 +32,7 @@ if "protocol" in RUN.raw:
                 "<results>/protocol/{arm}/protocol.json", arm=RUN.accuracy_arms
             ),
         output:
-            table="<results>/protocol/summary.csv",
-            record="<results>/protocol/summary.csv.provenance.json",
+            made_by("protocol-summary"),
         log:
             "<results>/logs/protocol-summary.log",
         conda:
@@ -43,7 +42,7 @@ if "protocol" in RUN.raw:
             arms=arms_dir("protocol"),
             settings=section("protocol"),
         shell:
-            "swiftkv protocol-summary --config {params.config:q} --arms {params.arms:q} --out {output.table:q} 2>&1 | tee {log:q}"
+            "swiftkv protocol-summary --config {params.config:q} --arms {params.arms:q} --out {output[0]:q} 2>&1 | tee {log:q}"
 
     rule protocol:
         input:

@@ -5,8 +5,7 @@ rule similarity:
     input:
         base="<results>/models/base",
     output:
-        table="<results>/similarity/similarity.csv",
-        record="<results>/similarity/similarity.csv.provenance.json",
+        made_by("similarity"),
     log:
         "<results>/logs/similarity.log",
     conda:
@@ -17,4 +16,4 @@ rule similarity:
         config=RUN.path,
         settings=section("similarity", "tasks"),
     shell:
-        "swiftkv similarity --config {params.config:q} --base {input.base:q} --out {output.table:q} 2>&1 | tee {log:q}"
+        "swiftkv similarity --config {params.config:q} --base {input.base:q} --out {output[0]:q} 2>&1 | tee {log:q}"

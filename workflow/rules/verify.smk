@@ -6,8 +6,7 @@ rule verify:
         base="<results>/models/base",
         models=collect("<results>/models/{variant}", variant=VARIANTS),
     output:
-        gates="<results>/verify/gates.json",
-        record="<results>/verify/gates.json.provenance.json",
+        made_by("verify"),
     log:
         "<results>/logs/verify.log",
     benchmark:
@@ -22,5 +21,5 @@ rule verify:
         models=models_dir,
         settings=section("variants", "verify", "parallel"),
     shell:
-        "swiftkv verify --config {params.config:q} --base {input.base:q} --models {params.models:q} --out {output.gates:q}"
+        "swiftkv verify --config {params.config:q} --base {input.base:q} --models {params.models:q} --out {output[0]:q}"
         " 2>&1 | tee {log:q}"

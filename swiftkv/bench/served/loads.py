@@ -10,7 +10,7 @@ from swiftkv.bench.served.replay import Replay
 from swiftkv.config.measuring import ServedPoint
 from swiftkv.errors import UserError
 from swiftkv.workloads import traffic
-from swiftkv.workloads.traces import mirror_of
+from swiftkv.workloads.downloads import mirror_of
 
 UNITS = {"rate": "requests/s", "concurrency": "clients", "trace": "x the trace's rate"}
 

@@ -16,6 +16,7 @@ import yaml
 from swiftkv import files
 from swiftkv.errors import UserError
 from swiftkv.evals.paper_tasks import mirror as mirrored
+from swiftkv.workloads import downloads
 
 GROUP = "swiftkv_paper"
 PREFIX = "swiftkv_"
@@ -61,13 +62,13 @@ def parts_of(task: PaperTask) -> dict[str, Path]:
     """lm-eval's own files of a task: one, or one per subject, by the name they get here."""
     spec = importlib.util.find_spec("lm_eval")
     root = Path(spec.submodule_search_locations[0]) / "tasks" if spec else Path()
-    found = sorted(root.glob(task.lm_eval))
-    if not found:
+    paths = sorted(root.glob(task.lm_eval))
+    if not paths:
         raise UserError(f"task {task.name!r}: lm-eval has no tasks/{task.lm_eval}; install lm-eval 0.4.13")
-    if len(found) == 1:
-        return {PREFIX + task.name: found[0]}
-    subjects = [path.stem.removeprefix(task.lm_eval.split("/")[-1].split("*")[0]) for path in found]
-    return {f"{PREFIX}{task.name}_{subject}": path for subject, path in zip(subjects, found, strict=True)}
+    if len(paths) == 1:
+        return {PREFIX + task.name: paths[0]}
+    subjects = [path.stem.removeprefix(task.lm_eval.split("/")[-1].split("*")[0]) for path in paths]
+    return {f"{PREFIX}{task.name}_{subject}": path for subject, path in zip(subjects, paths, strict=True)}
 
 
 def source_of(task: PaperTask, mirror: Path | None) -> dict | None:
@@ -79,7 +80,7 @@ def source_of(task: PaperTask, mirror: Path | None) -> dict | None:
         return None
     path = mirror / "evals" / held.file
     if not path.is_file():
-        raise UserError(f"{path}: no such file; task {task.name!r} needs it (--mirror or SWIFTKV_MIRROR)")
+        raise downloads.unreadable(path, f"evals/{held.file}", f"task {task.name!r}", "no such file")
     return {"from": "mirror", "file": held.file, "sha256": files.sha256(path), "coverage": held.coverage}
 
 

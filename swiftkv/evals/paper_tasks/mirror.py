@@ -92,10 +92,10 @@ def subjects(archive: Path, folder: Path) -> Path:
                 tar.extractall(temporary, filter="data")
         except (OSError, EOFError, tarfile.TarError) as error:
             raise UserError(f"{archive}: cannot be unpacked ({error})") from None
-    found = next(unpacked.rglob("mmlu_no_train"), None)
-    if found is None:
+    root = next(unpacked.rglob("mmlu_no_train"), None)
+    if root is None:
         raise UserError(f"{archive}: holds no mmlu_no_train/")
-    return found
+    return root
 
 
 def convert(task: str, mirror: Path, folder: Path) -> Callable[[str], dict]:
@@ -120,7 +120,7 @@ def convert(task: str, mirror: Path, folder: Path) -> Callable[[str], dict]:
 
 def arrow_files(subject: Path) -> dict[str, Path]:
     """The test questions of a subject, and the shots. Raises UserError if there are none."""
-    found = {split: next((subject / split).glob("*.arrow"), None) for split in ("test", "dev")}
-    if None in found.values():
+    by_split = {split: next((subject / split).glob("*.arrow"), None) for split in ("test", "dev")}
+    if None in by_split.values():
         raise UserError(f"mmlu: subject {subject.name!r} is not in the mirror")
-    return found
+    return by_split

@@ -48,7 +48,7 @@ def violation(error: jsonschema.ValidationError) -> str:
         known = error.schema.get("properties", {})
         return words.unknown(key, set(error.instance) - set(known), known)
     if error.validator == "required":
-        return words.said(key, error.message.replace("is a required property", "is missing"))
+        return words.about(key, error.message.replace("is a required property", "is missing"))
     return words.not_allowed(key, error.instance, words.allowed(error.schema))
 
 

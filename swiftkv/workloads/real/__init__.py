@@ -18,12 +18,12 @@ def items(name: str, settings: dict, seed: int, tokenizer, chat: bool) -> list[I
     The same arguments give the same items; more items begin with those. Raises UserError if the set has fewer, cannot
     be had, or the tokenizer lacks a chat template that is asked for.
     """
-    found, count = SETS[name].examples(settings), settings["items"]
-    if count > len(found):
-        raise UserError(f"accuracy.real.{name}.items: {count}; the set has {len(found)}")
-    Random(f"{name}/{seed}").shuffle(found)
-    prompts = [prompt_of(example, tokenizer, chat, settings.get("fim", True)) for example in found[:count]]
-    return [Item(e.id, name, prompt, e.answer, e.meta) for e, prompt in zip(found, prompts, strict=False)]
+    examples, count = SETS[name].examples(settings), settings["items"]
+    if count > len(examples):
+        raise UserError(f"accuracy.real.{name}.items: {count}; the set has {len(examples)}")
+    Random(f"{name}/{seed}").shuffle(examples)
+    prompts = [prompt_of(example, tokenizer, chat, settings.get("fim", True)) for example in examples[:count]]
+    return [Item(e.id, name, prompt, e.answer, e.meta) for e, prompt in zip(examples, prompts, strict=False)]
 
 
 def max_new_tokens(name: str, settings: dict) -> int:

@@ -66,6 +66,7 @@ def prompt_of(example: Example, tokenizer, chat: bool, fim: bool) -> str:
     """What the model reads, special tokens written out: accuracy adds none. Raises UserError as `chat_prompt`."""
     if chat:
         return chat_prompt(example, tokenizer)
+    # A base model reads the BOS that it was trained with: where the tokenizer adds one by itself.
     starts = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
     filled = fim_prompt(example.hole, tokenizer) if fim and example.hole else None
     return (tokenizer.bos_token if starts else "") + (filled or example.instruction + example.lead)

@@ -78,6 +78,7 @@ def same(expected: list[list], given: list[list], ordered: bool) -> bool:
         [comparable([[value] for value in column], ordered) for column in zip(*rows, strict=True)]
         for rows in (expected, given)
     )
+    # Columns may come in any order: for every expected one, the given ones that hold the same values.
     fits = [[index for index, column in enumerate(offered) if column == target] for target in wanted]
     arrangements = (chosen for chosen in islice(product(*fits), ARRANGEMENTS) if len(set(chosen)) == len(chosen))
     target = comparable(expected, ordered)

@@ -23,9 +23,9 @@ FORMS = {
     "%Y%m%d %H:%i:%s": lambda moment: moment.strftime("%Y%m%d %H:%M:%S"),
 }
 REWRITES = (
-    (r"CREATE SCHEMA[^;]*;", ""),
+    (r"CREATE SCHEMA[^;]*;", ""),  # SQLite has no schemas: neither they nor their names before tables
     (r"\b(TABLE|INTO|REFERENCES)\s+\w+\.", r"\1 "),
-    (r"::\w+", ""),
+    (r"::\w+", ""),  # casts
     (r"\bSERIAL\b", "INTEGER"),
 )
 

@@ -46,20 +46,14 @@ def context(task: str, split: str, rng: Random, settings: dict) -> Context:
 
 def items(task: str, split: str, count: int, seed: int, settings: dict) -> list[Item]:
     """`count` items of one question each; the same arguments always give the same items."""
-    made = []
+    drawn = []
     for index in range(count):
         ctx = context(task, split, Random(f"{task}/{split}/{seed}/{index}"), settings)
         question = ctx.questions[0]
-        made.append(
-            Item(
-                f"{task}-{split}-{seed}-{index}",
-                task,
-                ctx.text + question.text,
-                question.answer,
-                question.meta,
-            )
+        drawn.append(
+            Item(f"{task}-{split}-{seed}-{index}", task, ctx.text + question.text, question.answer, question.meta)
         )
-    return made
+    return drawn
 
 
 def score(item: Item, text: str) -> dict[str, float]:

@@ -34,11 +34,7 @@ def score(item: Item, text: str) -> dict[str, float]:
     head = item.meta["function"] + "("
     first = (text.strip().splitlines() or [""])[0]
     given, expected = call_of(head + first), call_of(head + item.answer)
-    return {
-        "score": float(given == expected),
-        "exact_match": exact(item, text),
-        "valid": float(given is not None),
-    }
+    return {"score": float(given == expected), "exact_match": exact(item, text), "valid": float(given is not None)}
 
 
 TASK = Task("code", make, score)

@@ -5,18 +5,7 @@ from random import Random
 from swiftkv.workloads.names import draw
 from swiftkv.workloads.tasks.base import Context, Item, Question, Task, exact, normalise, token_f1
 
-RELATIONS = (
-    "owner",
-    "keeper",
-    "leader",
-    "author",
-    "founder",
-    "editor",
-    "buyer",
-    "tenant",
-    "rival",
-    "sponsor",
-)
+RELATIONS = ("owner", "keeper", "leader", "author", "founder", "editor", "buyer", "tenant", "rival", "sponsor")
 
 
 def make(rng: Random, split: str, settings: dict) -> Context:

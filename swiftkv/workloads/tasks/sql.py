@@ -42,7 +42,7 @@ def database(meta: dict) -> str:
     return "".join(script)
 
 
-def run(statement: str, meta: dict) -> list | None:
+def rows_of(statement: str, meta: dict) -> list | None:
     """Rows of one read-only SELECT, sorted; None if it is anything else, fails, or runs too long."""
     (rows,) = sqlite_sandbox.run(database(meta), [statement])
     try:
@@ -54,7 +54,7 @@ def run(statement: str, meta: dict) -> list | None:
 def score(item: Item, text: str) -> dict[str, float]:
     """Score 1.0 if the statement returns the expected rows; `valid` says whether it ran."""
     first = (text.strip().splitlines() or [""])[0]
-    given, expected = run("SELECT " + first, item.meta), run("SELECT" + item.answer, item.meta)
+    given, expected = rows_of("SELECT " + first, item.meta), rows_of("SELECT" + item.answer, item.meta)
     same = given is not None and given == expected
     return {"score": float(same), "exact_match": exact(item, text), "valid": float(given is not None)}
 
