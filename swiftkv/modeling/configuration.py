@@ -23,6 +23,7 @@ class SwiftKVConfigMixin:
             raise ValueError(f"sliding_window is {window}: SwiftKV has no sliding windows; allowed is null")
 
     def __post_init__(self, **kwargs):
+        # Here, because `@strict` validates next, and None is no cut.
         if self.num_key_value_layers is None:
             self.num_key_value_layers = self.num_hidden_layers
         super().__post_init__(**kwargs)

@@ -32,6 +32,7 @@ class LlamaSwiftKVConfig(SwiftKVConfigMixin, LlamaConfig):
 
 
 class LlamaSwiftKVAttention(decoder.SwiftKVAttention, LlamaAttention):
+    # Static, or they would be called as methods, with the module as their first argument.
     rotate = staticmethod(apply_rotary_pos_emb)
     eager = staticmethod(eager_attention_forward)
 
@@ -44,6 +45,7 @@ class LlamaSwiftKVModel(decoder.SwiftKVModel, LlamaModel):
     config: LlamaSwiftKVConfig
     config_class = LlamaSwiftKVConfig
     layer_class = LlamaSwiftKVDecoderLayer
+    # Where a model is spread over devices, a layer stays whole; a student has both kinds.
     _no_split_modules = ["LlamaDecoderLayer", "LlamaSwiftKVDecoderLayer"]  # noqa: RUF012
 
 
