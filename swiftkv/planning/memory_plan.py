@@ -1,7 +1,7 @@
 """What every stage with a model needs of a GPU's memory, before anything is loaded (`swiftkv memory-plan`).
 
 Weights and KV caches are counted; what else an engine takes is ENGINE, as measured for a model of 8 B parameters on an
-H200 (results/reference/h200). Distillation: `distill.plan`.
+H200 (results/reference/h200). Distillation: `planning.distillation`.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,7 @@ from swiftkv import costmodel
 from swiftkv.config import RunConfig
 from swiftkv.engines.settings import BLOCK, DTYPE_BYTES, Arm, arms, by_flags, engine_settings
 from swiftkv.errors import UserError
-from swiftkv.planning import distillation as distillation
-from swiftkv.planning import roofline
+from swiftkv.planning import distillation, roofline
 from swiftkv.planning.distillation import GIB, KEPT_FREE
 
 ENGINE = GIB  # of a GPU: CUDA graphs, activations, the allocator's own
@@ -55,8 +54,9 @@ def side_by_side(shape: Mapping, fleet: list[Arm], ranks: int) -> tuple[float, f
 def throughput(config: RunConfig) -> Need:
     """All arms side by side, for the engine flags that need most."""
     ranks, fleet, shape = config.tensor_parallel_size, arms(config), config.shape
-    kv = max(engine_settings(config, wanted).kv_memory_bytes for wanted in by_flags(config.throughput.points))
+    kv = max(engine_settings(config, flags).kv_memory_bytes for flags in by_flags(config.throughput.points))
     weights, loading = side_by_side(shape, fleet, ranks)
+    # Engines start one after the other: the largest moment is the loading of the last, or all of them at work.
     caches = kv / ranks + ENGINE
     each = weights + max(len(fleet) * caches, (len(fleet) - 1) * caches + loading)
     shared = "shared weights" if ranks == 1 else "weights of their own"
@@ -82,8 +82,15 @@ def accuracy(config: RunConfig, shape: Mapping) -> Need:
 
 def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:
     """A process of the distillation, with the micro-batch and the recomputation of the configuration."""
-    asked = config.parallel.micro_batch_tokens, config.parallel.recompute
-    planned = distillation.plan(config, shape, config.fsdp_world_size, gpu_memory_gib, 1.0, *asked)
+    planned = distillation.plan(
+        config,
+        shape,
+        processes=config.fsdp_world_size,
+        gpu_memory_gib=gpu_memory_gib,
+        tflops=1.0,  # of no account for memory
+        micro_batch_tokens=config.parallel.micro_batch_tokens,
+        checkpoint_activations=config.parallel.recompute,
+    )
     each = sum(planned.memory(planned.rows).values())
     return Need("distill", planned.processes, each, f"{planned.rows * planned.context:,} tokens at once")
 
@@ -101,10 +108,10 @@ def needs(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> list[Need
 def show(config: RunConfig, base_dir: Path | None, gpu_memory_gib: float) -> bool:
     """Print the plan; whether every stage fits."""
     shape, source = distillation.shape_of(config, base_dir)
-    budget, found = (1 - KEPT_FREE) * gpu_memory_gib * GIB, needs(config, shape, gpu_memory_gib)
+    budget, stages = (1 - KEPT_FREE) * gpu_memory_gib * GIB, needs(config, shape, gpu_memory_gib)
     rows = [
         (need.stage, need.gpus, f"{need.each / GIB:.1f}", "yes" if need.each <= budget else "no", need.what)
-        for need in found
+        for need in stages
     ]
     table = pd.DataFrame(rows, columns=["stage", "GPUs", "GiB of each", "fits", "what"])
     weights = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, 1)
@@ -112,4 +119,4 @@ def show(config: RunConfig, base_dir: Path | None, gpu_memory_gib: float) -> boo
     print(table.to_string(index=False))
     reference, pair = (f"{times * weights / GIB:.3g} GiB" for times in (FLOAT64, 2 * BFLOAT16))
     print(f"on the CPU where no GPU has room: gates' reference in float64, {reference}; base and a student, {pair}")
-    return all(need.each <= budget for need in found)
+    return all(need.each <= budget for need in stages)
