@@ -156,7 +156,7 @@ RECIPES: dict[str, Recipe] = {
     FILES["saturation"].path: Recipe(served_saturation, (SERVED_ROUNDS,)),
     **{path: Recipe(claims, ()) for path in CLAIMS.values()},
     **{FILES[f"{name}_text"].path: claims_text(name) for name in CLAIMS},
-    **{f"tables/{name}.{form}": table(name) for name in tables.TABLES for form in ("csv", "md", "tex")},
+    **{f"tables/{name}.{form}": table(name) for name in exhibits.TABLES for form in ("csv", "md", "tex")},
     **{
         f"served/{name}.{form}": Recipe(served_tables, SERVED_SUMMARIES, configured=False)
         for name in exhibits.SERVED_TABLES
