@@ -101,11 +101,6 @@ def workload_flops(
     return flops | {"total": sum(flops.values())}
 
 
-def prefill_flops_per_token(shape: Mapping, cut: int, group: int, context: int) -> dict[str, float]:
-    """FLOPs per prompt token, by part and in total, averaged over a prompt of `context` tokens."""
-    return {part: flops / context for part, flops in workload_flops(shape, cut, group, context, 1).items()}
-
-
 def workload_speedup_limit(
     shape: Mapping, cut: int, group: int, input_len: int, output_len: int, cached: int = 0
 ) -> float:
@@ -133,8 +128,8 @@ def paper_prefill_gflops(shape: Mapping, cut: int, group: int, context: int = PA
 
 
 def exact_prefill_gflops(shape: Mapping, cut: int, group: int, context: int) -> dict[str, float]:
-    """`prefill_flops_per_token` in 10^9."""
-    return {part: flops / 1e9 for part, flops in prefill_flops_per_token(shape, cut, group, context).items()}
+    """GFLOPs per prompt token, by part and in total, averaged over a prompt of `context` tokens."""
+    return {part: flops / context / 1e9 for part, flops in workload_flops(shape, cut, group, context, 1).items()}
 
 
 def compute_rows(config) -> list[dict]:

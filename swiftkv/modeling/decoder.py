@@ -133,6 +133,8 @@ class SwiftKVModel:
         self.norm_swiftkv = type(self.norm)(config.hidden_size, eps=config.rms_norm_eps)
         for layer in range(config.num_key_value_layers, config.num_hidden_layers):
             self.layers[layer] = self.layer_class(config, layer)
+        # Where a model is spread over devices, a layer stays whole; a student has both kinds.
+        self._no_split_modules = [*self._no_split_modules, self.layer_class.__name__]
         self.post_init()  # again: Transformers initialises and registers what was put in place since
 
     def forward(self, *args, **kwargs):

@@ -26,7 +26,7 @@ from swiftkv.workloads import traffic
 from swiftkv.workloads.traces import mirror_of
 from swiftkv.workloads.traffic import Requests, Traffic
 
-PUBLISHED = {"Llama-3.1-8B": costmodel.LLAMA_8B, "Llama-3.1-70B": costmodel.LLAMA_70B}
+PUBLISHED_SHAPES = {"Llama-3.1-8B": costmodel.LLAMA_8B, "Llama-3.1-70B": costmodel.LLAMA_70B}
 USABLE_MEMORY = 0.9  # of a GPU's, for weights and KV cache: vLLM's default
 STEP = 0.01  # of the fleet: how closely the smallest is sought
 SEARCH_HOURS = 1.0
@@ -187,10 +187,10 @@ def percentile(values: np.ndarray, q: int) -> float:
 
 def model_shape(model: str) -> Mapping:
     """A published shape by name, or that of a base model's directory. Raises UserError for neither."""
-    if model in PUBLISHED:
-        return PUBLISHED[model]
+    if model in PUBLISHED_SHAPES:
+        return PUBLISHED_SHAPES[model]
     if not Path(model).is_dir():
-        raise UserError(f"--model {model!r}: no such directory; published shapes are {', '.join(PUBLISHED)}")
+        raise UserError(f"--model {model!r}: no such directory; published shapes are {', '.join(PUBLISHED_SHAPES)}")
     return read_config(Path(model), BASE_TYPES)
 
 
@@ -199,7 +199,7 @@ def assumptions(model: str, machine: Machine, load: Traffic, scenario: Scenario,
     requests, rate = load.requests, len(load.requests.arrival) / load.span_s
     return [
         "Every number is a prediction of a roofline model and a simulation; no fleet was measured.",
-        f"Model: {model}, {roofline.DTYPE_BYTES} bytes a weight and a KV number; their quality is not judged.",
+        f"Model: {model}, {roofline.BFLOAT16_BYTES} bytes a weight and a KV number; their quality is not judged.",
         f"Replica: {scenario.gpus} x {machine.name} ({machine.kind} rates), each with {machine.flops[-1] / 1e12:.4g} "
         f"TFLOP/s, {machine.bandwidth / 1e12:.4g} TB/s, {machine.memory / 1e9:.4g} GB; communication not counted.",
         f"A step costs {1e3 * machine.overhead_s:.3g} ms beyond its roofline and holds {scenario.step_tokens} tokens, "

@@ -180,13 +180,13 @@ def memory_table(planned: DistillationPlan) -> list[str]:
     """A line per part of a process's memory, their sum, whether it fits, and the largest micro-batches that do."""
     parts, context, rows = planned.memory(planned.rows), planned.context, planned.rows
     total, batches = sum(parts.values()), math.ceil(planned.most_rows / rows)
-    kept, again = (replace(planned, checkpoint=choice).largest_rows() * context for choice in (False, True))
+    at_once, recomputed = (replace(planned, checkpoint=choice).largest_rows() * context for choice in (False, True))
     return [
         f"memory per process (of {planned.processes}), {batches} micro-batches a step of {rows} x {context:,} tokens, "
         f"late activations {'made again' if planned.checkpoint else 'kept'}:",
         *(f"  {part:<28}{size / GIB:>10.3g} GiB" for part, size in (parts | {"total": total}).items()),
         f"  {'fits' if total <= planned.budget else 'does not fit'} in {planned.gpu_memory_gib:.4g} GiB with "
-        f"{KEPT_FREE:.0%} kept free; at most {kept:,} tokens at once do, {again:,} with --recompute",
+        f"{KEPT_FREE:.0%} kept free; at most {at_once:,} tokens at once do, {recomputed:,} with --recompute",
     ]
 
 

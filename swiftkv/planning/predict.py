@@ -67,7 +67,7 @@ class Observation:
 
 
 def predict(shape: Mapping, cut: int, group: int, workload: Workload, machine: Machine,
-            dtype_bytes: int = roofline.DTYPE_BYTES) -> Prediction:  # fmt: skip
+            dtype_bytes: int = roofline.BFLOAT16_BYTES) -> Prediction:  # fmt: skip
     """What `workload` takes on one engine. Raises UserError for an impossible cut or lengths below 1."""
     workload_flops(shape, cut, group, workload.input_len, workload.output_len, workload.cached_len)  # its checks
     count = workload.num_requests
@@ -83,7 +83,7 @@ def predict(shape: Mapping, cut: int, group: int, workload: Workload, machine: M
     return Prediction(float(served.end.max()), float(np.median(served.first)), float(np.median(per_token)))
 
 
-def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roofline.DTYPE_BYTES,
+def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roofline.BFLOAT16_BYTES,
         machine: Machine | None = None) -> Machine:  # fmt: skip
     """The machine on which the base takes the observed times, a `tpot_s` among them: least squares of log ratios, from
     a calibrated `machine` or one of a constant rate. See `adjusted` for what is fitted; what the times cannot tell

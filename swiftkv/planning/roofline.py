@@ -31,7 +31,7 @@ GPU_MEMORY = {
 EFFICIENCY = 0.4  # of a data sheet's FLOP/s; assumed, see docs/costmodel.md
 BANDWIDTH_EFFICIENCY = 0.8  # of a data sheet's bytes/s; assumed
 OVERHEAD_S = 0.002  # of a GPU step: scheduling, launches, sampling; assumed
-DTYPE_BYTES = 2
+BFLOAT16_BYTES = 2
 MEASURED, PREDICTED = "measured", "predicted"
 
 
@@ -105,7 +105,7 @@ def machine(name: str, efficiency: float, bandwidth_efficiency: float, overhead_
     return gpu(name, efficiency, bandwidth_efficiency, overhead_s)
 
 
-def cost(shape: Mapping, cut: int, group: int, machine: Machine, dtype_bytes: int = DTYPE_BYTES) -> Cost:
+def cost(shape: Mapping, cut: int, group: int, machine: Machine, dtype_bytes: int = BFLOAT16_BYTES) -> Cost:
     """The parts of a model. Raises UserError for a bad shape or an impossible cut."""
     caches, layers = kv_caches(shape, cut, group), shape["num_hidden_layers"]
     layer, late_layers = layer_flops(shape), layers - cut
@@ -135,7 +135,7 @@ def cost(shape: Mapping, cut: int, group: int, machine: Machine, dtype_bytes: in
     )
 
 
-def weight_bytes(shape: Mapping, cut: int, group: int, dtype_bytes: int = DTYPE_BYTES) -> float:
+def weight_bytes(shape: Mapping, cut: int, group: int, dtype_bytes: int = BFLOAT16_BYTES) -> float:
     """Bytes of the model's matrices in memory, the input embedding included."""
     layer, caches = layer_flops(shape), kv_caches(shape, cut, group)
     body = (layer["qo"] + layer["mlp"]) // 2 * shape["num_hidden_layers"] + layer["kv"] // 2 * caches

@@ -48,7 +48,7 @@ def published_models(config) -> Iterator[dict]:
     """Rows of models.csv: REPLICAS by prompt length, at data-sheet rates times the efficiencies of `roofline`."""
     scenario = capacity.Scenario()
     for model, (gpu, count) in REPLICAS.items():
-        shape, machine = capacity.PUBLISHED[model], roofline.gpu(gpu).times(count)
+        shape, machine = capacity.PUBLISHED_SHAPES[model], roofline.gpu(gpu).times(count)
         layers = shape["num_hidden_layers"]
         variants = [(BASE_ARM, 0.0, layers, 1), *costmodel.fitting(config.variants, layers, model)]
         for length in MODEL_LENGTHS:

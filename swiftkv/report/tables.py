@@ -39,8 +39,8 @@ def with_ci(frame: pd.DataFrame, value: str, low: str, high: str, digits: int = 
     """`1.59 [1.55, 1.62]` per row; the bare value where the row is its own reference (low = high)."""
 
     def one(row) -> str:
-        interval = (None, None) if row[low] == row[high] else (factor * row[low], factor * row[high])
-        return with_interval(factor * row[value], *interval, f".{digits}f")
+        ends = [None if row[low] == row[high] else factor * row[end] for end in (low, high)]
+        return with_interval(factor * row[value], ends[0], ends[1], f".{digits}f")
 
     return frame.apply(one, axis=1)
 

@@ -109,10 +109,10 @@ def panel(axes: Axes, model: Wiring) -> None:
     draw_late_caches(axes, model, size, step)
     draw_tokens(axes, model, 6.5)
     skipped = percent((model.layers - model.cut) / model.layers)
-    kept = percent(model.caches / model.layers)
+    caches = percent(model.caches / model.layers)
     axes.set_title(model.title, fontsize=8.5)
     axes.set_xlabel(
-        f"prompt tokens skip {skipped} of the layers\n{model.caches} KV caches ({kept} of the base)", fontsize=7
+        f"prompt tokens skip {skipped} of the layers\n{model.caches} KV caches ({caches} of the base)", fontsize=7
     )
     axes.set(xlim=(-0.2, 10), ylim=(-0.15, model.layers + 0.15), xticks=[], yticks=[])
     axes.grid(visible=False)
