@@ -108,7 +108,7 @@ def served_tables(run: Run, out: Path) -> None:
 
 
 def claims(run: Run, out: Path) -> None:
-    context = judge.Context(run.config, run.results, published())
+    context = judge.ClaimContext(run.config, run.results, published())
     frame = pd.DataFrame([judge.row(claim, context) for claim in judge.read_claims()], columns=judge.COLUMNS)
     files.write_text(out, frame.to_csv(index=False, lineterminator="\n"))
 

@@ -49,7 +49,7 @@ class Scenario:
     sequences: int = 256
 
     def __post_init__(self):
-        # `not all finite` rather than bounds: NaN passes every comparison.
+        # The command's bounds let NaN and infinity through.
         numbers = [self.scale, self.hours, self.slo_ttft, self.slo_tpot, self.attainment, self.price or 0.0]
         if not np.isfinite(numbers).all():
             raise UserError(f"plan: scale, hours, limits, attainment and price must be finite, got {numbers}")

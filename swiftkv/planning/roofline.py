@@ -113,7 +113,7 @@ def cost(shape: Mapping, cut: int, group: int, machine: Machine, dtype_bytes: in
     late = (layer["qo"] + layer["mlp"]) * late_layers
     vocab = 2 * shape["hidden_size"] * shape["vocab_size"]
     kv = kv_bytes_per_token(shape, cut, group, dtype_bytes)
-    # Floats throughout, because the step is compiled once for the types it is first given.
+    # Floats throughout: numba would compile everything anew for another type of a field.
     return Cost(
         early_flops=float(early),
         early_bytes=early / 2 * dtype_bytes,  # a product is two FLOPs per weight
