@@ -111,7 +111,7 @@ def served_tables(run: AuditedRun, out: Path) -> None:
 
 
 def claims(run: AuditedRun, out: Path) -> None:
-    context = judge.Context(run.config, run.results, published())
+    context = judge.ClaimContext(run.config, run.results, published())
     frame = pd.DataFrame([judge.row(claim, context) for claim in judge.read_claims()], columns=judge.COLUMNS)
     files.write_text(out, frame.to_csv(index=False, lineterminator="\n"))
 
@@ -159,7 +159,7 @@ RECIPES: dict[str, Recipe] = {
     FILES["saturation"].path: Recipe(served_saturation, (SERVED_ROUNDS,)),
     **{path: Recipe(claims, ()) for path in CLAIMS.values()},
     **{FILES[f"{name}_text"].path: claims_text(name) for name in CLAIMS},
-    **{f"tables/{name}.{form}": table(name) for name in tables.TABLES for form in ("csv", "md", "tex")},
+    **{f"tables/{name}.{form}": table(name) for name in exhibits.TABLES for form in ("csv", "md", "tex")},
     **{
         f"served/{name}.{form}": Recipe(served_tables, SERVED_SUMMARIES, configured=False)
         for name in exhibits.SERVED_TABLES

@@ -30,10 +30,10 @@ def predict_served(
 ) -> None:
     """Hold the engine simulator against measured replays: latency and attainment under load."""
     from swiftkv.audit.verify_results import config_of_run
-    from swiftkv.planning import predicted
+    from swiftkv.planning import served
 
     fitted = config_of_run(fit, None) or load(CONFIG)
-    predicted.run(load(config), results, fit, fitted, out)
+    served.run(load(config), results, fit, fitted, out)
 
 
 @cli.command()
@@ -82,8 +82,18 @@ def plan(
     if check is not None:
         instead(show_check, config, check, gpu)
     chosen = roofline.machine(gpu or "H100", efficiency, bandwidth_efficiency, overhead)
-    limits = (slo_ttft, slo_tpot, attainment, price, gpus_per_replica, step_tokens, sequences)
-    capacity.run(load(config), model, chosen, trace, capacity.Options(scale, hours, *limits), out, mirror)
+    scenario = capacity.Scenario(
+        scale=scale,
+        hours=hours,
+        slo_ttft=slo_ttft,
+        slo_tpot=slo_tpot,
+        attainment=attainment,
+        price=price,
+        gpus=gpus_per_replica,
+        step_tokens=step_tokens,
+        sequences=sequences,
+    )
+    capacity.run(load(config), model, chosen, trace, scenario, out, mirror)
 
 
 def show_check(config: Path, results: Path, gpu: str | None) -> None:

@@ -44,10 +44,10 @@ def layer_flops(shape: Mapping) -> dict[str, int]:
     """FLOPs of one layer for one token: kv, qo, mlp; `attention` is per position that is attended to."""
     hidden, queries = shape["hidden_size"], shape["num_attention_heads"] * head_dim(shape)
     return {
-        "kv": 2 * 2 * hidden * shape["num_key_value_heads"] * head_dim(shape),
+        "kv": 2 * 2 * hidden * shape["num_key_value_heads"] * head_dim(shape),  # two FLOPs, two matrices
         "qo": 2 * 2 * hidden * queries,
-        "mlp": 2 * 3 * hidden * shape["intermediate_size"],
-        "attention": 2 * 2 * queries,
+        "mlp": 2 * 3 * hidden * shape["intermediate_size"],  # gate, up and down
+        "attention": 2 * 2 * queries,  # q with every k, the weights with every v
     }
 
 
@@ -87,21 +87,18 @@ def workload_flops(
     if not 0 <= cached < input_len:
         raise UserError(f"workload: {cached} cached prompt tokens; allowed are 0 to {input_len - 1}")
     layer, late = layer_flops(shape), shape["num_hidden_layers"] - cut
+    # Early layers see every token that is not cached; late ones the last prompt token and the generated ones, which
+    # together are as many as the output.
     tokens = input_len - cached + output_len - 1
     early_seen, late_seen = positions(cached, tokens), positions(input_len - 1, output_len)
     flops = {
-        "vocab": 2 * shape["hidden_size"] * shape["vocab_size"] * output_len,
+        "vocab": 2 * shape["hidden_size"] * shape["vocab_size"] * output_len,  # prompt tokens need no logits
         "kv": layer["kv"] * tokens * caches,
         "qo": layer["qo"] * (tokens * cut + output_len * late),
         "mlp": layer["mlp"] * (tokens * cut + output_len * late),
         "attention": layer["attention"] * (early_seen * cut + late_seen * late),
     }
     return flops | {"total": sum(flops.values())}
-
-
-def prefill_flops_per_token(shape: Mapping, cut: int, group: int, context: int) -> dict[str, float]:
-    """FLOPs per prompt token, by part and in total, averaged over a prompt of `context` tokens."""
-    return {part: flops / context for part, flops in workload_flops(shape, cut, group, context, 1).items()}
 
 
 def workload_speedup_limit(
@@ -131,8 +128,8 @@ def paper_prefill_gflops(shape: Mapping, cut: int, group: int, context: int = PA
 
 
 def exact_prefill_gflops(shape: Mapping, cut: int, group: int, context: int) -> dict[str, float]:
-    """`prefill_flops_per_token` in 10^9."""
-    return {part: flops / 1e9 for part, flops in prefill_flops_per_token(shape, cut, group, context).items()}
+    """GFLOPs per prompt token, by part and in total, averaged over a prompt of `context` tokens."""
+    return {part: flops / context / 1e9 for part, flops in workload_flops(shape, cut, group, context, 1).items()}
 
 
 def compute_rows(config) -> list[dict]:
@@ -158,18 +155,16 @@ def _model_rows(variants, model: str, shape: Mapping, context: int, counting: st
     base = count(shape, layers, 1, context)
     for arm, skip, cut, group in [(BASE_ARM, 0.0, layers, 1), *fitting(variants, layers, model)]:
         for part, gflops in count(shape, cut, group, context).items():
-            relative = gflops / base[part]
-            rows.append(
-                {"model": model, "arm": arm, "skip": skip, "part": part, "gflops_per_prompt_token": gflops}
-                | {"relative_to_base": relative, "context": context, "counting": counting}
-            )
+            row = {"model": model, "arm": arm, "skip": skip, "part": part, "gflops_per_prompt_token": gflops,
+                   "relative_to_base": gflops / base[part], "context": context, "counting": counting}  # fmt: skip
+            rows.append(row)
     return rows
 
 
 def fitting(variants, layers: int, model: str) -> list[tuple[str, float, int, int]]:
     """Name, skip, cut and group of the variants that fit `layers` layers. Raises UserError for one that does not if
     `model` is "benchmark"."""
-    found = []
+    fits = []
     for variant in variants:
         try:
             cut = variant.num_key_value_layers(layers)
@@ -177,8 +172,8 @@ def fitting(variants, layers: int, model: str) -> list[tuple[str, float, int, in
             if model == "benchmark":
                 raise
             continue
-        found.append((variant.name, variant.skip, cut, variant.key_value_group_size))
-    return found
+        fits.append((variant.name, variant.skip, cut, variant.key_value_group_size))
+    return fits
 
 
 def write_compute(config, path: str | Path) -> None:

@@ -62,6 +62,7 @@ def biases(shape: Mapping, width: int) -> int:
 def layer_parameters(shape: Mapping) -> int:
     """Parameters of a decoder layer of the base, but for per-head norms (Qwen3)."""
     layer, (query, key) = layer_flops(shape), widths(shape)
+    # A product costs two FLOPs per weight, and attention has none.
     matrices = (layer["kv"] + layer["qo"] + layer["mlp"]) // 2
     return matrices + biases(shape, query + 2 * key) + 2 * shape["hidden_size"]
 
@@ -97,6 +98,7 @@ def late_bytes(shape: Mapping, student: StudentPlan, tokens: int, checkpoint: bo
     whole if checkpointed; K and V of every group; the input of their projections, before and after the norm's weight.
     """
     run, (query, key), hidden = math.ceil(tokens * student.run_share), widths(shape), shape["hidden_size"]
+    # K and V as SDPA is given them, once for every query head; without grouped queries they are not copied.
     repeated = 2 * HALF * query * tokens if query > key else 0
     layer = run * query_bytes(shape) + repeated
     layers = student.late * run * HALF * hidden + layer if checkpoint else student.late * layer
@@ -111,6 +113,7 @@ def loss_bytes(shape: Mapping, student: StudentPlan, tokens: int) -> int:
 
 def kept_bytes(shape: Mapping, students: list[StudentPlan], tokens: int, context: int) -> int:
     """The teacher's x_l of every cut, last layer's input and final states, and the students' attention masks."""
+    # One copy of x_l serves all students of a cut, a mask all that run as many positions; hence sets.
     states = len({student.cut for student in students} | {shape["num_hidden_layers"] - 1}) + 1
     queries = sum({math.ceil(tokens * student.run_share) for student in students})
     return HALF * (states * tokens * shape["hidden_size"] + queries * context)

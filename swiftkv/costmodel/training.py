@@ -69,6 +69,7 @@ def student_flops(
         return 0
     run = late * (loss_tokens if run_tokens is None else run_tokens)
     q = o = layer["qo"] // 2
+    # Attention holds no weights, but its two products have gradients of both inputs: as dear as a trained product.
     trained = layer["kv"] * tokens * groups + run * (q + attention_flops(shape, context))
     frozen = run * (o + layer["mlp"])
     first_q_input = q * run // late  # x_l needs no gradient
@@ -89,8 +90,9 @@ def step_flops(
     student, given as (cut, group). What checkpointing adds belongs to a cost, not to an MFU.
     """
     teacher = forward_flops(shape, shape["num_hidden_layers"], tokens, context) + head_flops(shape, loss_tokens)
-    sizes = (tokens, loss_tokens, context, recompute, run_tokens)
-    return teacher + sum(student_flops(shape, cut, group, *sizes) for cut, group in students)
+    return teacher + sum(
+        student_flops(shape, cut, group, tokens, loss_tokens, context, recompute, run_tokens) for cut, group in students
+    )
 
 
 def data_sheet(gpu: str) -> float | None:

@@ -192,13 +192,13 @@ def make_engine(
 
 def close_engine(engine) -> None:
     """Shut an engine down and free its memory, leaving other engines of this process alive."""
-    from swiftkv.vllm.compat import keep_siblings
-
     client, ours = engine.llm_engine.engine_core, engine in in_this_process
     in_this_process.discard(engine)
     if ours and in_this_process:
-        # EngineCore.shutdown would also take down the distributed state that the other engines share.
-        keep_siblings(client)
+        # EngineCore.shutdown would also take down the distributed state that the other engines share, and so does, from
+        # vLLM 0.31 on, a private finalizer of the client when nothing refers to it any more.
+        if finalizer := getattr(client, "_finalizer", None):
+            finalizer.detach()
         client.engine_core.model_executor.shutdown()
         gc.unfreeze()
         gc.collect()

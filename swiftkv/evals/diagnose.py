@@ -23,8 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.modeling.checkpoint import check_checkpoint, weight_files
-from swiftkv.modeling.placement import load_whole
+from swiftkv.modeling.checkpoint import check_checkpoint, load_whole, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.registry import names
 from swiftkv.stats import paired_difference_ci

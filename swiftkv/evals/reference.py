@@ -38,7 +38,7 @@ class Reference:
         import torch
         from transformers.utils.logging import disable_progress_bar
 
-        from swiftkv.modeling.placement import load_whole
+        from swiftkv.modeling.checkpoint import load_whole
 
         disable_progress_bar()
         self.torch = torch

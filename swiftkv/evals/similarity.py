@@ -12,8 +12,7 @@ import torch.nn.functional as F
 
 from swiftkv import files
 from swiftkv.config import RunConfig
-from swiftkv.modeling.checkpoint import check_checkpoint, weight_files
-from swiftkv.modeling.placement import load_whole
+from swiftkv.modeling.checkpoint import check_checkpoint, load_whole, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer

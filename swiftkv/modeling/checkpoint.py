@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from swiftkv import files
 from swiftkv.config import check_cut
@@ -81,15 +81,16 @@ def weight_files(directory: Path) -> list[Path]:
 def tensor_headers(directory: Path) -> dict[str, tuple[str, list[int]]]:
     """Name -> type (as safetensors calls it) and shape of every tensor, read from the file headers. Raises UserError
     naming a truncated file."""
-    found = {}
+    headers = {}
     for path in weight_files(directory):
         try:
             with safe_open(path, "pt") as file:
+                # A slice knows type and shape without reading the tensor, which `get_tensor` would.
                 parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                found |= {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
+                headers |= {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
-    return found
+    return headers
 
 
 def load_tensors(directory: Path) -> Tensors:
@@ -105,6 +106,7 @@ def parse_config(directory: Path, raw: dict) -> PreTrainedConfig:
     """The Transformers configuration. Raises UserError for a cut, group, sliding window or other value not allowed."""
     where = f"{directory}/config.json"
     if raw["model_type"] in STUDENT_TYPES:
+        # Before Transformers reads the file: its own errors name neither the key nor what is allowed.
         names = ("num_key_value_layers", "num_hidden_layers", "key_value_group_size")
         numbers = [raw.get(name, 1 if name == names[2] else None) for name in names]
         if not all(isinstance(number, int) for number in numbers):
@@ -127,8 +129,9 @@ def num_hidden_layers(directory: str | Path) -> int:
 
 def expected_shapes(config: PreTrainedConfig) -> dict[str, list[int]]:
     """Name -> shape of every tensor a model of this configuration needs from its checkpoint."""
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes without memory
         model = AutoModelForCausalLM.from_config(config)
+    # A tied head has no tensor of its own in the file.
     tied = set(model._tied_weights_keys) if config.tie_word_embeddings else set()
     return {name: list(t.shape) for name, t in model.state_dict().items() if name not in tied}
 
@@ -141,14 +144,25 @@ def check_checkpoint(directory: str | Path) -> PreTrainedConfig:
     """
     directory = Path(directory)
     config = parse_config(directory, read_config(directory))
-    found = tensor_headers(directory)
+    headers = tensor_headers(directory)
     if config.model_type in BASE_TYPES:
-        for name, (dtype, _) in found.items():
+        # A checkpoint can be quantised without saying so in its configuration.
+        for name, (dtype, _) in headers.items():
             if dtype not in (*FLOATS, *BUFFERS):
                 refuse_quantised(directory, f"tensor {name} is {dtype}")
+    # Tensors beyond those expected are allowed: published students carry their base's late q, k and v.
     for name, shape in expected_shapes(config).items():
-        if name not in found:
+        if name not in headers:
             raise UserError(f"{directory}: tensor {name} is missing (expected shape {shape})")
-        if list(found[name][1]) != shape:
-            raise UserError(f"{directory}: tensor {name} has shape {list(found[name][1])}, expected {shape}")
+        if list(headers[name][1]) != shape:
+            raise UserError(f"{directory}: tensor {name} has shape {list(headers[name][1])}, expected {shape}")
     return config
+
+
+def load_whole(directory: Path, dtype: str | torch.dtype = "auto", times: float = 1.5) -> PreTrainedModel:
+    """The model of a directory for inference, on a GPU if `times` the bytes of its weights, what it takes with what it
+    computes, are free there, else on the CPU."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True).eval()
+    needed = times * sum(p.numel() * p.element_size() for p in model.parameters())
+    fits = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > needed
+    return model.to("cuda" if fits else "cpu")

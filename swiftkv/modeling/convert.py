@@ -39,6 +39,7 @@ COPIED = (
 def group_mean(tensors: Tensors, names: list[str]) -> torch.Tensor:
     """Mean of equal-shaped tensors, computed in float32, in the dtype of the first."""
     if len(names) == 1:
+        # A copy: of two names that share memory, `save_torch_state_dict` writes only one.
         return tensors[names[0]].clone()
     return torch.stack([tensors[name].float() for name in names]).mean(0).to(tensors[names[0]].dtype)
 
@@ -56,6 +57,7 @@ def initial_tensors(base: Tensors, layers: int, cut: int, group: int, init: str 
         "first-layer": lambda layer: [layer],
         "cut-layer": lambda layer: [cut],
     }[init]
+    # layers[l] (0-based) reads x_l in the base, so its input norm is the one that fits z.
     norms = "model.layers.{}.input_layernorm.weight"
     norm = base[norms.format(cut)].clone() if cut < layers else torch.ones_like(base[norms.format(0)])
     made = {"model.norm_swiftkv.weight": norm}
@@ -65,6 +67,7 @@ def initial_tensors(base: Tensors, layers: int, cut: int, group: int, init: str 
             for kind in ("weight", "bias"):
                 origin = members(layer) if name != "q" else [layer]
                 sources = [f"model.layers.{member}.self_attn.{name}_proj.{kind}" for member in origin]
+                # Families without biases on q, k, v have none here.
                 if sources[0] in base:
                     target = f"model.layers.{layer}.self_attn.{name}_proj_swiftkv.{kind}"
                     made[target] = group_mean(base, sources)
@@ -92,6 +95,7 @@ def save_model(directory: Path, raw: dict, tensors: Tensors) -> None:
     """Write config.json and the weights (sharded if large) into an existing directory."""
     (directory / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     save_torch_state_dict(tensors, directory, metadata={"format": "pt"})
+    # safetensors makes files that only their owner can read (0600).
     for path in weight_files(directory):
         path.chmod(0o644)
 
@@ -126,7 +130,7 @@ def write_student(base_dir: Path, out_dir: Path, cut: int, group: int, trained: 
     ):
         save_model(directory, raw, tensors)
         copy_companions(base_dir, directory)
-        check_checkpoint(directory)
+        check_checkpoint(directory)  # before the directory takes its place: what is there is whole
         provenance.save(directory / "config.json")
 
 

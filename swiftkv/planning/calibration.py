@@ -37,8 +37,8 @@ def projections(shape: Mapping) -> dict[str, tuple[int, int]]:
 def timed(statement: str, seconds: float = SECONDS, **tensors) -> dict:
     """Median seconds of a statement, their interquartile range, and the number of timed blocks."""
     timer = Timer(statement, globals=tensors, num_threads=torch.get_num_threads())
-    found = timer.adaptive_autorange(min_run_time=seconds / 2, max_run_time=2 * seconds)
-    return {"seconds": found.median, "iqr": found.iqr, "repeats": len(found.times)}
+    measured = timer.adaptive_autorange(min_run_time=seconds / 2, max_run_time=2 * seconds)
+    return {"seconds": measured.median, "iqr": measured.iqr, "repeats": len(measured.times)}
 
 
 def matmul(shape: Mapping, dtype: str, device: torch.device, seconds: float = SECONDS) -> list[dict]:
@@ -48,20 +48,21 @@ def matmul(shape: Mapping, dtype: str, device: torch.device, seconds: float = SE
         weight = torch.randn(out, width, device=device).to(DTYPES[dtype])
         for tokens in TOKENS:
             states = torch.randn(tokens, width, device=device).to(DTYPES[dtype])
-            found = timed("linear(x, w)", seconds, linear=torch.nn.functional.linear, x=states, w=weight)
-            row = {"dtype": dtype, "projection": name, "in": width, "out": out, "tokens": tokens}
-            rows.append(row | found | {"flops": 2 * tokens * width * out / found["seconds"]})
+            time = timed("linear(x, w)", seconds, linear=torch.nn.functional.linear, x=states, w=weight)
+            row = {"dtype": dtype, "projection": name, "in": width, "out": out, "tokens": tokens, **time,
+                   "flops": 2 * tokens * width * out / time["seconds"]}  # fmt: skip
+            rows.append(row)
     return rows
 
 
 def model_flops(rows: list[dict]) -> list[dict]:
     """FLOP/s of a whole layer's products per token count: their FLOPs over their seconds."""
-    found = []
+    rates = []
     for tokens in TOKENS:
         same = [row for row in rows if row["tokens"] == tokens]
         work = sum(row["flops"] * row["seconds"] for row in same)
-        found.append({"tokens": tokens, "flops": work / sum(row["seconds"] for row in same)})
-    return found
+        rates.append({"tokens": tokens, "flops": work / sum(row["seconds"] for row in same)})
+    return rates
 
 
 def bandwidths(shape: Mapping, dtype: str, device: torch.device, size: int = STREAM_BYTES,
@@ -94,11 +95,17 @@ def run(config, out: Path, dtype: str | None = None, seconds: float = SECONDS) -
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with Provenance("calibrate", config, out=[out]) as provenance, torch.inference_mode():
         rows = matmul(shape, dtype, device, seconds)
-        found = {"device": hardware_label(hardware()), "threads": torch.get_num_threads(), "dtype": dtype}
-        found |= {"memory_bytes": memory_here(device) * GIB, "model_flops": model_flops(rows)}
-        found |= bandwidths(shape, dtype, device, seconds=seconds) | {"matmul": rows}
-        files.write_json(out, found)
+        record = {
+            "device": hardware_label(hardware()),
+            "threads": torch.get_num_threads(),
+            "dtype": dtype,
+            "memory_bytes": memory_here(device) * GIB,
+            "model_flops": model_flops(rows),
+            **bandwidths(shape, dtype, device, seconds=seconds),
+            "matmul": rows,
+        }
+        files.write_json(out, record)
         provenance.save(out)
-    fastest = max(row["flops"] for row in found["model_flops"])
-    print(f"calibrate: {found['device']}, {dtype}: {fastest:.3g} FLOP/s, {found['read_bandwidth']:.3g} bytes/s read")
-    return found
+    fastest = max(row["flops"] for row in record["model_flops"])
+    print(f"calibrate: {record['device']}, {dtype}: {fastest:.3g} FLOP/s, {record['read_bandwidth']:.3g} bytes/s read")
+    return record

@@ -23,7 +23,7 @@ UTILISATION = 0.4  # of a GPU's peak; the published 24 H100-hours of Llama-3.1-8
 
 
 @dataclass(frozen=True)
-class Plan:
+class DistillationPlan:
     """What a run on `processes` GPUs needs. Tokens and FLOPs of a step are those of all processes together;
     `asked_tokens` is the micro-batch of a process that was asked for, if any."""
 
@@ -60,8 +60,9 @@ class Plan:
 
     def largest_rows(self) -> int:
         """Rows of the largest micro-batch that fits; 0 if none does."""
-        sizes = range(self.most_rows, 0, -1)
-        return next((rows for rows in sizes if sum(self.memory(rows).values()) <= self.budget), 0)
+        return next(
+            (rows for rows in range(self.most_rows, 0, -1) if sum(self.memory(rows).values()) <= self.budget), 0
+        )
 
     @property
     def steps(self) -> int:
@@ -70,15 +71,23 @@ class Plan:
     @property
     def teacher_flops(self) -> int:
         """The teacher's part of a step."""
+        # The teacher's logits are computed once, where the most demanding student needs them.
         at_loss = math.ceil(self.step_tokens * max(student.loss_share for student in self.students))
         layers = self.shape["num_hidden_layers"]
         return forward_flops(self.shape, layers, self.step_tokens, self.context) + head_flops(self.shape, at_loss)
 
     def late_flops(self, student: StudentPlan) -> int:
         """A student's part of a step, checkpointing included."""
-        at_loss, run = (math.ceil(self.step_tokens * share) for share in (student.loss_share, student.run_share))
-        sizes = (self.step_tokens, at_loss, self.context, self.checkpoint, run)
-        return student_flops(self.shape, student.cut, student.group, *sizes)
+        return student_flops(
+            self.shape,
+            student.cut,
+            student.group,
+            tokens=self.step_tokens,
+            loss_tokens=math.ceil(self.step_tokens * student.loss_share),
+            context=self.context,
+            recompute=self.checkpoint,
+            run_tokens=math.ceil(self.step_tokens * student.run_share),
+        )
 
     def published_flops(self, student: StudentPlan) -> int:
         """The same step as the released code computes it (ArcticTraining, projects/swiftkv): whole teacher and whole
@@ -114,7 +123,7 @@ def plan(
     checkpoint_activations: bool,
     answer_share: float = 1.0,
     utilisation: float = UTILISATION,
-) -> Plan:
+) -> DistillationPlan:
     """The plan of `config` for a base of `shape` on GPUs with a peak of `tflops` TFLOP/s each.
 
     `micro_batch_tokens` is a process's, None for all of its part of a step. `answer_share` is the share of positions
@@ -126,8 +135,18 @@ def plan(
     students = [student for student in students if student.parameters and student.steps]
     if not students:
         raise UserError("plan: nothing is trained (distill.steps is 0, or every variant skips no layer)")
-    sizes = (distill.sequence_length, distill.batch_tokens, processes, gpu_memory_gib, tflops)
-    return Plan(shape, students, *sizes, checkpoint_activations, utilisation, micro_batch_tokens)
+    return DistillationPlan(
+        shape=shape,
+        students=students,
+        context=distill.sequence_length,
+        step_tokens=distill.batch_tokens,
+        processes=processes,
+        gpu_memory_gib=gpu_memory_gib,
+        tflops=tflops,
+        checkpoint=checkpoint_activations,
+        utilisation=utilisation,
+        asked_tokens=micro_batch_tokens,
+    )
 
 
 def shape_of(config: RunConfig, base_dir: Path | None) -> tuple[Mapping, str]:
@@ -150,28 +169,28 @@ def memory_here(device: torch.device) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 
-def student_table(planned: Plan) -> str:
+def student_table(planned: DistillationPlan) -> str:
     """A line per student."""
     whole = base_parameters(planned.shape)
     rows = [(s.name, s.cut, s.group, f"{s.parameters:,}", f"{s.parameters / whole:.1%}") for s in planned.students]
     return pd.DataFrame(rows, columns=["student", "cut", "group", "trained", "of base"]).to_string(index=False)
 
 
-def memory_table(planned: Plan) -> list[str]:
+def memory_table(planned: DistillationPlan) -> list[str]:
     """A line per part of a process's memory, their sum, whether it fits, and the largest micro-batches that do."""
     parts, context, rows = planned.memory(planned.rows), planned.context, planned.rows
     total, batches = sum(parts.values()), math.ceil(planned.most_rows / rows)
-    kept, again = (replace(planned, checkpoint=choice).largest_rows() * context for choice in (False, True))
+    at_once, recomputed = (replace(planned, checkpoint=choice).largest_rows() * context for choice in (False, True))
     return [
         f"memory per process (of {planned.processes}), {batches} micro-batches a step of {rows} x {context:,} tokens, "
         f"late activations {'made again' if planned.checkpoint else 'kept'}:",
         *(f"  {part:<28}{size / GIB:>10.3g} GiB" for part, size in (parts | {"total": total}).items()),
         f"  {'fits' if total <= planned.budget else 'does not fit'} in {planned.gpu_memory_gib:.4g} GiB with "
-        f"{KEPT_FREE:.0%} kept free; at most {kept:,} tokens at once do, {again:,} with --recompute",
+        f"{KEPT_FREE:.0%} kept free; at most {at_once:,} tokens at once do, {recomputed:,} with --recompute",
     ]
 
 
-def time_table(planned: Plan) -> list[str]:
+def time_table(planned: DistillationPlan) -> list[str]:
     """Tokens, FLOPs and hours of the run."""
     tokens, run, published = planned.step_tokens, planned.run_flops, planned.published_run_flops
     step = planned.teacher_flops + sum(map(planned.late_flops, planned.students))
@@ -183,7 +202,7 @@ def time_table(planned: Plan) -> list[str]:
     ]
 
 
-def report(planned: Plan, source: str, speed: str) -> str:
+def report(planned: DistillationPlan, source: str, speed: str) -> str:
     """The plan in words."""
     shares = ", ".join(f"{share:.0%}" for share in sorted({s.loss_share for s in planned.students}))
     return "\n".join(
@@ -207,7 +226,7 @@ def show(
     micro_batch_tokens: int | None = None,
     checkpoint_activations: bool = False,
     answer_share: float = 1.0,
-) -> Plan:
+) -> DistillationPlan:
     """Print the plan and return it. What is not given is this machine's: GiB and peak TFLOP/s of its first GPU, or
     its own where there is none. Raises UserError as `plan` does."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

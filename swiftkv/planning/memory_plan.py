@@ -1,7 +1,7 @@
 """What every stage with a model needs of a GPU's memory, before anything is loaded (`swiftkv memory-plan`).
 
 Weights and KV caches are counted; what else an engine takes is ENGINE, as measured for a model of 8 B parameters on an
-H200 (results/reference/h200). Distillation: `distill.plan`.
+H200 (results/reference/h200). Distillation: `planning.distillation`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,7 @@ from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import RunConfig
 from swiftkv.engines.settings import BLOCK, DTYPE_BYTES, Arm
 from swiftkv.errors import UserError
-from swiftkv.planning import distillation as distillation
-from swiftkv.planning import roofline
+from swiftkv.planning import distillation, roofline
 from swiftkv.planning.distillation import GIB, KEPT_FREE
 
 ENGINE = GIB  # of a GPU: CUDA graphs, activations, the allocator's own
@@ -58,6 +57,7 @@ def throughput(config: RunConfig) -> Need:
     ranks, plan = config.tensor_parallel_size, throughput_plan(config)
     kv = max(engines.settings.kv_memory_bytes for engines in plan.engine_sets)
     weights, loading = side_by_side(config.shape, plan.arms, ranks)
+    # Engines start one after the other: the largest moment is the loading of the last, or all of them at work.
     caches = kv / ranks + ENGINE
     each = weights + max(len(plan.arms) * caches, (len(plan.arms) - 1) * caches + loading)
     shared = "shared weights" if ranks == 1 else "weights of their own"
@@ -83,8 +83,15 @@ def accuracy(config: RunConfig, shape: Mapping) -> Need:
 
 def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:
     """A process of the distillation, with the micro-batch and the recomputation of the configuration."""
-    asked = config.parallel.micro_batch_tokens, config.parallel.recompute
-    planned = distillation.plan(config, shape, config.fsdp_world_size, gpu_memory_gib, 1.0, *asked)
+    planned = distillation.plan(
+        config,
+        shape,
+        processes=config.fsdp_world_size,
+        gpu_memory_gib=gpu_memory_gib,
+        tflops=1.0,  # of no account for memory
+        micro_batch_tokens=config.parallel.micro_batch_tokens,
+        checkpoint_activations=config.parallel.recompute,
+    )
     each = sum(planned.memory(planned.rows).values())
     return Need("distill", planned.processes, each, f"{planned.rows * planned.context:,} tokens at once")
 
@@ -102,10 +109,10 @@ def needs(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> list[Need
 def show(config: RunConfig, base_dir: Path | None, gpu_memory_gib: float) -> bool:
     """Print the plan; whether every stage fits."""
     shape, source = distillation.shape_of(config, base_dir)
-    budget, found = (1 - KEPT_FREE) * gpu_memory_gib * GIB, needs(config, shape, gpu_memory_gib)
+    budget, stages = (1 - KEPT_FREE) * gpu_memory_gib * GIB, needs(config, shape, gpu_memory_gib)
     rows = [
         (need.stage, need.gpus, f"{need.each / GIB:.1f}", "yes" if need.each <= budget else "no", need.what)
-        for need in found
+        for need in stages
     ]
     table = pd.DataFrame(rows, columns=["stage", "GPUs", "GiB of each", "fits", "what"])
     weights = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, 1)
@@ -113,4 +120,4 @@ def show(config: RunConfig, base_dir: Path | None, gpu_memory_gib: float) -> boo
     print(table.to_string(index=False))
     reference, pair = (f"{times * weights / GIB:.3g} GiB" for times in (FLOAT64, 2 * BFLOAT16))
     print(f"on the CPU where no GPU has room: gates' reference in float64, {reference}; base and a student, {pair}")
-    return all(need.each <= budget for need in found)
+    return all(need.each <= budget for need in stages)

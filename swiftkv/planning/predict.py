@@ -4,7 +4,7 @@ A workload is what the throughput stage sends: equal requests, all at once. `fit
 measured times alone; the variants' speed-ups are then predictions that the fit has not seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,27 +68,23 @@ class Observation:
 
 
 def predict(shape: Mapping, cut: int, group: int, workload: Workload, machine: Machine,
-            dtype_bytes: int = roofline.DTYPE_BYTES) -> Prediction:  # fmt: skip
+            dtype_bytes: int = roofline.BFLOAT16_BYTES) -> Prediction:  # fmt: skip
     """What `workload` takes on one engine. Raises UserError for an impossible cut or lengths below 1."""
     workload_flops(shape, cut, group, workload.input_len, workload.output_len, workload.cached_len)  # its checks
     count = workload.num_requests
-    lengths = (workload.input_len, workload.output_len, workload.cached_len)
-    *sizes, cached = (np.full(count, length, dtype=np.int64) for length in lengths)
-    requests = Requests(np.zeros(count), *sizes)
+    prompt, output, cached = (
+        np.full(count, tokens, dtype=np.int64)
+        for tokens in (workload.input_len, workload.output_len, workload.cached_len)
+    )
+    requests = Requests(arrival=np.zeros(count), prompt=prompt, output=output)
+    # `at_once` is counted in requests, which all are alike, so the KV cache itself has no limit here.
     limits = fleet.Limits(workload.step_tokens, workload.at_once or count, UNLIMITED)
     served = fleet.simulate(roofline.cost(shape, cut, group, machine, dtype_bytes), limits, requests, 1, cached)
     per_token = fleet.tpot(requests, served)
     return Prediction(float(served.end.max()), float(np.median(served.first)), float(np.median(per_token)))
 
 
-def speedup(shape: Mapping, cut: int, group: int, workload: Workload, machine: Machine,
-            dtype_bytes: int = roofline.DTYPE_BYTES) -> float:  # fmt: skip
-    """The base's time over the variant's."""
-    base = predict(shape, shape["num_hidden_layers"], 1, workload, machine, dtype_bytes)
-    return base.elapsed_s / predict(shape, cut, group, workload, machine, dtype_bytes).elapsed_s
-
-
-def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roofline.DTYPE_BYTES,
+def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roofline.BFLOAT16_BYTES,
         machine: Machine | None = None) -> Machine:  # fmt: skip
     """The machine on which the base takes the observed times, a `tpot_s` among them: least squares of log ratios, from
     a calibrated `machine` or one of a constant rate. See `adjusted` for what is fitted; what the times cannot tell
@@ -97,19 +93,21 @@ def fit(shape: Mapping, observations: list[Observation], dtype_bytes: int = roof
     start = machine or _constant(_rate(shape, observations), _bandwidth(shape, observations, dtype_bytes))
     start = replace(start, overhead_s=start.overhead_s or START_OVERHEAD_S)
 
+    # Logarithms of the factors: they stay above 0, and twice as fast is as far off as half as fast.
     def errors(logs: np.ndarray) -> np.ndarray:
-        built = adjusted(start, *np.exp(logs))
-        made = [predict(shape, layers, 1, seen.workload, built, dtype_bytes) for seen in observations]
-        off = [np.log(getattr(one, o.quantity) / o.seconds) for one, o in zip(made, observations, strict=True)]
-        return np.concatenate([off, PULL * logs])
+        trial = adjusted(start, *np.exp(logs))
+        predictions = [predict(shape, layers, 1, seen.workload, trial, dtype_bytes) for seen in observations]
+        pairs = zip(predictions, observations, strict=True)
+        return np.concatenate([[np.log(getattr(p, o.quantity) / o.seconds) for p, o in pairs], PULL * logs])
 
-    found = least_squares(errors, np.zeros(5), x_scale=0.1, diff_step=1e-3, loss="soft_l1", f_scale=OUTLIER).x
-    return adjusted(start, *np.exp(found))
+    best = least_squares(errors, np.zeros(5), x_scale=0.1, diff_step=1e-3, loss="soft_l1", f_scale=OUTLIER)
+    return adjusted(start, *np.exp(best.x))
 
 
 def adjusted(machine: Machine, rate: float, few: float, attention: float, bandwidth: float, overhead: float) -> Machine:
     """`machine` with five factors: on every rate, on the rate of steps of up to FEW tokens (fading by the logarithm of
     the count until MANY), on that of attention, on memory bandwidth and on the overhead per step."""
+    # 1 up to FEW tokens, 0 from MANY on, linear in the logarithm between.
     narrow = 1 - np.clip(np.log(np.array(machine.tokens) / FEW) / np.log(MANY / FEW), 0, 1)
     flops = tuple(float(one) for one in rate * np.array(machine.flops) * few**narrow)
     return replace(
@@ -123,16 +121,23 @@ def adjusted(machine: Machine, rate: float, few: float, attention: float, bandwi
 
 def _constant(rate: float, bandwidth: float) -> Machine:
     """Before the fit: one rate for every count of tokens."""
-    speed = (bandwidth, np.inf, np.inf, START_OVERHEAD_S)
-    return Machine("fitted to the base", (FEW, MANY), (rate, rate), *speed, roofline.MEASURED)
+    return Machine(
+        "fitted to the base",
+        tokens=(FEW, MANY),
+        flops=(rate, rate),
+        bandwidth=bandwidth,
+        write_bandwidth=np.inf,
+        memory=np.inf,
+        overhead_s=START_OVERHEAD_S,
+        kind=roofline.MEASURED,
+    )
 
 
 def _rate(shape: Mapping, observations: list[Observation]) -> float:
     """FLOP/s of the longest observation."""
     longest = max(observations, key=lambda seen: seen.seconds)
-    load = longest.workload
-    lengths = (load.input_len, load.output_len, load.cached_len)
-    flops = workload_flops(shape, shape["num_hidden_layers"], 1, *lengths)["total"]
+    load, layers = longest.workload, shape["num_hidden_layers"]
+    flops = workload_flops(shape, layers, 1, load.input_len, load.output_len, load.cached_len)["total"]
     return load.num_requests * flops / longest.seconds
 
 
@@ -154,26 +159,25 @@ def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.D
     arms = benchmark_arms(config)
     loads = {(arm.name, name): load for arm in arms for name, load in workloads(config, arm, summary).items()}
     machine = fit(shape, _observations(summary, latency, loads), dtype_bytes, machine)
-    made = {
+    predictions = {
         (arm.name, point): predict(shape, arm.cut, arm.group, load, machine, dtype_bytes)
         for arm in arms
         for (name, point), load in loads.items()
         if name == arm.name
     }
-    return _compare(
-        made, [*_measured(summary, ("speedup",)), *_measured(latency, ("ttft_ratio", "tpot_ratio"))]
-    ), machine
+    measured = [*_measured(summary, ("speedup",)), *_measured(latency, ("ttft_ratio", "tpot_ratio"))]
+    return _compare(predictions, measured), machine
 
 
 def workloads(config, arm: Arm, summary: pd.DataFrame) -> dict[str, Workload]:
     """What an arm was asked at every point of `summary`, and alone (ALONE). Raises UserError for a point that the
     configuration does not have."""
     plan = throughput_plan(config)
-    points, found = {point.name: point for point in plan.points}, {}
+    points, loads = {point.name: point for point in plan.points}, {}
     for row in summary[summary["arm"] == BASE_ARM].to_dict("records"):
         if (point := points.get(row["point"])) is None:
             raise UserError(f"predict: point {row['point']!r} is not in the configuration; give the one of that run")
-        found[row["point"]] = Workload(
+        loads[row["point"]] = Workload(
             input_len=row["input_len"],
             output_len=row["output_len"],
             num_requests=row["num_requests"],
@@ -181,7 +185,7 @@ def workloads(config, arm: Arm, summary: pd.DataFrame) -> dict[str, Workload]:
             at_once=held_at_once(point.settings, arm, point.batch),
             cached_len=int(row.get("cached_len", 0)),
         )
-    return found | {ALONE: Workload(plan.latency.input_len, plan.latency.output_len)}
+    return loads | {ALONE: Workload(plan.latency.input_len, plan.latency.output_len)}
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -210,21 +214,27 @@ def _observations(summary: pd.DataFrame, latency: pd.DataFrame, loads: dict) -> 
 
 def _measured(table: pd.DataFrame, quantities: tuple[str, ...]) -> list[dict]:
     """Rows of every variant's measured ratios with their intervals."""
-    prefix = {"speedup": "", "tpot_ratio": "", "ttft_ratio": "ttft_"}
+    prefix = {"speedup": "", "tpot_ratio": "", "ttft_ratio": "ttft_"}  # of the interval's columns
     return [
-        {"point": row.get("point", ALONE), "arm": row["arm"], "quantity": quantity, "measured": row[quantity]}
-        | {bound: row.get(prefix[quantity] + bound) for bound in ("ci_low", "ci_high")}
+        {
+            "point": row.get("point", ALONE),
+            "arm": row["arm"],
+            "quantity": quantity,
+            "measured": row[quantity],
+            "ci_low": row.get(f"{prefix[quantity]}ci_low"),
+            "ci_high": row.get(f"{prefix[quantity]}ci_high"),
+        }
         for row in table.to_dict("records")
         for quantity in quantities
         if row["arm"] != BASE_ARM
     ]
 
 
-def _compare(made: dict, rows: list[dict]) -> pd.DataFrame:
+def _compare(predictions: dict, rows: list[dict]) -> pd.DataFrame:
     for row in rows:
-        if (row["arm"], row["point"]) not in made:
+        if (row["arm"], row["point"]) not in predictions:
             raise UserError(f"predict: arm {row['arm']!r} is not in the configuration; give the one it was run with")
-        arm, base = made[row["arm"], row["point"]], made[BASE_ARM, row["point"]]
+        arm, base = predictions[row["arm"], row["point"]], predictions[BASE_ARM, row["point"]]
         field = RATIOS[row["quantity"]]
         ratio = base.elapsed_s / arm.elapsed_s if field == "speedup" else getattr(arm, field) / getattr(base, field)
         row |= {"predicted": ratio, "error": ratio / row["measured"] - 1, "kind": roofline.PREDICTED}
@@ -239,8 +249,14 @@ def check_report(table: pd.DataFrame, machine: Machine) -> str:
         f"{machine.flops[-1]:.3g} FLOP/s ({machine.flops[0]:.3g} in narrow steps, {machine.attention:.3g} attention)"
     )
     speed = f"{machine.bandwidth:.3g} bytes/s, {1e3 * machine.overhead_s:.3g} ms a step"
-    lines = [shown, f"machine: {machine.name}, {rates}, {speed}"]
-    for name, rows in [*table.groupby("quantity", sort=False), ("all", table)]:
-        off = rows["error"].abs()
-        lines.append(f"{name}: {len(rows)} ratios, error {off.median():.1%} in the median, {off.max():.1%} at worst")
-    return "\n".join(lines)
+    groups = [*table.groupby("quantity", sort=False), ("all", table)]
+    return "\n".join([shown, f"machine: {machine.name}, {rates}, {speed}", *error_lines(groups, "ratios")])
+
+
+def error_lines(groups: Iterable[tuple[str, pd.DataFrame]], what: str) -> list[str]:
+    """A line per named group of rows: how many of `what` they are, their median and worst absolute error."""
+    off = {name: rows["error"].abs() for name, rows in groups}
+    return [
+        f"{name}: {len(each)} {what}, error {each.median():.1%} in the median, {each.max():.1%} at worst"
+        for name, each in off.items()
+    ]

@@ -17,7 +17,7 @@ from swiftkv.costmodel import kv_bytes_per_token, kv_caches, layer_flops
 from swiftkv.errors import UserError
 from swiftkv.planning.simulator import Cost
 
-# Bytes/s of memory and bytes of it, by the names of `distill.flops.PEAKS`. Source: the same data sheets.
+# Bytes/s of memory and bytes of it, by the names of `costmodel.training.PEAKS`. Source: the same data sheets.
 GPU_MEMORY = {
     "A100": (2.039e12, 80e9),  # SXM, 80 GB
     "H100 80GB HBM3": (3.35e12, 80e9),  # SXM
@@ -31,7 +31,7 @@ GPU_MEMORY = {
 EFFICIENCY = 0.4  # of a data sheet's FLOP/s; assumed, see docs/costmodel.md
 BANDWIDTH_EFFICIENCY = 0.8  # of a data sheet's bytes/s; assumed
 OVERHEAD_S = 0.002  # of a GPU step: scheduling, launches, sampling; assumed
-DTYPE_BYTES = 2
+BFLOAT16_BYTES = 2
 MEASURED, PREDICTED = "measured", "predicted"
 
 
@@ -61,35 +61,41 @@ class Machine:
     def times(self, count: int) -> "Machine":
         """`count` devices that share one model's matrices, communication not counted."""
         name = f"{count} x {self.name}" if count > 1 else self.name
-        sizes = {key: count * getattr(self, key) for key in ("bandwidth", "write_bandwidth", "memory")}
-        attention = self.attention and count * self.attention
-        return replace(self, name=name, flops=tuple(count * rate for rate in self.flops), attention=attention, **sizes)
+        return replace(
+            self,
+            name=name,
+            flops=tuple(count * rate for rate in self.flops),
+            bandwidth=count * self.bandwidth,
+            write_bandwidth=count * self.write_bandwidth,
+            memory=count * self.memory,
+            attention=self.attention and count * self.attention,
+        )
 
 
 def gpu(name: str, efficiency: float = EFFICIENCY, bandwidth_efficiency: float = BANDWIDTH_EFFICIENCY,
         overhead_s: float = OVERHEAD_S) -> Machine:  # fmt: skip
     """A GPU of the data-sheet table; `name` may be the start of one. Raises UserError for one that is not there."""
-    from swiftkv.costmodel.training import PEAKS
+    from swiftkv.costmodel.training import PEAKS  # here, because it imports torch
 
-    found = next((key for key in PEAKS if name and key.casefold().startswith(name.casefold())), None)
-    if found is None:
+    model = next((key for key in PEAKS if name and key.casefold().startswith(name.casefold())), None)
+    if model is None:
         raise UserError(f"--gpu {name!r}: not in the table; allowed are {', '.join(PEAKS)}, or a file of calibrate")
-    bandwidth, memory = GPU_MEMORY[found]
+    bandwidth, memory = GPU_MEMORY[model]
     bandwidth *= bandwidth_efficiency
-    return Machine(found, (1.0,), (efficiency * PEAKS[found],), bandwidth, bandwidth, memory, overhead_s)
+    return Machine(model, (1.0,), (efficiency * PEAKS[model],), bandwidth, bandwidth, memory, overhead_s)
 
 
 def calibrated(path: str | Path, overhead_s: float = OVERHEAD_S) -> Machine:
     """The machine that `swiftkv calibrate` measured. Raises UserError if the file is missing or is not one of its."""
-    found = files.read_json(path)
+    record = files.read_json(path)
     try:
-        rates = [(float(row["tokens"]), float(row["flops"])) for row in found["model_flops"]]
-        numbers = [float(found[key]) for key in ("read_bandwidth", "kv_write_bandwidth", "memory_bytes")]
+        rates = [(float(row["tokens"]), float(row["flops"])) for row in record["model_flops"]]
         tokens, flops = zip(*sorted(rates), strict=True)
-        name = str(found["device"])
+        bandwidth, write_bandwidth = float(record["read_bandwidth"]), float(record["kv_write_bandwidth"])
+        memory, name = float(record["memory_bytes"]), str(record["device"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a file of `swiftkv calibrate` ({error!r})") from None
-    return Machine(name, tokens, flops, *numbers, overhead_s, MEASURED)
+    return Machine(name, tokens, flops, bandwidth, write_bandwidth, memory, overhead_s, MEASURED)
 
 
 def machine(name: str, efficiency: float, bandwidth_efficiency: float, overhead_s: float) -> Machine:
@@ -99,25 +105,39 @@ def machine(name: str, efficiency: float, bandwidth_efficiency: float, overhead_
     return gpu(name, efficiency, bandwidth_efficiency, overhead_s)
 
 
-def cost(shape: Mapping, cut: int, group: int, machine: Machine, dtype_bytes: int = DTYPE_BYTES) -> Cost:
+def cost(shape: Mapping, cut: int, group: int, machine: Machine, dtype_bytes: int = BFLOAT16_BYTES) -> Cost:
     """The parts of a model. Raises UserError for a bad shape or an impossible cut."""
     caches, layers = kv_caches(shape, cut, group), shape["num_hidden_layers"]
-    layer, late = layer_flops(shape), layers - cut
-    flops = (
-        layer["kv"] * caches + (layer["qo"] + layer["mlp"]) * cut,
-        (layer["qo"] + layer["mlp"]) * late,
-        2 * shape["hidden_size"] * shape["vocab_size"],
-    )
-    parts = [value for part in flops for value in (float(part), part / 2 * dtype_bytes)]
+    layer, late_layers = layer_flops(shape), layers - cut
+    early = layer["kv"] * caches + (layer["qo"] + layer["mlp"]) * cut
+    late = (layer["qo"] + layer["mlp"]) * late_layers
+    vocab = 2 * shape["hidden_size"] * shape["vocab_size"]
     kv = kv_bytes_per_token(shape, cut, group, dtype_bytes)
-    curve = (np.array(machine.tokens, dtype=float), np.array(machine.flops, dtype=float))
-    speed = (machine.attention or machine.flops[-1], machine.bandwidth, machine.write_bandwidth, machine.overhead_s)
-    return Cost(*parts, float(layer["attention"]), kv / caches, float(kv), float(cut), float(late), *curve, *speed)
+    # Floats throughout: numba would compile everything anew for another type of a field.
+    return Cost(
+        early_flops=float(early),
+        early_bytes=early / 2 * dtype_bytes,  # a product is two FLOPs per weight
+        late_flops=float(late),
+        late_bytes=late / 2 * dtype_bytes,
+        vocab_flops=float(vocab),
+        vocab_bytes=vocab / 2 * dtype_bytes,
+        attention_flops=float(layer["attention"]),
+        kv_read_bytes=kv / caches,
+        kv_write_bytes=float(kv),
+        early_layers=float(cut),
+        late_layers=float(late_layers),
+        curve_tokens=np.array(machine.tokens, dtype=float),
+        curve_flops=np.array(machine.flops, dtype=float),
+        attention_rate=machine.attention or machine.flops[-1],
+        bandwidth=machine.bandwidth,
+        write_bandwidth=machine.write_bandwidth,
+        overhead_s=machine.overhead_s,
+    )
 
 
-def weight_bytes(shape: Mapping, cut: int, group: int, dtype_bytes: int = DTYPE_BYTES) -> float:
+def weight_bytes(shape: Mapping, cut: int, group: int, dtype_bytes: int = BFLOAT16_BYTES) -> float:
     """Bytes of the model's matrices in memory, the input embedding included."""
     layer, caches = layer_flops(shape), kv_caches(shape, cut, group)
     body = (layer["qo"] + layer["mlp"]) // 2 * shape["num_hidden_layers"] + layer["kv"] // 2 * caches
-    tables = 1 if shape.get("tie_word_embeddings") else 2
+    tables = 1 if shape.get("tie_word_embeddings") else 2  # the embedding, and the head if it has weights of its own
     return dtype_bytes * (body + tables * shape["hidden_size"] * shape["vocab_size"])

@@ -4,7 +4,8 @@ Each engine runs vLLM's default policy: a step holds one token of every running 
 budget with prompts, first come first served, in chunks. A request is admitted when the KV cache has room for its prompt
 and its whole output, so nothing is ever preempted. A request goes to the engine with the fewest unfinished requests.
 
-All of it is one module because numba's cache notices changes of a function's own file alone.
+All of it is one module because numba's cache notices changes of a function's own file alone. In compiled functions c is
+a Cost, e the Engines, r the Requests, p their PromptProgress, s the ServedTimes; g counts engines, i requests.
 """
 
 from typing import NamedTuple
@@ -47,7 +48,7 @@ class Limits(NamedTuple):
     kv_tokens: int
 
 
-class Served(NamedTuple):
+class ServedTimes(NamedTuple):
     """Seconds at which each request had its first and its last token (infinite if refused: longer than the KV cache),
     and per engine the seconds spent in steps."""
 
@@ -73,7 +74,7 @@ class Engines(NamedTuple):
     due: np.ndarray
 
 
-class Progress(NamedTuple):
+class PromptProgress(NamedTuple):
     """One entry per request: the next one in its list, the prompt tokens done (both state), and how many of them the
     prefix cache holds."""
 
@@ -123,6 +124,7 @@ def step_seconds(c, tokens, late_tokens, positions, late_positions, reads, late_
 
 @njit(cache=True)
 def _admit(limits, e, r, g, i):
+    # Room for the whole answer is taken at once, where vLLM takes blocks as it goes and preempts when they run out.
     size = r.prompt[i] + r.output[i]
     if e.held[g] >= limits.sequences or e.kv[g] + size > limits.kv_tokens:
         return False
@@ -141,10 +143,11 @@ def _prefill(limits, e, r, p, g):
         start = p.prefilled[i]
         if start == 0:
             if not _admit(limits, e, r, g, i):
-                break
+                break  # first come, first served: nobody overtakes a prompt that does not fit yet
             start = p.cached[i]
         chunk = min(room, r.prompt[i] - start)
         p.prefilled[i], room, tokens = start + chunk, room - chunk, tokens + chunk
+        # Causal: the chunk's tokens see what came before, and each other up to themselves.
         positions += chunk * start + chunk * (chunk + 1) // 2
         reads += start + chunk
         if start + chunk == r.prompt[i]:
@@ -171,6 +174,7 @@ def _start_decoding(e, r, p, s, g):
         if r.output[i] == 1:
             _finish(e, r, s, g, i)
             continue
+        # The end is known, so requests lie in lists by the step in which they end and no step looks at all of them.
         slot = (e.steps[g] + r.output[i] - 1) % e.due.shape[1]
         p.following[i], e.due[g, slot] = e.due[g, slot], i
         e.running[g] += 1
@@ -192,14 +196,16 @@ def _retire(e, r, p, s, g):
 
 @njit(cache=True)
 def _step(c, limits, e, r, p, s, g):
-    e.contexts[g] += e.running[g]
+    e.contexts[g] += e.running[g]  # every running sequence attends to one position more than in the step before
     running, contexts = e.running[g], e.contexts[g]
     tokens, done, positions, done_positions, reads = _prefill(limits, e, r, p, g)
+    # Late layers see running sequences and the last token of prompts that are done, each with its whole context; such a
+    # token reads as many positions as it attends to.
     late = contexts + done_positions
-    sizes = (running + tokens, running + done, contexts + positions, late, contexts + reads, late)
-    seconds = step_seconds(c, *sizes)
+    seconds = step_seconds(c, running + tokens, running + done, contexts + positions, late, contexts + reads, late)
     e.clock[g] += seconds
     s.busy[g] += seconds
+    # In this order: a prompt that this step finished decodes from the next step on.
     _retire(e, r, p, s, g)
     _start_decoding(e, r, p, s, g)
     e.steps[g] += 1
@@ -208,7 +214,7 @@ def _step(c, limits, e, r, p, s, g):
 @njit(cache=True)
 def _join(e, r, p, i, g):
     """Put request i at the end of engine g's queue."""
-    if e.load[g] == 0:
+    if e.load[g] == 0:  # idle until now; a busy engine's clock is already past this arrival
         e.clock[g] = max(e.clock[g], r.arrival[i])
     if e.head[g] == NOBODY:
         e.head[g] = i
@@ -233,10 +239,11 @@ def _shortest(e, i):
 @njit(cache=True, nogil=True)
 def run(c, limits, e, r, p, s):
     for i in range(len(r.arrival)):
+        # All engines up to this arrival first, since whom it goes to depends on their loads then.
         for g in range(len(e.load)):
             while e.load[g] and e.clock[g] < r.arrival[i]:
                 _step(c, limits, e, r, p, s, g)
-        if r.prompt[i] + r.output[i] <= limits.kv_tokens:
+        if r.prompt[i] + r.output[i] <= limits.kv_tokens:  # else refused: its times stay infinite
             _join(e, r, p, i, _shortest(e, i))
     for g in range(len(e.load)):
         while e.load[g]:

@@ -35,37 +35,34 @@ def ratio_map(config, machine: Machine) -> Iterator[dict]:
         for length in LENGTHS:
             for ratio in RATIOS:
                 load = Workload(length, max(1, round(length / ratio)), count, step)
-                row = {"input_len": length, "output_len": load.output_len, "ratio": ratio, "num_requests": count}
                 base = predict.predict(shape, shape["num_hidden_layers"], 1, load, machine, dtype_bytes).elapsed_s
                 for arm in benchmark_arms(config)[1:]:
-                    found = predict.predict(shape, arm.cut, arm.group, load, machine, dtype_bytes)
-                    yield row | {"arm": arm.name, "speedup": base / found.elapsed_s} | _limit(shape, arm, load)
-
-
-def _limit(shape, arm, load: Workload) -> dict:
-    limit = costmodel.workload_speedup_limit(shape, arm.cut, arm.group, load.input_len, load.output_len)
-    return {"limit": limit, "kind": roofline.PREDICTED}
+                    elapsed = predict.predict(shape, arm.cut, arm.group, load, machine, dtype_bytes).elapsed_s
+                    limit = costmodel.workload_speedup_limit(shape, arm.cut, arm.group, length, load.output_len)
+                    yield {"input_len": length, "output_len": load.output_len, "ratio": ratio, "num_requests": count,
+                           "arm": arm.name, "speedup": base / elapsed, "limit": limit,
+                           "kind": roofline.PREDICTED}  # fmt: skip
 
 
 def published_models(config) -> Iterator[dict]:
     """Rows of models.csv: REPLICAS by prompt length, at data-sheet rates times the efficiencies of `roofline`."""
-    options = capacity.Options()
+    scenario = capacity.Scenario()
     for model, (gpu, count) in REPLICAS.items():
-        shape, machine = capacity.PUBLISHED[model], roofline.gpu(gpu).times(count)
+        shape, machine = capacity.PUBLISHED_SHAPES[model], roofline.gpu(gpu).times(count)
         layers = shape["num_hidden_layers"]
         variants = [(BASE_ARM, 0.0, layers, 1), *costmodel.fitting(config.variants, layers, model)]
         for length in MODEL_LENGTHS:
-            base = None
+            base = None  # the first of `variants`
             for name, skip, cut, group in variants:
-                held = capacity.limits(shape, cut, group, machine, options)
-                places = min(options.sequences, held.kv_tokens // (length + MODEL_OUTPUT))
-                load = Workload(length, MODEL_OUTPUT, WAVES * places, options.step_tokens, places)
+                limits = capacity.limits(shape, cut, group, machine, scenario)
+                places = min(scenario.sequences, limits.kv_tokens // (length + MODEL_OUTPUT))
+                load = Workload(length, MODEL_OUTPUT, WAVES * places, scenario.step_tokens, places)
                 seconds = predict.predict(shape, cut, group, load, machine).elapsed_s
                 rate = load.num_requests * (length + MODEL_OUTPUT) / seconds
                 base = base or rate
-                row = {"model": model, "gpu": machine.name, "gpus": count, "arm": name, "skip": skip, "group": group}
-                row |= {"input_len": length, "output_len": MODEL_OUTPUT, "at_once": places, "tokens_per_s": rate}
-                yield row | {"speedup": rate / base, "kind": roofline.PREDICTED}
+                yield {"model": model, "gpu": machine.name, "gpus": count, "arm": name, "skip": skip, "group": group,
+                       "input_len": length, "output_len": MODEL_OUTPUT, "at_once": places, "tokens_per_s": rate,
+                       "speedup": rate / base, "kind": roofline.PREDICTED}  # fmt: skip
 
 
 def run(config, directory: Path, out: Path, machine: Machine | None = None) -> pd.DataFrame:

@@ -30,16 +30,16 @@ FORMATS = {
 }  # fmt: skip
 
 
-def kept(directory: Path) -> list[str]:
+def result_files(directory: Path) -> list[str]:
     """Files of a run, relative to it; unfinished work and an earlier description are none of them."""
-    found = [path.relative_to(directory).as_posix() for path in files.finished(directory, "**/*")]
-    return [path for path in found if not path.startswith("work/") and path != METADATA]
+    paths = (path.relative_to(directory).as_posix() for path in files.finished(directory, "**/*"))
+    return [path for path in paths if not path.startswith("work/") and path != METADATA]
 
 
 def reference(*ids: str) -> list[dict] | dict:
     """References to entities, a single one bare as RO-Crate recommends; what is no id yet is a path."""
-    found = [{"@id": name if name.startswith("#") else quote(name)} for name in ids]
-    return found[0] if len(found) == 1 else found
+    entities = [{"@id": name if name.startswith("#") else quote(name)} for name in ids]
+    return entities[0] if len(entities) == 1 else entities
 
 
 def file_entity(directory: Path, name: str) -> dict:
@@ -96,7 +96,7 @@ def about() -> list[dict]:
 
 def describe(directory: Path) -> dict:
     """The crate's metadata. Raises UserError for a directory without provenance records."""
-    present = kept(directory)
+    present = result_files(directory)
     records = {name: files.read_json(directory / name) for name in present if name.endswith(RECORD)}
     if not records:
         raise UserError(f"{directory}: no provenance records (*{RECORD}) in it; a crate is made of a finished run")

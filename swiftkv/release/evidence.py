@@ -51,8 +51,8 @@ class Evidence:
     @cached_property
     def record(self) -> dict:
         """The provenance of the student, also of one that was exported before; empty if there is none."""
-        found = read_record(self.directory / "config.json")
-        return found.get("student", found)
+        record = read_record(self.directory / "config.json")
+        return record.get("student", record)
 
     @property
     def teacher(self) -> Hashes:
@@ -62,11 +62,12 @@ class Evidence:
     @cached_property
     def base_dir(self) -> Path | None:
         """The base model's directory, if it is still there and holds the model that the student was made from."""
-        found = [Path(path).parent for path in self.record.get("data_sha256", {})]
-        if not found or not found[0].is_dir():
+        directory = next((Path(path).parent for path in self.record.get("data_sha256", {})), None)
+        if directory is None or not directory.is_dir():
             return None
-        fetched = read_record(found[0] / "config.json").get("data_sha256", self.teacher)
-        return found[0] if sorted(fetched.values()) == sorted(self.teacher.values()) else None
+        # The same path may hold another model by now.
+        fetched = read_record(directory / "config.json").get("data_sha256", self.teacher)
+        return directory if sorted(fetched.values()) == sorted(self.teacher.values()) else None
 
     @property
     def base(self) -> dict:
@@ -83,8 +84,8 @@ class Evidence:
         """The student's rows of a frame; none if it was not measured."""
         if not self.results.has(frame):
             return pd.DataFrame()
-        found = self.results.frame(frame)
-        return found[found.arm == self.variant.name]
+        rows = self.results.frame(frame)
+        return rows[rows.arm == self.variant.name]
 
     def samples(self, arm: str) -> Path:
         """The scored items of an arm."""
@@ -97,11 +98,11 @@ class Evidence:
 
     def check_variant(self) -> None:
         """Raise UserError unless cut and AcrossKV group are those of the variant."""
-        found = self.shape["num_key_value_layers"], self.shape.get("key_value_group_size", 1)
+        own = self.shape["num_key_value_layers"], self.shape.get("key_value_group_size", 1)
         named = self.variant.num_key_value_layers(self.shape["num_hidden_layers"]), self.variant.key_value_group_size
-        if found != named:
+        if own != named:
             raise UserError(
-                f"{self.directory}: cut and AcrossKV group are {found}, those of variant {self.variant.name} {named}"
+                f"{self.directory}: cut and AcrossKV group are {own}, those of variant {self.variant.name} {named}"
             )
 
     def scores(self) -> pd.DataFrame:
@@ -109,12 +110,12 @@ class Evidence:
 
         Raises UserError if the scores are those of other weights than the student's, or than its base's.
         """
-        found = self.rows("accuracy")
-        if not found.empty:
+        scores = self.rows("accuracy")
+        if not scores.empty:
             self.check_scored(self.variant.name, self.weights, f"{self.directory}")
             if self.teacher:
                 self.check_scored(BASE_ARM, self.teacher, f"the base that {self.directory} was made from")
-        return found
+        return scores
 
     def check_scored(self, arm: str, weights: Hashes, owner: str) -> None:
         """Raise UserError unless the summary's scores of `arm` are those of `weights`, naming both."""
@@ -146,8 +147,8 @@ class Evidence:
                 f"{path}: record of the run from {run['start']} to {run['end']}, but {self.directory} was written at "
                 f"{self.record['start']} or from another base; distil again, or move that record away"
             )
-        found = read_rows(path)
-        if not found.empty:
-            found = require(found, FILES["distill"].columns, path)
-            found = found[found.variant == self.variant.name]
-        return found, run
+        curve = read_rows(path)
+        if not curve.empty:
+            curve = require(curve, FILES["distill"].columns, path)
+            curve = curve[curve.variant == self.variant.name]
+        return curve, run

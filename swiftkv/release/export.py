@@ -69,11 +69,12 @@ def logits(directory: Path, ids: torch.Tensor, dtype: torch.dtype | str) -> torc
 def check_logits(source: Path, exported: Path, dtype: str) -> None:
     """The gate: loaded as a reader would, the export gives the source's logits. Raises UserError if it does not."""
     ids = load_tokenizer(exported)(PROBE, return_tensors="pt")["input_ids"]
-    wanted, found = logits(source, ids, getattr(torch, dtype)), logits(exported, ids, "auto")
-    if found.dtype != wanted.dtype or not torch.equal(found, wanted):
+    # The source is cast by Transformers here, the export was cast by us: the two must agree bit by bit.
+    expected, actual = logits(source, ids, getattr(torch, dtype)), logits(exported, ids, "auto")
+    if actual.dtype != expected.dtype or not torch.equal(actual, expected):
         raise UserError(
             f"{source}: the exported model gives other logits in {dtype} (largest difference "
-            f"{(found.float() - wanted.float()).abs().max().item():.3g}); nothing was written"
+            f"{(actual.float() - expected.float()).abs().max().item():.3g}); nothing was written"
         )
 
 
@@ -102,9 +103,9 @@ def write_folder(evidence: Evidence, out: Path, name: str, repository: str, dtyp
 
 def push_folder(folder: Path, repository: str, private: bool, message: str) -> None:
     """Upload the folder with the user's own token, which is never printed. Raises UserError if that cannot be done."""
-    kept = f"the folder {folder} is complete"
+    complete = f"the folder {folder} is complete"
     if (token := huggingface_hub.get_token()) is None:
-        raise UserError(f"--push {repository}: no token; run `hf auth login` or set HF_TOKEN ({kept})")
+        raise UserError(f"--push {repository}: no token; run `hf auth login` or set HF_TOKEN ({complete})")
     hub = huggingface_hub.HfApi()
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
@@ -115,9 +116,9 @@ def push_folder(folder: Path, repository: str, private: bool, message: str) -> N
             )
     except Exception as error:  # of any client below it, whose traceback might show the request's headers
         reason = " ".join(str(error).split()).replace(token, "<token>")
-        raise UserError(f"--push {repository}: {type(error).__name__}: {reason} ({kept})") from None
+        raise UserError(f"--push {repository}: {type(error).__name__}: {reason} ({complete})") from None
     if exposed:
-        raise UserError(f"--push {repository}: exists and is public; say --public to upload there ({kept})")
+        raise UserError(f"--push {repository}: exists and is public; say --public to upload there ({complete})")
 
 
 def run(

@@ -57,14 +57,14 @@ class Judged:
 
 def runs(reference: Path) -> list[Judged]:
     """The runs below `reference` that have verdicts; those of served load come last."""
-    found = []
+    judged = []
     for frame in ("claims", "served_claims"):
         file = ALL_FRAMES[frame].path
         for path in sorted(reference.glob(f"*/*/{file}")):
             directory = Path(str(path).removesuffix(file))
             name = directory.relative_to(reference).as_posix()
-            found.append(Judged(name, Results(directory.name, directory), frame))
-    return found
+            judged.append(Judged(name, Results(directory.name, directory), frame))
+    return judged
 
 
 def page(reference: Path) -> str:
@@ -73,8 +73,8 @@ def page(reference: Path) -> str:
     claims = pd.concat([run.results.frame(run.frame) for run in known]).drop_duplicates("id")
     cells = [run.cells() for run in known]
     rows = [
-        [f"`{said.id}`", f"{number(said.published)} {said.unit}".strip(), *(found.get(said.id, "") for found in cells)]
-        for said in claims.itertuples()
+        [f"`{row.id}`", f"{number(row.published)} {row.unit}".strip(), *(of_run.get(row.id, "") for of_run in cells)]
+        for row in claims.itertuples()
     ]
     hardware = [f"- `{run.name}`: {run.hardware}" for run in known]
     table = pipe_table(["claim", "published", *(run.link for run in known)], rows)

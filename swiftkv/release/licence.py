@@ -21,8 +21,8 @@ def licence_files(evidence: Evidence) -> list[Path]:
     """Licence files of the base, or else of the student; the embedded base has the project's own."""
     places = [evidence.base_dir, evidence.directory, ROOT if evidence.base.get("source") == "embedded" else None]
     for place in filter(None, places):
-        if found := sorted({path for pattern in LICENCE_FILES for path in place.glob(pattern) if path.is_file()}):
-            return found
+        if paths := sorted({path for pattern in LICENCE_FILES for path in place.glob(pattern) if path.is_file()}):
+            return paths
     return []
 
 
@@ -40,8 +40,8 @@ def licence(evidence: Evidence) -> dict:
         return {name: front[name] for name in ("license", "license_name", "license_link") if name in front}
     for path in licence_files(evidence):
         for pattern, name in LICENCE_TEXTS.items():
-            if found := re.search(pattern, path.read_text("utf-8", "replace")):
-                return {"license": found.expand(name)}
+            if match := re.search(pattern, path.read_text("utf-8", "replace")):
+                return {"license": match.expand(name)}
     return {"license": "other"}
 
 

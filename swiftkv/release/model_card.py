@@ -13,11 +13,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from swiftkv.config import ROOT
 from swiftkv.evals.accuracy_summary import MEAN
 from swiftkv.layers import Layers
+from swiftkv.markup import pipe_table, with_interval
 from swiftkv.modeling.checkpoint import tensor_headers
 from swiftkv.provenance import git_state, hardware_label
 from swiftkv.release.evidence import Evidence, digests
 from swiftkv.release.licence import licence, licence_text
-from swiftkv.release.publish import pipe_table
 from swiftkv.report.tables import formatted
 
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
@@ -27,8 +27,7 @@ EMBEDDED = "The base knows nothing beyond the suite's synthetic tasks, and neith
 
 def interval(row, value: str, low: str, high: str, digits: int = 2, factor: float = 1) -> str:
     """`1.59 [1.55, 1.62]`."""
-    middle, *ends = (f"{factor * row[name]:.{digits}f}" for name in (value, low, high))
-    return f"{middle} [{', '.join(ends)}]"
+    return with_interval(factor * row[value], factor * row[low], factor * row[high], f".{digits}f")
 
 
 def made_on(record: dict, *packages: str) -> str:
@@ -86,8 +85,8 @@ def evaluations(scores: pd.DataFrame) -> list[EvalResult]:
 
 def throughput(evidence: Evidence) -> str:
     """Speed-up per workload, beside what the FLOPs model allows."""
-    found = evidence.rows("throughput")
-    if found.empty:
+    rows = evidence.rows("throughput")
+    if rows.empty:
         return f"Speed-up: {NOT_MEASURED}."
     header = ["workload", "prompt:output tokens", "requests", "speed-up [95% CI]", "FLOPs limit", "share of the limit"]
     cells = [
@@ -99,7 +98,7 @@ def throughput(evidence: Evidence) -> str:
             f"{row.limit:.2f}",
             f"{row.share_of_limit:.0%}",
         ]
-        for _, row in found.iterrows()
+        for _, row in rows.iterrows()
     ]
     return (
         "Total tokens per second over the base's, for the same requests in the same job; the limit is the base's FLOPs "
@@ -109,20 +108,20 @@ def throughput(evidence: Evidence) -> str:
 
 def latency(evidence: Evidence) -> str:
     """TPOT and TTFT over the base's, one request at a time."""
-    found = evidence.rows("latency")
-    if found.empty:
+    rows = evidence.rows("latency")
+    if rows.empty:
         return f"TPOT and TTFT: {NOT_MEASURED}."
-    tpot = interval(found.iloc[0], "tpot_ratio", "ci_low", "ci_high", 3)
-    ttft = interval(found.iloc[0], "ttft_ratio", "ttft_ci_low", "ttft_ci_high", 3)
+    tpot = interval(rows.iloc[0], "tpot_ratio", "ci_low", "ci_high", 3)
+    ttft = interval(rows.iloc[0], "ttft_ratio", "ttft_ci_low", "ttft_ci_high", 3)
     return f"Time per output token (TPOT) over the base's, one request at a time: {tpot}; time to first token: {ttft}."
 
 
 def capacity(evidence: Evidence) -> str:
     """KV-cache tokens over the base's in the same memory."""
-    found = evidence.rows("kv_capacity")
-    if found.empty:
+    rows = evidence.rows("kv_capacity")
+    if rows.empty:
         return f"KV-cache capacity: {NOT_MEASURED}."
-    row = found.iloc[0]
+    row = rows.iloc[0]
     measured, formula = f"{row.ratio_to_base:.3f}", f"{row.formula_ratio:.3f}"
     return f"KV-cache tokens over the base's in the same memory: {measured} (formula: {formula})."
 
@@ -153,8 +152,9 @@ def settings(evidence: Evidence, run: dict) -> dict:
     if not same_config(evidence, run):
         return {}
     chosen = evidence.config.raw["distill"] | evidence.variant.distill
+    # Of files their names alone: the directories are a machine's.
     data = {
-        key: [Path(file).name for file in found] if key == "files" else found for key, found in chosen["data"].items()
+        key: [Path(file).name for file in value] if key == "files" else value for key, value in chosen["data"].items()
     }
     return chosen | {"data": yaml.safe_dump(data, default_flow_style=True, width=1000).strip()}
 

@@ -55,11 +55,11 @@ def copy_evidence(results: Results, target: Path) -> None:
     Raises UserError if there is nothing but a configuration, or a file names a directory of this machine.
     """
     source = results.directory
-    kept = sorted({path for pattern in KEPT for path in files.finished(source, pattern)})
-    if not any(path.parent != source for path in kept):
+    evidence = sorted({path for pattern in KEPT for path in files.finished(source, pattern)})
+    if not any(path.parent != source for path in evidence):
         raise UserError(f"{source}: holds no results that could be published")
     with files.atomic_dir(target, replace=True) as directory:
-        for path in kept:
+        for path in evidence:
             if str(ROOT).encode() in path.read_bytes():
                 raise UserError(f"{path}: names a directory of this machine ({ROOT}); it cannot be published")
             copy = directory / path.relative_to(source)
@@ -129,10 +129,10 @@ def size(path: Path) -> int:
 
 def stage_row(run: Path, stage: str, left: str) -> list[str]:
     """Time, peak memory and disk of a stage, from Snakemake's benchmark files; accuracy has one per arm."""
-    found = files.finished(run, f"benchmarks/{stage}*.tsv")
-    if not found:
+    benchmarks = files.finished(run, f"benchmarks/{stage}*.tsv")
+    if not benchmarks:
         raise UserError(f"{run}/benchmarks: no record of stage {stage}; run the whole pipeline first")
-    frame = pd.concat(pd.read_csv(path, sep="\t") for path in found)
+    frame = pd.concat(pd.read_csv(path, sep="\t") for path in benchmarks)
     memory = f"{frame.max_rss.max() / 1024:.1f} GiB"
     return [stage, f"{frame.s.sum() / 60:.1f} min", memory, f"{size(run / left) / MIB:.0f} MiB"]
 
@@ -194,11 +194,11 @@ def texts(config: RunConfig, machine: str) -> dict[Path, str]:
     where = f"results/reference/{machine}/{config.scale}"
     results = Results(config.scale, ROOT / where)
     readme = between((ROOT / "README.md").read_text("utf-8"), "results", results_block(results, where))
-    found = {ROOT / "README.md": readme, REFERENCE / "README.md": page(REFERENCE)}
+    pages = {ROOT / "README.md": readme, REFERENCE / "README.md": page(REFERENCE)}
     if config.base.source == "embedded":
         base, samples = ROOT / config.base.path, results.samples
-        found[base / "README.md"] = card(base, samples[samples.arm == BASE_ARM])
-    return found
+        pages[base / "README.md"] = card(base, samples[samples.arm == BASE_ARM])
+    return pages
 
 
 def run(config: RunConfig, machine: str) -> None:

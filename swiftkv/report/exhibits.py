@@ -1,50 +1,77 @@
 """Every figure and table by its stable id, which others may cite: an id keeps its meaning and is never given away.
 
-The pipeline, the drawing and the writing code, the PDF of all tables and docs/citing.md take the ids from here.
+The pipeline, the drawing and the writing code, the PDF of all tables and docs/citing.md take the ids from here. What
+makes them is named, not imported, so that the rules can read this without any drawing code.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
 
 from swiftkv.errors import UserError
 
-FIGURES = {  # id -> what it shows
-    "fig-lengths": "prompt and output tokens of production traces and of the tasks",
-    "fig-rewiring": "which layers prompt tokens run, and where late K and V come from",
-    "fig-throughput": "speed-up per workload and student beside the compute limit",
-    "fig-accuracy-speedup": "accuracy kept against the speed-up at 10:1",
-    "fig-distillation": "distillation loss and agreement with the base over training tokens",
-    "fig-similarity": "how little layer inputs change with depth",
-    "fig-latency": "TTFT and TPOT at concurrency 1, relative to the base",
-    "fig-diagnosis": "where students part from the base",
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What a figure or table shows, and the function below `swiftkv.report` that makes it, as `module:function`."""
+
+    shows: str
+    made_by: str
+
+    @property
+    def maker(self) -> Callable:
+        """(configuration, results) -> Figure, or results -> Table."""
+        module, function = self.made_by.split(":")
+        return getattr(import_module(f"swiftkv.report.{module}"), function)
+
+
+FIGURES = {
+    "fig-lengths": Exhibit("prompt and output tokens of production traces and of the tasks", "plots.lengths:draw"),
+    "fig-rewiring": Exhibit("which layers prompt tokens run, and where late K and V come from", "plots.rewiring:draw"),
+    "fig-throughput": Exhibit("speed-up per workload and student beside the compute limit", "plots.speed:throughput"),
+    "fig-accuracy-speedup": Exhibit("accuracy kept against the speed-up at 10:1", "plots.speed:accuracy_speedup"),
+    "fig-distillation": Exhibit(
+        "distillation loss and agreement with the base over training tokens", "plots.learning:distillation"
+    ),
+    "fig-similarity": Exhibit("how little layer inputs change with depth", "plots.learning:similarity"),
+    "fig-latency": Exhibit("TTFT and TPOT at concurrency 1, relative to the base", "plots.speed:latency"),
+    "fig-diagnosis": Exhibit("where students part from the base", "plots.diagnosis:draw"),
 }
 SWEEP_FIGURES = {  # of the target `sweep`
-    "fig-ratio": "speed-up against prompt:output ratio, with prediction and limit",
-    "fig-map": "predicted speed-up by ratio and prompt length",
-    "fig-capacity": "KV capacity, and speed-up where KV memory is short, by AcrossKV group",
-    "fig-prefix": "speed-up by share of the prompt that the prefix cache holds",
-    "fig-models": "predicted gain by model and prompt length beside published values",
-    "fig-prediction": "predicted against measured speed-ups",
+    "fig-ratio": Exhibit("speed-up against prompt:output ratio, with prediction and limit", "plots.sweep:ratio"),
+    "fig-map": Exhibit("predicted speed-up by ratio and prompt length", "plots.sweep:ratio_map"),
+    "fig-capacity": Exhibit(
+        "KV capacity, and speed-up where KV memory is short, by AcrossKV group", "plots.sweep:capacity"
+    ),
+    "fig-prefix": Exhibit("speed-up by share of the prompt that the prefix cache holds", "plots.sweep:prefix"),
+    "fig-models": Exhibit("predicted gain by model and prompt length beside published values", "plots.sweep:models"),
+    "fig-prediction": Exhibit("predicted against measured speed-ups", "plots.sweep:prediction"),
 }
 SERVED_FIGURES = {  # of the target `served`
-    "fig-served": "latency and attainment of the SLO against load",
+    "fig-served": Exhibit("latency and attainment of the SLO against load", "plots.served:draw"),
 }
 SERVED_TABLES = {
-    "tab-served": "latency percentiles and goodput per load and student",
-    "tab-saturation": "the load up to which each student keeps the SLO",
+    "tab-served": Exhibit("latency percentiles and goodput per load and student", "served:served"),
+    "tab-saturation": Exhibit("the load up to which each student keeps the SLO", "served:saturation"),
 }
 TABLES = {
-    "tab-throughput": "throughput, speed-up and share of the compute limit per workload",
-    "tab-accuracy": "scores per task, difference to the base, verdict on retention",
-    "tab-compute": "GFLOPs per prompt token by part of the model",
-    "tab-kv": "KV cache per token and capacity, measured and by the formula",
-    "tab-latency": "TTFT and TPOT of one request at a time",
-    "tab-lengths": "prompt and output tokens per request and their ratio",
-    "tab-claims": "published claims, measured values and verdicts",
+    "tab-throughput": Exhibit("throughput, speed-up and share of the compute limit per workload", "tables:throughput"),
+    "tab-accuracy": Exhibit("scores per task, difference to the base, verdict on retention", "tables:accuracy"),
+    "tab-compute": Exhibit("GFLOPs per prompt token by part of the model", "tables:compute"),
+    "tab-kv": Exhibit("KV cache per token and capacity, measured and by the formula", "tables:kv"),
+    "tab-latency": Exhibit("TTFT and TPOT of one request at a time", "tables:latency"),
+    "tab-lengths": Exhibit("prompt and output tokens per request and their ratio", "tables:lengths"),
+    "tab-claims": Exhibit("published claims, measured values and verdicts", "tables:claims"),
 }
 PROTOCOL = {  # of the target `protocol`
-    "tab-protocol": "the paper's seven tasks by model and variant, this run's rows above every published one",
+    "tab-protocol": Exhibit(
+        "the paper's seven tasks by model and variant, this run's rows above every published one",
+        "protocol_report:protocol",
+    ),
 }
-ALL = FIGURES | TABLES | SWEEP_FIGURES | SERVED_FIGURES | SERVED_TABLES | PROTOCOL
+ALL_FIGURES = FIGURES | SWEEP_FIGURES | SERVED_FIGURES
+ALL = ALL_FIGURES | TABLES | SERVED_TABLES | PROTOCOL
+TEXTS = {name: exhibit.shows for name, exhibit in ALL.items()}
 DOCUMENT = r"""% All tables, a page each: `pdflatex tables.tex`. Needs LaTeX's recommended packages.
 \documentclass{article}
 \usepackage[a3paper,landscape,margin=15mm]{geometry}
@@ -65,8 +92,8 @@ def document(names: Iterable[str] = TABLES) -> str:
 def make(names: Iterable[str], make_one: Callable[[str], None], partial: bool) -> list[str]:
     """Call `make_one` for every id and return those that were made. `partial`: say why one could not be and go on;
     otherwise its UserError is raised. Raises UserError if none could be made."""
-    made, wanted = [], list(names)
-    for name in wanted:
+    made, ids = [], list(names)
+    for name in ids:
         try:
             make_one(name)
             made.append(name)
@@ -75,5 +102,5 @@ def make(names: Iterable[str], make_one: Callable[[str], None], partial: bool) -
                 raise
             print(f"left out: {name}: {error}", flush=True)
     if not made:
-        raise UserError(f"none of {', '.join(wanted)} could be made")
+        raise UserError(f"none of {', '.join(ids)} could be made")
     return made

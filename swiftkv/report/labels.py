@@ -24,7 +24,7 @@ def with_labels(page: str) -> str:
         return page
     if END not in page:
         raise UserError(f"{PAGE}: no {END}; it is not a report of Snakemake")
-    script = SCRIPT.read_text(encoding="utf-8").replace("EXHIBITS", json.dumps(exhibits.ALL), 1)
+    script = SCRIPT.read_text(encoding="utf-8").replace("EXHIBITS", json.dumps(exhibits.TEXTS), 1)
     head, end = page.rsplit(END, 1)
     return f'{head}<script id="{MARK}">\n{script}</script>\n{END}{end}'
 

@@ -31,14 +31,14 @@ def label(method: str, skip: float, ways: float) -> str:
 def published_rows() -> pd.DataFrame:
     """One row per published model and variant, in percent: scores by task, and the mean's difference to its base."""
     metrics = {task.published: task.name for task in paper_tasks().values() if task.seven} | {MEAN_METRIC: MEAN}
-    found = published()
-    found = found[found.metric.isin(metrics)].assign(
+    rows = published()
+    rows = rows[rows.metric.isin(metrics)].assign(
         task=lambda rows: rows.metric.map(metrics),
         score=lambda rows: pd.to_numeric(rows.value),
         skip_percent=lambda rows: pd.to_numeric(rows.skip_percent),
         acrosskv_ways=lambda rows: pd.to_numeric(rows.acrosskv_ways).fillna(1),
     )
-    wide = found.pivot(index=KEYS, columns="task", values="score").reset_index()
+    wide = rows.pivot(index=KEYS, columns="task", values="score").reset_index()
     base = wide[wide.method.isin(BASELINES)].set_index("model")[MEAN]
     difference = wide[MEAN] - wide.model.map(base)
     wide["difference"] = difference.where(~wide.method.isin(BASELINES))
@@ -55,11 +55,13 @@ def own_rows(config: RunConfig, frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for arm, its in frame.groupby("arm", sort=False):
         its = its.set_index("task")
-        row = dict(zip(KEYS, (model_name(config), *method_of(config, arm)), strict=True))
-        row |= {"source": "this run"} | (100 * its.score).to_dict()
+        method, skip, ways = method_of(config, arm)
+        row = {"model": model_name(config), "method": method, "skip_percent": skip, "acrosskv_ways": ways,
+               "source": "this run", "whole": bool((its.coverage.drop(MEAN, errors="ignore") == WHOLE).all()),
+               **(100 * its.score).to_dict()}  # fmt: skip
         if arm != BASE_ARM and MEAN in its.index:
             row |= {name: 100 * its[name][MEAN] for name in ("difference", "ci_low", "ci_high")}
-        rows.append(row | {"whole": bool((its.coverage.drop(MEAN, errors="ignore") == WHOLE).all())})
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -85,6 +87,7 @@ def run(config: RunConfig, out_dir: Path, root: str | Path = "results") -> None:
     """Write tab-protocol as CSV, Markdown and LaTeX. Raises UserError naming the result that is missing."""
     results = load(config.scale, root)
     inputs, written = [results.path("protocol")], [out_dir / f"{TABLE}.csv"]
-    with Provenance("protocol-report", config, inputs=inputs, out=written, ids=exhibits.PROTOCOL) as provenance:
+    ids = {name: exhibits.TEXTS[name] for name in exhibits.PROTOCOL}
+    with Provenance("protocol-report", config, inputs=inputs, out=written, ids=ids) as provenance:
         tables.write(protocol(config, results), results.origin("protocol"), TABLE, out_dir)
         provenance.save(out_dir / TABLE)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv.provenance import Provenance
-from swiftkv.registry import SERVED_FRAMES, shown_in
+from swiftkv.registry import SERVED_FRAMES
 from swiftkv.report import exhibits, plots, tables
 from swiftkv.report.tables import Table, formatted, with_ci
 from swiftkv.results import Results, load
@@ -52,8 +52,8 @@ def saturation(results: Results) -> Table:
 
 def write_tables(results: Results, out_dir: Path) -> None:
     """Write tab-served and tab-saturation in their three formats."""
-    for name, table in (("tab-served", served), ("tab-saturation", saturation)):
-        tables.write(table(results), results.origin(shown_in(name).name), name, out_dir)
+    for name in exhibits.SERVED_TABLES:
+        tables.write_one(results, name, out_dir)
 
 
 def run(config, out_dir: Path, root: str | Path = "results") -> None:
@@ -62,7 +62,7 @@ def run(config, out_dir: Path, root: str | Path = "results") -> None:
     inputs = [results.path(name) for name in SERVED_FRAMES]
     names = [f"{name}.png" for name in exhibits.SERVED_FIGURES] + [f"{name}.csv" for name in exhibits.SERVED_TABLES]
     with Provenance("serve-report", config, inputs=inputs, out=[Path(out_dir) / name for name in names]) as provenance:
-        for name in plots.SERVED:
+        for name in exhibits.SERVED_FIGURES:
             plots.draw(config, name, out_dir, root)
         write_tables(results, out_dir)
         provenance.save(out_dir / "fig-served")

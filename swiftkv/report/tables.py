@@ -7,7 +7,6 @@ with its id (`swiftkv.report.exhibits`).
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,8 +39,8 @@ def with_ci(frame: pd.DataFrame, value: str, low: str, high: str, digits: int = 
     """`1.59 [1.55, 1.62]` per row; the bare value where the row is its own reference (low = high)."""
 
     def one(row) -> str:
-        interval = (None, None) if row[low] == row[high] else (factor * row[low], factor * row[high])
-        return with_interval(factor * row[value], *interval, f".{digits}f")
+        ends = [None if row[low] == row[high] else factor * row[end] for end in (low, high)]
+        return with_interval(factor * row[value], ends[0], ends[1], f".{digits}f")
 
     return frame.apply(one, axis=1)
 
@@ -189,17 +188,6 @@ def claims(results: Results) -> Table:
     return Table(caption, frame, text, columns, hardware="; ".join(machines) or None)
 
 
-TABLES: dict[str, Callable[[Results], Table]] = {
-    "tab-throughput": throughput,
-    "tab-accuracy": accuracy,
-    "tab-compute": compute,
-    "tab-kv": kv,
-    "tab-latency": latency,
-    "tab-lengths": lengths,
-    "tab-claims": claims,
-}
-
-
 def is_numeric(column: pd.Series) -> bool:
     """Whether every filled cell starts with a number, so that the column is set flush right."""
     return bool(column[column != ""].str.match(r"^-?[\d.,]+(%| \[.*\]| \(.*\))?$").all())
@@ -228,8 +216,8 @@ def escape(text: str) -> str:
 
 
 def write_one(results: Results, name: str, out_dir: str | Path) -> None:
-    """Write one of TABLES in its three formats. Raises UserError naming the result file that is missing."""
-    write(TABLES[name](results), results.origin(shown_in(name).name), name, out_dir)
+    """Write a table of the results in its three formats. Raises UserError naming the result file that is missing."""
+    write(exhibits.ALL[name].maker(results), results.origin(shown_in(name).name), name, out_dir)
 
 
 def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
@@ -246,15 +234,15 @@ def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
 
 
 def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results", partial: bool = False) -> None:
-    """Write every table of TABLES from `root/<scale>`, tables.tex (all of them), and one provenance file.
+    """Write every table of the pipeline from `root/<scale>`, tables.tex (all of them), and one provenance file.
 
     Raises UserError for a missing result file; `partial` leaves such tables out.
     """
     results = load(config.scale, root)
-    inputs = [results.path(shown_in(name).name) for name in TABLES]
-    written = [Path(out_dir) / f"{name}.csv" for name in TABLES]
+    inputs = [results.path(shown_in(name).name) for name in exhibits.TABLES]
+    written = [Path(out_dir) / f"{name}.csv" for name in exhibits.TABLES]
     with Provenance("tables", config, inputs=inputs, out=written) as provenance:
-        made = exhibits.make(TABLES, lambda name: write_one(results, name, out_dir), partial)
+        made = exhibits.make(exhibits.TABLES, lambda name: write_one(results, name, out_dir), partial)
         files.write_text(Path(out_dir) / "tables.tex", exhibits.document(made))
         provenance.record["ids"] = made
         provenance.save(Path(out_dir) / "tables")

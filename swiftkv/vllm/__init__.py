@@ -1,5 +1,5 @@
 """SwiftKV on unmodified vLLM: prompt tokens leave after layer l, AcrossKV groups share one KV cache.
 
-`plugin.py` is what vLLM loads by itself (entry point `vllm.general_plugins`); `engine.py` opens engines for the
-other stages of the suite. Nothing in vLLM is patched.
+`plugin` is what vLLM loads by itself (entry point `vllm.general_plugins`); nothing in vLLM is patched. Engines for the
+stages of the suite are opened by `swiftkv.engines`.
 """

@@ -28,10 +28,12 @@ class LateKV(nn.Module):
 
     def __init__(self, config, attentions: list[nn.Module], norm: nn.Module, quant_config, prefix: str):
         super().__init__()
+        # Shape, bias and rotation of K and V are the same for all groups, so the first one's stand for all.
         first, self.groups = attentions[0], len(attentions)
         self.heads, self.head_dim = first.num_kv_heads, first.head_dim
         self.norm, self.rotary_emb = norm, first.rotary_emb
         self.k_norms = nn.ModuleList(a.k_norm for a in attentions if a.k_norm is not None)
+        # All groups read the same z, hence one product: K of every group, then V of every group (see `WeightMap`).
         self.kv_proj = MergedColumnParallelLinear(
             config.hidden_size,
             [first.total_num_kv_heads * self.head_dim] * (2 * self.groups),
@@ -50,11 +52,13 @@ class LateKV(nn.Module):
         self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x_l = hidden_states + residual, [T, D] -> x_l, and K and V [T, groups, key-value heads, head size]."""
+        # vLLM's norm adds the residual too, and returns the sum: x_l itself goes on to the late layers.
         z, x = self.norm(hidden_states, residual)
         k, v = self.kv_proj(z).chunk(2, dim=-1)
         shape = (-1, self.groups, self.heads, self.head_dim)
         if self.k_norms:
             k = self.normalise(k.view(shape)).flatten(1)
+        # The heads of all groups side by side, as if they were one wide query.
         k, _ = self.rotary_emb(positions, k, None)
         return x, k.view(shape), v.view(shape)
 
@@ -89,13 +93,13 @@ class LateDecoder(nn.Module):
         self.layers, self.norm = layers, norm
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = None
+        residual = None  # x_l comes as the whole sum
         for layer in self.layers:
             hidden_states, residual = layer(positions, hidden_states, residual)
         return self.norm(hidden_states, residual)[0]
 
 
-class SwiftKVModel:
+class EarlyExitModel:
     """The decoder stack; goes before the family's vLLM model class in the bases.
 
     The family's `__init__` must have built `embed_tokens`, `layers` and `norm`, with late layers from
@@ -113,11 +117,13 @@ class SwiftKVModel:
         leaders = config.layers_of().leaders
         self.late_layer_names = [self.layers[j].self_attn.attn.layer_name for j in leaders]
         if not self.late_layer_names:
-            return
+            return  # l = L: the family's own forward pass stays
         attentions = [self.layers[j].self_attn for j in leaders]
         late_kv = LateKV(config, attentions, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv")
         from vllm.compilation.backends import set_model_tag
 
+        # The tags keep the two graphs apart in vLLM's compilation cache. The family's modules are now registered twice;
+        # `named_parameters` lists each by its first name, the one that loading uses.
         with set_model_tag("early_decoder"):
             self.early_decoder = EarlyDecoder(embed_tokens=self.embed_tokens, layers=self.layers[:cut], late_kv=late_kv)
         with set_model_tag("late_decoder"):
@@ -129,6 +135,7 @@ class SwiftKVModel:
         self.buffers = None
         if vllm_config.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
             return
+        # A graph replays with the addresses that it was captured with, and indexing makes new tensors in every step.
         tokens, device = vllm_config.scheduler_config.max_num_batched_tokens, self.norm_swiftkv.weight.device
         size, dtype = self.config.hidden_size, vllm_config.model_config.dtype
         positions = torch.zeros(tokens, dtype=torch.int64, device=device)
@@ -139,6 +146,7 @@ class SwiftKVModel:
         if not self.late_layer_names:
             return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
         x, keys, values = self.early_decoder(input_ids, positions, inputs_embeds)
+        # Before the late layers run: they attend to what is written here, this step's tokens included.
         self.write_kv(keys, values)
         needed = self.needed_tokens(positions.size(0))
         if self.token_counts is not None:
@@ -157,8 +165,10 @@ class SwiftKVModel:
         metadata = get_forward_context().attn_metadata
         if not isinstance(metadata, dict):
             return None  # a dummy run
+        # Of the last group's leader, whose metadata `LateAttention` reduces in every model.
         late = metadata[self.late_layer_names[-1]]
         indices = getattr(late, "logits_indices_padded", None)
+        # As many indices as tokens: a step of decoding alone, which needs no gather.
         if indices is None or late.num_logits_indices == tokens:
             return None
         return indices, late.num_logits_indices
@@ -167,6 +177,7 @@ class SwiftKVModel:
         """Run the late decoder on rows `indices`, of which the first `number` are real."""
         with reduced_batch(indices.size(0)):
             rows = self.late_decoder(*self.at_fixed_address(positions[indices], x[indices]))
+        # Rows beyond `number` are padding for CUDA graphs, and their values mean nothing.
         # NaN, so that a use of hidden states that do not exist can never look right.
         output = x.new_full(x.shape, float("nan"))
         output[indices[:number]] = rows[:number]

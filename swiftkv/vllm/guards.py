@@ -14,7 +14,14 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from swiftkv.errors import UserError
-from swiftkv.vllm.compat import LogitsProcessorV2
+
+try:  # newer releases: the V2 model runner's own kind of logits processors
+    from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
+except ImportError:
+
+    class LogitsProcessorV2:
+        """Stands in where the V2 model runner has no custom logits processors."""
+
 
 FULL_PREFILL_ENV = "SWIFTKV_FULL_PREFILL"
 FULL_PREFILL_KEY = "swiftkv_full_prefill"
@@ -36,21 +43,23 @@ def unsupported(vllm_config) -> str | None:
     """The first feature asked for that cannot work with SwiftKV, or None."""
     parallel = vllm_config.parallel_config
     kv_heads = vllm_config.model_config.hf_config.num_key_value_heads
-    found = {
+    asked_for = {
+        # One process holds both halves of the decoder, and hands x_l from one to the other.
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "decode context parallelism": parallel.decode_context_parallel_size > 1,
         "micro-batching (DBO)": parallel.enable_dbo,
         "LoRA": vllm_config.lora_config is not None,
         # vLLM allows no logits processor beside it, and the refusal of prompt log-probs is one.
         "speculative decoding": vllm_config.speculative_config is not None,
+        # vLLM would repeat a head on several ranks; the fused K and V of the late groups are cut without repeats.
         f"tensor parallelism over more ranks than the {kv_heads} key-value heads": (
             parallel.tensor_parallel_size > kv_heads
         ),
     }
-    return next((feature for feature, asked in found.items() if asked), None)
+    return next((feature for feature, asked in asked_for.items() if asked), None)
 
 
-class EngineSettings(VerifyAndUpdateConfig):
+class SwiftKVEngineGuard(VerifyAndUpdateConfig):
     """Called by vLLM while it completes the engine's configuration (`MODELS_CONFIG_MAP`)."""
 
     @staticmethod
@@ -60,6 +69,7 @@ class EngineSettings(VerifyAndUpdateConfig):
         if feature := unsupported(vllm_config):
             raise UserError(f"{model.model}: SwiftKV models do not support {feature}")
         late = model.hf_config.num_hidden_layers - model.hf_config.num_key_value_layers
+        # A pooling model reads hidden states at every position, where early exit leaves NaN.
         pooling = model.runner_type == "pooling"
         early_exit = bool(late) and not pooling and not wants_full_prefill(model.hf_config)
         vllm_config.cache_config.kv_sharing_fast_prefill = early_exit
@@ -69,6 +79,7 @@ class EngineSettings(VerifyAndUpdateConfig):
 
 def refuse_prompt_logprobs(model_config) -> None:
     """Add the guard to the engine's logits processors."""
+    # Once, however often vLLM completes this configuration.
     others = [name for name in model_config.logits_processors or () if name != GUARD]
     model_config.logits_processors = [*others, GUARD]
 

@@ -44,6 +44,7 @@ class LateSelfAttention(LlamaAttention):
     ) -> None:
         # Not LlamaAttention's: it would allocate the q, k and v projections that a late layer never uses.
         nn.Module.__init__(self)
+        # Attributes below that nothing here reads are those that `_init_rotary_emb` and `LateKV` take from it.
         ranks = get_tensor_model_parallel_world_size()
         if self.qkv_bias is not None:
             bias, bias_o_proj = self.qkv_bias, False
@@ -53,6 +54,7 @@ class LateSelfAttention(LlamaAttention):
         self.head_dim = getattr(config, "head_dim", None) or hidden_size // num_heads
         size = num_heads * self.head_dim
         common = {"quant_config": quant_config, "return_bias": False}
+        # Split over ranks by heads and summed again by o_proj, as in vLLM's own attention.
         self.q_proj_swiftkv = ColumnParallelLinear(
             hidden_size, size, bias=self.kv_bias, prefix=f"{prefix}.q_proj_swiftkv", **common
         )
@@ -72,6 +74,7 @@ class LateSelfAttention(LlamaAttention):
 
     def make_norms(self, config, prefix: str) -> None:
         """The per-head norms of queries and, in a group's first layer, keys, if the family has them."""
+        # Followers have no key norm: K is normalised once, for the whole group, by `LateKV`.
         leads = extract_layer_index(prefix) in config.layers_of().leaders
         self.q_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps) if self.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps) if self.qk_norm and leads else None
@@ -89,8 +92,10 @@ def late_attention_options(config, prefix: str) -> dict:
     """Whose KV cache the late layer at `prefix` (model.layers.<j>.self_attn) reads, and who wraps its metadata."""
     layer, layers = extract_layer_index(prefix), config.layers_of()
     behind = layers.behind(layer)
+    # The followers of the last group are the unbroken run of cache-sharing layers at the model's end: vLLM's own case.
     trailing = behind > 0 and layers.leader(layer) == layers.leaders[-1]
     early_exit = get_current_vllm_config().cache_config.kv_sharing_fast_prefill
+    # vLLM knows attention layers by name. The leader must exist by then: it comes first in the model.
     leader = prefix.replace(f".{layer}.", f".{layers.leader(layer)}.") + ".attn"
     return {
         "kv_sharing_target_layer_name": leader if behind else None,
@@ -108,7 +113,7 @@ def late_layer(attention: type[LateSelfAttention], vllm_config: VllmConfig, pref
     return LlamaDecoderLayer(vllm_config=vllm_config, prefix=prefix, attn_layer_type=attention)
 
 
-class SwiftKVForCausalLM(LlamaForCausalLM):
+class EarlyExitForCausalLM(LlamaForCausalLM):
     """The language model of every family around its `model_class`.
 
     Loads checkpoints with or without the late layers' original q, k and v.

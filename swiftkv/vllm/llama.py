@@ -4,8 +4,8 @@ from vllm.compilation.decorators import ignore_torch_compile
 from vllm.config import VllmConfig
 from vllm.model_executor.models.llama import LlamaDecoderLayer, LlamaModel
 
-from swiftkv.vllm.decoder import SwiftKVModel
-from swiftkv.vllm.late import LateSelfAttention, SwiftKVForCausalLM, is_late, late_layer
+from swiftkv.vllm.decoder import EarlyExitModel
+from swiftkv.vllm.late import EarlyExitForCausalLM, LateSelfAttention, is_late, late_layer
 
 
 def decoder_layer(*, vllm_config: VllmConfig, prefix: str) -> LlamaDecoderLayer:
@@ -16,7 +16,7 @@ def decoder_layer(*, vllm_config: VllmConfig, prefix: str) -> LlamaDecoderLayer:
 
 
 @ignore_torch_compile
-class LlamaSwiftKVModel(SwiftKVModel, LlamaModel):
+class LlamaEarlyExitModel(EarlyExitModel, LlamaModel):
     """vLLM's Llama decoder, split at the cut."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
@@ -24,5 +24,5 @@ class LlamaSwiftKVModel(SwiftKVModel, LlamaModel):
         self.split(vllm_config, prefix)
 
 
-class LlamaSwiftKVForCausalLM(SwiftKVForCausalLM):
-    model_class = LlamaSwiftKVModel
+class LlamaSwiftKVForCausalLM(EarlyExitForCausalLM):
+    model_class = LlamaEarlyExitModel

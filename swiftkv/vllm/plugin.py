@@ -16,11 +16,12 @@ def register() -> None:
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
     from swiftkv.modeling import FAMILIES  # importing it registers the configurations with AutoConfig
-    from swiftkv.vllm.guards import EngineSettings
+    from swiftkv.vllm.guards import SwiftKVEngineGuard
 
     known = ModelRegistry.get_supported_archs()
     for model in FAMILIES.values():
-        MODELS_CONFIG_MAP.setdefault(model.__name__, EngineSettings)
+        # vLLM has no registration for this hook; its own models are entries of the same table.
+        MODELS_CONFIG_MAP.setdefault(model.__name__, SwiftKVEngineGuard)
         if model.__name__ not in known:
             ModelRegistry.register_model(model.__name__, model.vllm_model)
     if os.environ.get(DIE_WITH_PARENT):
@@ -39,6 +40,7 @@ def die_with_parent() -> None:
     if parent is None or ask is None:
         return
     ask()
+    # The parent may have gone before the call above, and would then never be missed.
     if os.getppid() != parent.pid:
         os._exit(1)
 

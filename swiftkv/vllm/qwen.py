@@ -6,8 +6,8 @@ from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer, Qwen2Model
 from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
 
-from swiftkv.vllm.decoder import SwiftKVModel
-from swiftkv.vllm.late import LateSelfAttention, SwiftKVForCausalLM, is_late, late_layer
+from swiftkv.vllm.decoder import EarlyExitModel
+from swiftkv.vllm.late import EarlyExitForCausalLM, LateSelfAttention, is_late, late_layer
 
 
 class Qwen2LateAttention(LateSelfAttention):
@@ -18,7 +18,7 @@ class Qwen3LateAttention(LateSelfAttention):
     qk_norm = True
 
 
-class QwenSwiftKVModel(SwiftKVModel, Qwen2Model):
+class QwenEarlyExitModel(EarlyExitModel, Qwen2Model):
     """vLLM's Qwen decoder, split at the cut: `early_layer` below it, late layers with `late_attention` above."""
 
     early_layer: type[nn.Module]
@@ -37,18 +37,18 @@ class QwenSwiftKVModel(SwiftKVModel, Qwen2Model):
 
 
 @ignore_torch_compile
-class Qwen2SwiftKVModel(QwenSwiftKVModel):
+class Qwen2EarlyExitModel(QwenEarlyExitModel):
     early_layer, late_attention = Qwen2DecoderLayer, Qwen2LateAttention
 
 
 @ignore_torch_compile
-class Qwen3SwiftKVModel(QwenSwiftKVModel):
+class Qwen3EarlyExitModel(QwenEarlyExitModel):
     early_layer, late_attention = Qwen3DecoderLayer, Qwen3LateAttention
 
 
-class Qwen2SwiftKVForCausalLM(SwiftKVForCausalLM):
-    model_class = Qwen2SwiftKVModel
+class Qwen2SwiftKVForCausalLM(EarlyExitForCausalLM):
+    model_class = Qwen2EarlyExitModel
 
 
-class Qwen3SwiftKVForCausalLM(SwiftKVForCausalLM):
-    model_class = Qwen3SwiftKVModel
+class Qwen3SwiftKVForCausalLM(EarlyExitForCausalLM):
+    model_class = Qwen3EarlyExitModel

@@ -15,10 +15,12 @@ from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 class SharedDummyLoader(DummyModelLoader):
     """vLLM's random weights; a parameter of a name, shape and dtype that a living engine has is that engine's."""
 
+    # Weak, so that the memory goes with the last engine that uses it.
     known: ClassVar[WeakValueDictionary] = WeakValueDictionary()
 
     def load_weights(self, model: nn.Module, model_config) -> None:
         """Fill `model`, whose own memory for what is shared becomes free."""
+        # Filled first and replaced after: vLLM's own loader decides what the values are.
         super().load_weights(model, model_config)
         for name, parameter in model.named_parameters():
             key = (name, tuple(parameter.shape), parameter.dtype, parameter.device)

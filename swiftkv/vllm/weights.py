@@ -10,6 +10,7 @@ from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from swiftkv.errors import UserError
 
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
+# vLLM holds q, k, v of a layer in one matrix, gate and up in another; the shard is which part of it a tensor fills.
 MERGED = {
     "self_attn.q_proj": ("self_attn.qkv_proj", "q"),
     "self_attn.k_proj": ("self_attn.qkv_proj", "k"),
@@ -31,6 +32,7 @@ class WeightMap:
 
     def target(self, name: str) -> tuple[str, Shard] | None:
         """(parameter, shard) of tensor `name`; None if the model does not use it."""
+        # Old checkpoints carry buffers of RoPE; a tied head is the embedding.
         if "rotary_emb." in name or (self.tied and name.startswith("lm_head.")):
             return None
         layer = LAYER.match(name)
@@ -43,6 +45,7 @@ class WeightMap:
         if module in ("self_attn.k_proj_swiftkv", "self_attn.v_proj_swiftkv"):
             if layer not in self.leaders:
                 return name, None  # no such parameter
+            # K of every group, then V of every group, in the order that `LateKV` splits them.
             shard = self.leaders.index(layer) + len(self.leaders) * (module == "self_attn.v_proj_swiftkv")
             return f"{LATE_KV}.{kind}", shard
         if layer >= self.cut and module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
@@ -80,6 +83,8 @@ def load_weights(model: nn.Module, config, weights: Iterable[tuple[str, torch.Te
         fill(parameters[parameter], tensor, shard)
         seen.add(name)
         loaded.add(parameter)
+    # vLLM leaves what no tensor fills as it was allocated, so this has to notice. Scales of quantised weights are left
+    # out: which of them exist is the scheme's business.
     plain = [parameter for parameter in parameters if parameter.endswith((".weight", ".bias"))]
     missing = [name for parameter in plain for name in where.sources(parameter) if name not in seen]
     if missing:

@@ -14,7 +14,7 @@ from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.evals import diagnose
-from swiftkv.modeling.placement import load_whole
+from swiftkv.modeling.checkpoint import load_whole
 from swiftkv.registry import FRAMES
 from swiftkv.workloads import tasks
 from tests.helpers.config import make_config

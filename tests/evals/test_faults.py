@@ -13,8 +13,8 @@ import torch
 
 from swiftkv.config import ROOT
 from swiftkv.evals import accuracy_summary, diagnose, gates
+from swiftkv.modeling.checkpoint import load_whole
 from swiftkv.modeling.convert import convert
-from swiftkv.modeling.placement import load_whole
 from swiftkv.workloads import tasks
 from swiftkv.workloads.tokens import load_tokenizer
 from tests.helpers.config import make_config

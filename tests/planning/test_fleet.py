@@ -191,7 +191,7 @@ def trace_file(tmp_path):
 
 def test_plan(tmp_path, trace_file, capsys):
     """SwiftKV needs fewer GPUs and costs less in proportion; every row says that it is predicted."""
-    options = capacity.Options(scale=300, hours=0.05, price=3.0)
+    options = capacity.Scenario(scale=300, hours=0.05, price=3.0)
     table = capacity.run(load_config(), "Llama-3.1-8B", MACHINE, trace_file, options, tmp_path)
     assert set(table["kind"]) == {"predicted"} and table["arm"].iloc[0] == "base"
     assert (table["attainment"] >= 0.99).all()
@@ -205,22 +205,22 @@ def test_plan(tmp_path, trace_file, capsys):
 
 
 def test_limits_out_of_reach_are_said(tmp_path, trace_file):
-    options = capacity.Options(scale=10, hours=0.05, slo_ttft=0.001)
+    options = capacity.Scenario(scale=10, hours=0.05, slo_ttft=0.001)
     table = capacity.run(load_config(), "Llama-3.1-8B", MACHINE, trace_file, options, tmp_path)
     assert table["note"].str.contains("out of reach").all() and "gpus" not in table
 
 
 def test_a_model_that_does_not_fit(tmp_path, trace_file):
     with pytest.raises(UserError, match="gpus-per-replica"):
-        capacity.run(load_config(), "Llama-3.1-70B", MACHINE, trace_file, capacity.Options(), tmp_path)
-    four = capacity.limits(costmodel.LLAMA_70B, 80, 1, MACHINE.times(4), capacity.Options())
+        capacity.run(load_config(), "Llama-3.1-70B", MACHINE, trace_file, capacity.Scenario(), tmp_path)
+    four = capacity.limits(costmodel.LLAMA_70B, 80, 1, MACHINE.times(4), capacity.Scenario())
     assert four.kv_tokens == pytest.approx((0.9 * 4 * 80e9 - 141e9) / 327680, rel=0.01)
 
 
 @pytest.mark.parametrize("change", [{"scale": float("nan")}, {"hours": float("inf")}, {"step_tokens": 10}])
 def test_bad_options(change):
     with pytest.raises(UserError):
-        capacity.Options(**change)
+        capacity.Scenario(**change)
 
 
 def test_unknown_model():

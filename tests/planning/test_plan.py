@@ -25,11 +25,13 @@ PAPER, CHAT = load_config(ROOT / "config/paper.yaml"), load_config(ROOT / "confi
 H100 = {"gpu_memory_gib": 80, "tflops": 989}
 
 
-def made(config=CHAT, shape=LLAMA_8B, processes=1, micro=8192, checkpoint=False, **more) -> distillation.Plan:
+def made(
+    config=CHAT, shape=LLAMA_8B, processes=1, micro=8192, checkpoint=False, **more
+) -> distillation.DistillationPlan:
     return distillation.plan(config, shape, processes, *H100.values(), micro, checkpoint, **more)
 
 
-def total(planned: distillation.Plan) -> int:
+def total(planned: distillation.DistillationPlan) -> int:
     return sum(planned.memory(planned.rows).values())
 
 

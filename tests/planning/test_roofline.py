@@ -109,8 +109,9 @@ def test_decode_step_by_hand():
 @settings(max_examples=25)
 @given(st.integers(1, 2000), st.integers(1, 100), st.integers(1, 8), st.sampled_from([(4, 1), (4, 2), (1, 7)]))
 def test_speedup_is_between_one_and_the_layers(prompt, output, count, variant):
-    found = predict.speedup(TINY_SHAPE, *variant, Workload(prompt, output, count, 256), MACHINE)
-    assert 1 - 1e-9 <= found <= TINY_SHAPE["num_hidden_layers"] / variant[0]
+    load = Workload(prompt, output, count, 256)
+    base, student = (predict.predict(TINY_SHAPE, *arm, load, MACHINE) for arm in ((8, 1), variant))
+    assert 1 - 1e-9 <= base.elapsed_s / student.elapsed_s <= TINY_SHAPE["num_hidden_layers"] / variant[0]
 
 
 def test_rate_follows_the_tokens():
@@ -207,12 +208,12 @@ def test_gpu_table_has_every_peak():
 
 def test_the_command_states_the_defaults():
     from swiftkv.commands.planning import plan
-    from swiftkv.planning.capacity import Options
+    from swiftkv.planning.capacity import Scenario
 
     given = {name: parameter.default for name, parameter in inspect.signature(plan).parameters.items()}
     assert (given["efficiency"], given["overhead"]) == (roofline.EFFICIENCY, roofline.OVERHEAD_S)
     assert given["bandwidth_efficiency"] == roofline.BANDWIDTH_EFFICIENCY
-    options = asdict(Options())
+    options = asdict(Scenario())
     assert options.pop("gpus") == given["gpus_per_replica"]
     assert options == {name: given[name] for name in options}
 

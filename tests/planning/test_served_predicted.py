@@ -12,7 +12,7 @@ from swiftkv.bench.throughput import write_csv
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.engines.settings import DTYPE_BYTES, benchmark_arms
 from swiftkv.errors import UserError
-from swiftkv.planning import fleet, predict, predicted, roofline
+from swiftkv.planning import fleet, predict, roofline, served
 from swiftkv.results import Results
 from swiftkv.workloads.traffic import Requests
 
@@ -55,8 +55,8 @@ def results(tmp_path) -> Results:
 
 
 def test_a_server_that_is_the_simulator_is_predicted_exactly(results):
-    found = predicted.compare(CONFIG, MACHINE, results)
-    assert set(found.quantity) == {*predicted.QUANTITIES, "ttft_p50_ratio", "e2el_p50_ratio"}
+    found = served.compare(CONFIG, MACHINE, results)
+    assert set(found.quantity) == {*served.QUANTITIES, "ttft_p50_ratio", "e2el_p50_ratio"}
     assert len(found) == 2 * 2 * 3 + 2 * 2
     assert np.allclose(found.error, 0, atol=1e-9)
     assert found.measured[found.quantity == "ttft_p50_ratio"].between(0.1, 0.9).all(), "the student is faster"
@@ -73,7 +73,7 @@ def test_what_a_server_adds_to_a_step_is_learned_from_the_base(tmp_path):
     rows = [metrics.row(made, config.served.slo)]
     folder = tmp_path / config.scale / "served"
     write_csv(folder / "summary.csv", summary.summarise(rows, config.served_arms, config.seed))
-    found = predicted.server_overhead(config, MACHINE, Results(config.scale, tmp_path / config.scale))
+    found = served.server_overhead(config, MACHINE, Results(config.scale, tmp_path / config.scale))
     assert found == pytest.approx(4e-3, rel=1e-6)
 
 
@@ -82,20 +82,20 @@ def test_another_model_or_machine_is_refused(results):
     other["throughput"]["model"]["hidden_size"] *= 2
     fit = REFERENCE / "cpu"
     with pytest.raises(UserError, match=r"--fit .*cpu: has another throughput\.model"):
-        predicted.machine_of(CONFIG, fit, RunConfig(other, "(test)"), results)
+        served.machine_of(CONFIG, fit, RunConfig(other, "(test)"), results)
     with pytest.raises(
         UserError,
         match=r"cpu: was measured on AMD EPYC.*, the served run on hardware unknown; allowed is the same",
     ):
-        predicted.machine_of(CONFIG, fit, config_of_run(fit, None), results)
+        served.machine_of(CONFIG, fit, config_of_run(fit, None), results)
 
 
 def test_the_committed_replays_are_predicted():
     """What docs/results/costmodel.md says of them."""
     directory = REFERENCE / "cpu-served"
     config, results = config_of_run(directory, None), Results("cpu-served", directory)
-    machine = predicted.machine_of(config, REFERENCE / "cpu", config_of_run(REFERENCE / "cpu", None), results)
-    off = predicted.compare(config, machine, results).assign(off=lambda rows: rows.error.abs())
+    machine = served.machine_of(config, REFERENCE / "cpu", config_of_run(REFERENCE / "cpu", None), results)
+    off = served.compare(config, machine, results).assign(off=lambda rows: rows.error.abs())
     median = off.groupby("quantity").off.median()
     assert median["ttft_p50_s"] <= 0.05 and median["e2el_p50_s"] <= 0.05 and median["e2el_p50_ratio"] <= 0.09
     attainment = off[off.quantity == "attainment"].off

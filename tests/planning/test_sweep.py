@@ -13,7 +13,7 @@ from swiftkv.engines.settings import BLOCK, benchmark_arms
 from swiftkv.errors import UserError
 from swiftkv.planning import predict, roofline, sweep
 from swiftkv.planning.roofline import Machine
-from swiftkv.report import plots
+from swiftkv.report import exhibits, plots
 
 CONFIG = load_config(ROOT / "config" / "sweep.yaml")
 OTHER = {"name": "other", "input_len": 1, "output_len": 1, "num_requests": 1}
@@ -148,8 +148,8 @@ def test_memory_and_prefixes_act_as_they_should(results):
 def test_figures(results, tmp_path):
     """Each says where it comes from and that part of it is predicted; all have one provenance."""
     plots.draw_all(CONFIG, tmp_path, root=results.parent, of_sweep=True)
-    assert {path.stem for path in tmp_path.glob("*.png")} == set(plots.SWEEP)
-    for name in plots.SWEEP:
+    assert {path.stem for path in tmp_path.glob("*.png")} == set(exhibits.SWEEP_FIGURES)
+    for name in exhibits.SWEEP_FIGURES:
         svg = (tmp_path / f"{name}.svg").read_text()
         assert "results/sweep/" in svg and "predict" in svg.lower()
     record = json.loads((tmp_path / "sweep.provenance.json").read_text())

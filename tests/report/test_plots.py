@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.errors import UserError
-from swiftkv.report import plots
+from swiftkv.report import exhibits, plots
 from swiftkv.report.plots.rewiring import Wiring, wirings
 from swiftkv.report.plots.style import WIDTH
 from tests.helpers.synthetic_results import LAYERS, build
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
-IDS = "lengths rewiring throughput accuracy-speedup distillation similarity latency diagnosis".split()
+IDS = [name.removeprefix("fig-") for name in exhibits.FIGURES]
 
 
 @pytest.fixture(scope="module")

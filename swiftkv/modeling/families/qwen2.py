@@ -17,13 +17,9 @@ from swiftkv.modeling.configuration import SwiftKVConfigMixin
 
 @strict
 class Qwen2SwiftKVConfig(SwiftKVConfigMixin, Qwen2Config):
-    """Qwen2 and Qwen2.5 with SwiftKV; fields as `LlamaSwiftKVConfig`."""
+    """Qwen2 and Qwen2.5 with SwiftKV."""
 
     model_type = "qwen2_swiftkv"
-
-    swiftkv: bool = True
-    num_key_value_layers: int | None = None
-    key_value_group_size: int = 1
 
 
 class Qwen2SwiftKVAttention(decoder.SwiftKVAttention, Qwen2Attention):
@@ -37,19 +33,15 @@ class Qwen2SwiftKVDecoderLayer(decoder.SwiftKVDecoderLayer, Qwen2DecoderLayer):
 
 class Qwen2SwiftKVModel(decoder.SwiftKVModel, Qwen2Model):
     config: Qwen2SwiftKVConfig
-    config_class = Qwen2SwiftKVConfig
     layer_class = Qwen2SwiftKVDecoderLayer
-    _no_split_modules = ["Qwen2DecoderLayer", "Qwen2SwiftKVDecoderLayer"]  # noqa: RUF012
 
 
 class Qwen2SwiftKVForCausalLM(decoder.SwiftKVForCausalLM, Qwen2ForCausalLM):
     """q, k and v have biases; so have their SwiftKV counterparts."""
 
     config: Qwen2SwiftKVConfig
-    config_class = Qwen2SwiftKVConfig
     model_class = Qwen2SwiftKVModel
     vllm_model = "swiftkv.vllm.qwen:Qwen2SwiftKVForCausalLM"
-    _no_split_modules = ["Qwen2DecoderLayer", "Qwen2SwiftKVDecoderLayer"]  # noqa: RUF012
 
 
 FAMILY = Qwen2SwiftKVForCausalLM

@@ -17,13 +17,9 @@ from swiftkv.modeling.configuration import SwiftKVConfigMixin
 
 @strict
 class Qwen3SwiftKVConfig(SwiftKVConfigMixin, Qwen3Config):
-    """Dense Qwen3 with SwiftKV; fields as `LlamaSwiftKVConfig`."""
+    """Dense Qwen3 with SwiftKV."""
 
     model_type = "qwen3_swiftkv"
-
-    swiftkv: bool = True
-    num_key_value_layers: int | None = None
-    key_value_group_size: int = 1
 
 
 class Qwen3SwiftKVAttention(decoder.SwiftKVAttention, Qwen3Attention):
@@ -37,19 +33,15 @@ class Qwen3SwiftKVDecoderLayer(decoder.SwiftKVDecoderLayer, Qwen3DecoderLayer):
 
 class Qwen3SwiftKVModel(decoder.SwiftKVModel, Qwen3Model):
     config: Qwen3SwiftKVConfig
-    config_class = Qwen3SwiftKVConfig
     layer_class = Qwen3SwiftKVDecoderLayer
-    _no_split_modules = ["Qwen3DecoderLayer", "Qwen3SwiftKVDecoderLayer"]  # noqa: RUF012
 
 
 class Qwen3SwiftKVForCausalLM(decoder.SwiftKVForCausalLM, Qwen3ForCausalLM):
     """Queries and keys keep their per-head norms; a late layer's k_norm lives with its group's first layer."""
 
     config: Qwen3SwiftKVConfig
-    config_class = Qwen3SwiftKVConfig
     model_class = Qwen3SwiftKVModel
     vllm_model = "swiftkv.vllm.qwen:Qwen3SwiftKVForCausalLM"
-    _no_split_modules = ["Qwen3DecoderLayer", "Qwen3SwiftKVDecoderLayer"]  # noqa: RUF012
 
 
 FAMILY = Qwen3SwiftKVForCausalLM

@@ -33,7 +33,7 @@ COMPUTED = "none (computed from the model's shape)"
 
 
 @dataclass(frozen=True)
-class Context:
+class ClaimContext:
     """What a claim is judged against: the configuration, its results, and the published figures."""
 
     config: RunConfig
@@ -75,7 +75,7 @@ def read_claims(path: str | Path = CLAIMS) -> list[dict]:
     return claims
 
 
-def source_of(claim: dict, context: Context) -> pd.Series:
+def source_of(claim: dict, context: ClaimContext) -> pd.Series:
     """Value, unit, source and place of what was published: a row of published.csv, or what the claim itself says."""
     given = claim["published"]
     return pd.Series(given) if isinstance(given, dict) else context.published.loc[given]
@@ -90,7 +90,7 @@ def check_gates(results: Results) -> None:
         raise Unanswerable("not measured", f"verify gates failed: {names}")
 
 
-def measure(claim: dict, context: Context) -> Measurement:
+def measure(claim: dict, context: ClaimContext) -> Measurement:
     """The claim's metric. Raises Unanswerable with the verdict and reason where there is no number."""
     try:
         if claim.get("gated") and context.results.has("gates"):
@@ -100,42 +100,46 @@ def measure(claim: dict, context: Context) -> Measurement:
         raise Unanswerable("not measured", str(error)) from None
 
 
-def decide(claim: dict, context: Context) -> tuple[Measurement | None, str, str]:
+def decide(claim: dict, context: ClaimContext) -> tuple[Measurement | None, str, str]:
     """(measurement or None, verdict, reason). A scale outside the claim's list is `not comparable`."""
     comparable = claim["scales"] == "all" or context.config.scale in claim["scales"]
     reason = claim.get("incomparable", f"scale {context.config.scale} cannot speak to this claim")
     try:
-        found = measure(claim, context)
-    except Unanswerable as stop:
+        measured = measure(claim, context)
+    except Unanswerable as stop:  # a scale that cannot speak to the claim need not have its results either
         return None, *((stop.verdict, stop.reason) if comparable else ("not comparable", reason))
     if not comparable:
-        return found, "not comparable", reason
+        return measured, "not comparable", reason
     if claim.get("gated") and not context.results.has("gates"):
-        return found, "not gated", "A number counts only behind green gates, and `swiftkv verify` has not run beside it"
-    return found, *judge(claim["rule"], float(source_of(claim, context).value), found)
+        return (
+            measured,
+            "not gated",
+            "A number counts only behind green gates, and `swiftkv verify` has not run beside it",
+        )
+    return measured, *judge(claim["rule"], float(source_of(claim, context).value), measured)
 
 
-def row(claim: dict, context: Context) -> dict:
+def row(claim: dict, context: ClaimContext) -> dict:
     """One row of claims.csv (COLUMNS); numbers to four significant digits, in the claim's unit. A missing file is named
     as the pipeline names it, wherever the results lie."""
     source = source_of(claim, context)
-    found, verdict, reason = decide(claim, context)
-    origin = context.results.origin(found.frame) if found and found.frame in ALL_FRAMES else None
+    measured, verdict, reason = decide(claim, context)
+    origin = context.results.origin(measured.frame) if measured and measured.frame in ALL_FRAMES else None
     hardware = COMPUTED if claim.get("analytic") else (origin.hardware if origin else "")
     shown, ours = [], f"results/{context.config.scale}"
-    if found:
-        paths = ", ".join(f"{ours}/{name}" for name in found.files)
-        shown = [f"{paths}: {found.details}", ceiling(float(source.value), found)]
+    if measured:
+        paths = ", ".join(f"{ours}/{name}" for name in measured.files)
+        shown = [f"{paths}: {measured.details}", ceiling(float(source.value), measured)]
     return {
         "id": claim["id"],
         "statement": claim["statement"],
         "source": f"{source.source}, {source.place}",
         "published": report.rounded(source.value),
-        "measured": report.rounded(found.value) if found else None,
-        "ci_low": report.rounded(found.low) if found and found.is_ci else None,
-        "ci_high": report.rounded(found.high) if found and found.is_ci else None,
+        "measured": report.rounded(measured.value) if measured else None,
+        "ci_low": report.rounded(measured.low) if measured and measured.is_ci else None,
+        "ci_high": report.rounded(measured.high) if measured and measured.is_ci else None,
         "unit": source.unit,
-        "hardware": hardware if found else "",
+        "hardware": hardware if measured else "",
         "verdict": verdict,
         "evidence": report.sentences(
             [*shown, reason.replace(str(context.results.directory), ours), claim.get("note", "")]
@@ -151,7 +155,7 @@ def run(config: RunConfig, out_csv: str | Path, out_md: str | Path, root: str | 
     results = Results(config.scale, Path(root) / config.scale)
     if not any(map(results.has, READ)):
         raise NothingToJudge(f"{results.directory}: holds no results, so there is nothing to judge")
-    context = Context(config, results, published())
+    context = ClaimContext(config, results, published())
     inputs = [CLAIMS, PUBLISHED, *map(results.path, READ)]
     with Provenance("claims", config, inputs=inputs, out=[out_csv, out_md]) as provenance:
         frame = pd.DataFrame([row(claim, context) for claim in read_claims()], columns=COLUMNS)

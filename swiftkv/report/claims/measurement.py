@@ -60,6 +60,6 @@ def only(frame: pd.DataFrame, where: dict, file: str) -> pd.Series:
     for column, value in where.items():
         rows = rows[rows[column] == value]
     if len(rows) != 1:
-        wanted = ", ".join(f"{column}={value}" for column, value in where.items())
-        raise Unanswerable("not measured", f"{file} has {len(rows) or 'no'} rows with {wanted}")
+        conditions = ", ".join(f"{column}={value}" for column, value in where.items())
+        raise Unanswerable("not measured", f"{file} has {len(rows) or 'no'} rows with {conditions}")
     return rows.iloc[0]

@@ -1,6 +1,6 @@
 """From result frames to one number per claim, with its interval and a sentence that shows the working.
 
-Every function takes the `metric` mapping of a claim and the Context (config, results, published figures) and
+Every function takes the `metric` mapping of a claim and the ClaimContext (config, results, published figures) and
 returns a Measurement, or raises Unanswerable (no number, with the verdict) or UserError (a file is missing).
 """
 
@@ -35,9 +35,11 @@ def cell(metric: dict, context) -> Measurement:
         frame = frame[frame[column].str.contains(pattern, case=False)]
     row = only(frame, where, file_of(name))
     take = {key: factor * float(row[metric[key]]) for key in ("column", "low", "high", "limit") if key in metric}
+    # An interval that is not there reads as NaN; the rules then go by the value alone.
     take = {key: value for key, value in take.items() if not pd.isna(value)}
     if "column" not in take:
         raise Unanswerable("not measured", f"{file_of(name)}: {metric['column']} is empty for {where}")
+    # latency.csv has no lengths of its own: one request shape, that of the configuration, stands for all of its rows.
     latency = context.config.throughput.latency.model_dump() if name == "latency" else {}
     return Measurement(
         value=take["column"],
@@ -46,7 +48,7 @@ def cell(metric: dict, context) -> Measurement:
         high=take.get("high"),
         is_ci={"low", "high"} <= set(take),
         limit=take.get("limit"),
-        details=describe(where, pd.Series({**row, **latency}), take),
+        details=describe(where, pd.Series(row.to_dict() | latency), take),
     )
 
 
@@ -84,10 +86,12 @@ def retention(metric: dict, context) -> Measurement:
         weak = f"the base scores {row.base_score:.1%}, below {metric['min_base']:.0%}"
         raise Unanswerable("not comparable", f"{weak}; keeping a share of that says little")
     tasks = frame[(frame.arm == arm) & (frame.task != "mean")]
+    # The mean is judged; that a weak task hides behind it must not go unsaid.
     worst = tasks.loc[tasks.retention.idxmin()]
     return Measurement(
         value=100 * row.score / row.base_score,
         frame="accuracy",
+        # The base's score counts as known: items are paired, so what varies is the difference.
         low=100 * (1 + row.ci_low / row.base_score),
         high=100 * (1 + row.ci_high / row.base_score),
         is_ci=True,
@@ -118,6 +122,7 @@ def gap_recovered(metric: dict, context) -> Measurement:
 def gap_of(arm: str, context) -> tuple[pd.Series, float]:
     """The arm's mean row of the accuracy summary, and what its undistilled control loses to the base."""
     frame = context.results.accuracy
+    # The base's score stands in every arm's row; the control's is that of the same items.
     control = only(frame, {"arm": arm + UNDISTILLED, "task": "mean"}, file_of("accuracy"))
     return only(frame, {"arm": arm, "task": "mean"}, file_of("accuracy")), control.base_score - control.score
 
@@ -162,15 +167,21 @@ def kv_reduction(metric: dict, context) -> Measurement:
     )
 
 
+def traces_of(context) -> pd.DataFrame:
+    """Rows of lengths.csv that are request traces; Unanswerable if there is none."""
+    frame = context.results.lengths
+    traces = frame[frame.kind == "trace"]
+    if traces.empty:
+        raise Unanswerable("not measured", f"{file_of('lengths')} has no row of kind 'trace'")
+    return traces
+
+
 def trace_ratio(metric: dict, context) -> Measurement:
     """Median over request traces of mean prompt / mean output tokens; bounds are the extreme traces.
 
     The project's own tasks do not count: they were built near 10:1.
     """
-    frame = context.results.lengths
-    traces = frame[frame.kind == "trace"]
-    if traces.empty:
-        raise Unanswerable("not measured", f"{file_of('lengths')} has no row of kind 'trace'")
+    traces = traces_of(context)
     ratios = traces.ratio_of_means
     shown = ", ".join(f"{r.workload} {r.ratio_of_means:.1f}:1" for r in traces.itertuples())
     return Measurement(
@@ -185,10 +196,7 @@ def trace_ratio(metric: dict, context) -> Measurement:
 
 def trace_prompt(metric: dict, context) -> Measurement:
     """Median over request traces of the mean prompt length, in tokens."""
-    frame = context.results.lengths
-    traces = frame[frame.kind == "trace"]
-    if traces.empty:
-        raise Unanswerable("not measured", f"{file_of('lengths')} has no row of kind 'trace'")
+    traces = traces_of(context)
     shown = ", ".join(f"{r.workload} {r.prompt_mean:,.0f}" for r in traces.itertuples())
     return Measurement(value=traces.prompt_mean.median(), frame="lengths", details=f"mean prompt tokens: {shown}")
 
@@ -198,6 +206,8 @@ def late_similarity(metric: dict, context) -> Measurement:
     frame = context.results.similarity
     layers = int(frame.layer.max()) - 1  # row L+1 is the final output, no layer's input
     cut = round(layers * (1 - metric["skip"]))
+    # Row j is the input of layer j; that of layer cut + 1 is x_l, so pairs up to there lie below the cut. Row 1 has no
+    # previous input.
     cosines = frame[(frame.layer >= 2) & (frame.layer <= layers)]
     early, late = cosines[cosines.layer <= cut + 1], cosines[cosines.layer > cut + 1]
     if early.empty or late.empty:
@@ -222,6 +232,7 @@ def best_load(metric: dict, context) -> Measurement:
     rates = frame[(frame.kind == "rate") & (frame.arm == arm)]
     names = [f"{column}_{end}" for end in ("ratio", "ci_low", "ci_high")]
     require(rates, names, Path(file_of("served")))
+    # The claim is of the form "up to": the best rate answers it, and the details show the others.
     best = rates.loc[rates[names[0]].idxmin()]
     shown = ", ".join(f"{row.point} {row.load:g}: {getattr(row, names[0]):.2f}" for row in rates.itertuples())
     value, low, high = (float(best[name]) for name in names)

@@ -49,14 +49,7 @@ def markdown(frame: pd.DataFrame, scale: str) -> str:
     ]
     lines.append(pipe_table(HEADER, rows, ["---"] * len(HEADER), tight=True))
     for row in frame.itertuples():
-        lines += [
-            "",
-            f"## {row.id}: {row.verdict}",
-            "",
-            f"{row.statement} ({row.source})",
-            "",
-            f"{row.evidence}",
-        ]
+        lines += ["", f"## {row.id}: {row.verdict}", "", f"{row.statement} ({row.source})", "", f"{row.evidence}"]
         lines += ["", f"Hardware: {row.hardware}."] if row.hardware else []
     return "\n".join(lines).replace("<", "&lt;") + "\n"
 

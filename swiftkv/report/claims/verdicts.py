@@ -6,81 +6,81 @@ from swiftkv.report.claims.measurement import Measurement
 REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
 
 
-def at_least(rule: dict, published: float, found: Measurement) -> tuple[str, str]:
+def at_least(rule: dict, published: float, measured: Measurement) -> tuple[str, str]:
     """Larger is better. `reproduced`: the whole CI reaches `accept`. `partly`: the point estimate reaches
     `partly` and the CI excludes `no_effect`. `accept: {limit_share: s}` is s times the compute limit.
     """
-    accept = threshold(rule["accept"], found)
-    if found.low >= accept:
-        return REPRODUCED, f"{interval(found)} reaches the accepted {accept:.4g}"
-    if found.value >= rule["partly"] and excludes(found.low, rule.get("no_effect")):
+    accept = threshold(rule["accept"], measured)
+    if measured.low >= accept:
+        return REPRODUCED, f"{interval(measured)} reaches the accepted {accept:.4g}"
+    if measured.value >= rule["partly"] and excludes(measured.low, rule.get("no_effect")):
         return (
             PARTLY,
-            f"not all of {interval(found)} clears {accept:.4g}, but the middle reaches {rule['partly']:.4g}",
+            f"not all of {interval(measured)} clears {accept:.4g}, but the middle reaches {rule['partly']:.4g}",
         )
     return (
         NOT_REPRODUCED,
-        f"{interval(found)} falls short of {accept:.4g} and of a part of it ({rule['partly']:.4g})",
+        f"{interval(measured)} falls short of {accept:.4g} and of a part of it ({rule['partly']:.4g})",
     )
 
 
-def at_most(rule: dict, published: float, found: Measurement) -> tuple[str, str]:
+def at_most(rule: dict, published: float, measured: Measurement) -> tuple[str, str]:
     """Smaller is better: `at_least` mirrored."""
-    if found.high <= rule["accept"]:
-        return REPRODUCED, f"{interval(found)} stays within the accepted {rule['accept']:.4g}"
-    beyond = "no_effect" not in rule or found.high < rule["no_effect"]
-    if found.value <= rule["partly"] and beyond:
-        return PARTLY, f"{interval(found)} exceeds {rule['accept']:.4g} but stays within {rule['partly']:.4g}"
-    return NOT_REPRODUCED, f"{interval(found)} exceeds {rule['accept']:.4g} and {rule['partly']:.4g}"
+    if measured.high <= rule["accept"]:
+        return REPRODUCED, f"{interval(measured)} stays within the accepted {rule['accept']:.4g}"
+    beyond = "no_effect" not in rule or measured.high < rule["no_effect"]
+    if measured.value <= rule["partly"] and beyond:
+        return PARTLY, f"{interval(measured)} exceeds {rule['accept']:.4g} but stays within {rule['partly']:.4g}"
+    return NOT_REPRODUCED, f"{interval(measured)} exceeds {rule['accept']:.4g} and {rule['partly']:.4g}"
 
 
-def within(rule: dict, published: float, found: Measurement) -> tuple[str, str]:
+def within(rule: dict, published: float, measured: Measurement) -> tuple[str, str]:
     """Equality. `reproduced`: the whole CI lies within `accept` of the published value; `partly`: the point
     estimate lies within `partly` of it.
     """
     # Rounded, so that a value on the border is judged alike on either side, whatever binary floats make of it.
-    distance = round(abs(found.value - published), 9)
-    furthest = round(max(abs(found.low - published), abs(found.high - published)), 9)
+    distance = round(abs(measured.value - published), 9)
+    furthest = round(max(abs(measured.low - published), abs(measured.high - published)), 9)
     if furthest <= rule["accept"]:
-        return REPRODUCED, f"{interval(found)} is within {rule['accept']:.4g} of {published:.4g}"
+        return REPRODUCED, f"{interval(measured)} is within {rule['accept']:.4g} of {published:.4g}"
     if distance <= rule["partly"]:
         near = f"within {rule['partly']:.4g} of {published:.4g}, not surely within {rule['accept']:.4g}"
-        return PARTLY, f"{interval(found)} is {near}"
+        return PARTLY, f"{interval(measured)} is {near}"
     return (
         NOT_REPRODUCED,
-        f"{found.value:.4g} is {distance:.4g} away from {published:.4g}; accepted is {rule['accept']:.4g}",
+        f"{measured.value:.4g} is {distance:.4g} away from {published:.4g}; accepted is {rule['accept']:.4g}",
     )
 
 
 RULES = {"at_least": at_least, "at_most": at_most, "within": within}
 
 
-def judge(rule: dict, published: float, found: Measurement) -> tuple[str, str]:
+def judge(rule: dict, published: float, measured: Measurement) -> tuple[str, str]:
     """(verdict, one-line reason with the numbers compared)."""
-    return RULES[rule["kind"]](rule, published, found)
+    return RULES[rule["kind"]](rule, published, measured)
 
 
-def threshold(accept: float | dict, found: Measurement) -> float:
-    return accept["limit_share"] * found.limit if isinstance(accept, dict) else accept
+def threshold(accept: float | dict, measured: Measurement) -> float:
+    return accept["limit_share"] * measured.limit if isinstance(accept, dict) else accept
 
 
 def excludes(low: float, no_effect: float | None) -> bool:
     return no_effect is None or low > no_effect
 
 
-def interval(found: Measurement) -> str:
+def interval(measured: Measurement) -> str:
     """The measurement with its 95% CI, or with the range it was taken from, as text."""
-    if found.is_ci:
-        return with_interval(found.value, found.low, found.high, ".4g")
-    spread = f" (range {found.low:.4g} to {found.high:.4g})" if found.high > found.low else ""
-    return f"{found.value:.4g}{spread}"
+    if measured.is_ci:
+        return with_interval(measured.value, measured.low, measured.high, ".4g")
+    spread = f" (range {measured.low:.4g} to {measured.high:.4g})" if measured.high > measured.low else ""
+    return f"{measured.value:.4g}{spread}"
 
 
-def ceiling(published: float, found: Measurement) -> str:
+def ceiling(published: float, measured: Measurement) -> str:
     """A sentence where the compute model itself forbids the published gain at this point, else nothing."""
-    if found.limit is None or found.limit >= published:
+    if measured.limit is None or measured.limit >= published:
         return ""
     return (
-        f"The compute limit {found.limit:.2f}x lies below the published {published:.4g}x: the compute saved "
+        f"The compute limit {measured.limit:.2f}x lies below the published {published:.4g}x: the compute saved "
         "cannot give it at this point"
     )

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
 from swiftkv.config import BASE_ARM, RunConfig
-from swiftkv.report.plots.style import Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.report.plots.style import Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, legend, new
 from swiftkv.results import Results
 
 NEEDLE = "needle"
@@ -57,8 +57,7 @@ def draw(config: RunConfig, results: Results) -> Figure:
         panel.set_ylim(-0.04, 1.04)
     for panel in (axes[2], axes[4]):
         panel.set_ylabel("share exact")
-    handles, labels = axes[3].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7, frameon=False)
+    legend(figure, axes[3].get_legend_handles_labels()[0], size=7)
     items = difficulty.groupby(difficulty.task == NEEDLE)["items"].min()
     note = f"Teacher-forced; {items[False]} items per task and number of records, {items[True]} needles per length."
     footer(figure, results.origin("diagnosis_difficulty"), note)

@@ -4,7 +4,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from swiftkv.config import RunConfig
-from swiftkv.report.plots.style import GREY, PALETTE, Figure, arm_colours, arm_labels, arm_markers, footer, new
+from swiftkv.report.plots.style import (
+    GREY,
+    PALETTE,
+    Figure,
+    arm_colours,
+    arm_labels,
+    arm_markers,
+    footer,
+    legend,
+    new,
+    percent,
+)
 from swiftkv.results import Results
 
 SMOOTH = 20  # points of the curve that show single steps faintly and their running mean
@@ -17,11 +28,7 @@ def curves(axes: Axes, frame: pd.DataFrame, column: str, config: RunConfig) -> N
         rows = frame[frame.variant == variant.name].sort_values("step")
         window = max(1, len(rows) // SMOOTH)
         smooth = rows[column].rolling(window, min_periods=1).median()
-        style = {
-            "color": colours[variant.name],
-            "marker": markers[variant.name],
-            "markevery": max(1, len(rows) // 8),
-        }
+        style = {"color": colours[variant.name], "marker": markers[variant.name], "markevery": max(1, len(rows) // 8)}
         axes.plot(rows.tokens / 1e6, rows[column], color=colours[variant.name], linewidth=0.6, alpha=0.3)
         axes.plot(rows.tokens / 1e6, smooth, linewidth=1.5, markersize=4, label=labels[variant.name], **style)
 
@@ -40,8 +47,7 @@ def distillation(config: RunConfig, results: Results) -> Figure:
     agreement.set(ylabel="share of answer tokens", title="top-1 agreement with the teacher")
     for axes in (loss, agreement):
         axes.set_xlabel("training tokens (millions)")
-    handles, labels = loss.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7.5, frameon=False)
+    legend(figure, loss.get_legend_handles_labels()[0])
     minutes = frame.seconds.max() / 60
     note = f"All students in one run with one teacher pass, {minutes:.1f} minutes. Lines: running median; faint: raw."
     footer(figure, results.origin("distill"), note)
@@ -53,15 +59,7 @@ def cuts(axes: Axes, config: RunConfig, layers: int) -> None:
     for skip in sorted({variant.skip for variant in config.variants}):
         layer = round(layers * (1 - skip)) + 1
         axes.axvline(layer, color=GREY, linestyle=":", linewidth=1)
-        axes.text(
-            layer,
-            1.01,
-            f"{100 * skip:.4g}%",
-            transform=axes.get_xaxis_transform(),
-            ha="center",
-            fontsize=7,
-            color=GREY,
-        )
+        axes.text(layer, 1.01, percent(skip), transform=axes.get_xaxis_transform(), ha="center", fontsize=7, color=GREY)
 
 
 def similarity(config: RunConfig, results: Results) -> Figure:
@@ -70,12 +68,7 @@ def similarity(config: RunConfig, results: Results) -> Figure:
     layers = int(frame.layer.max()) - 1
     figure, (cosine, change) = new(1, 2, 3.4)
     cosine.plot(
-        frame.layer,
-        frame.cosine_to_previous,
-        "o-",
-        color=PALETTE[1],
-        markersize=4,
-        label="to the previous input",
+        frame.layer, frame.cosine_to_previous, "o-", color=PALETTE[1], markersize=4, label="to the previous input"
     )
     cosine.plot(frame.layer, frame.cosine_to_final, "s--", color=PALETTE[4], markersize=4, label="to the final output")
     lowest = frame[["cosine_to_final", "cosine_to_previous"]].min().min()

@@ -15,13 +15,13 @@ BOX = {"med": 0.5, "q1": 0.25, "q3": 0.75, "whislo": 0.1, "whishi": 0.9}
 
 def boxes(quantiles: pd.DataFrame, quantity: str, workloads: list[str]) -> list[dict]:
     """Box statistics per workload, read off its quantile curve; zeros are lifted to 1 for the log axis."""
-    found = []
+    statistics = []
     for workload in workloads:
         curve = quantiles[(quantiles.workload == workload) & (quantiles.quantity == quantity)].sort_values("q")
         lowest = 0.1 if quantity == "ratio" else 1
         values = {key: max(lowest, float(np.interp(q, curve.q, curve.tokens))) for key, q in BOX.items()}
-        found.append({**values, "label": workload, "fliers": []})
-    return found
+        statistics.append(values | {"label": workload, "fliers": []})
+    return statistics
 
 
 def draw_boxes(axes: Axes, statistics: list[dict], offset: float, width: float, colour: str) -> None:

@@ -52,14 +52,7 @@ def arrow(axes: Axes, start: tuple, end: tuple, colour: str = "black", width: fl
     style = f"-|>,head_length={head / 10},head_width={head / 22}"
     axes.add_patch(
         FancyArrowPatch(
-            start,
-            end,
-            arrowstyle=style,
-            color=colour,
-            linewidth=width,
-            mutation_scale=8,
-            shrinkA=0,
-            shrinkB=0,
+            start, end, arrowstyle=style, color=colour, linewidth=width, mutation_scale=8, shrinkA=0, shrinkB=0
         )
     )
 
@@ -89,16 +82,7 @@ def draw_late_caches(axes: Axes, model: Wiring, size: float, step: int) -> None:
         middle = first + model.group / 2
         span = f"{first + 1}" if model.group == 1 else f"{first + 1}-{first + model.group}"
         named = model.group > 1 or number % step == 0
-        box(
-            axes,
-            X_CACHE,
-            first + 0.1,
-            W_CACHE,
-            model.group - 0.2,
-            SHARED,
-            f"KV {span}" if named else "",
-            size,
-        )
+        box(axes, X_CACHE, first + 0.1, W_CACHE, model.group - 0.2, SHARED, f"KV {span}" if named else "", size)
         arrow(axes, (X_TRUNK, middle - 0.18), (X_CACHE + W_CACHE, middle - 0.18))
         for layer in range(first, first + model.group):
             arrow(axes, (X_CACHE + W_CACHE, layer + 0.68), (X_LAYER, layer + 0.68), colour=GREY)
@@ -125,11 +109,10 @@ def panel(axes: Axes, model: Wiring) -> None:
     draw_late_caches(axes, model, size, step)
     draw_tokens(axes, model, 6.5)
     skipped = percent((model.layers - model.cut) / model.layers)
-    kept = percent(model.caches / model.layers)
+    caches = percent(model.caches / model.layers)
     axes.set_title(model.title, fontsize=8.5)
     axes.set_xlabel(
-        f"prompt tokens skip {skipped} of the layers\n{model.caches} KV caches ({kept} of the base)",
-        fontsize=7,
+        f"prompt tokens skip {skipped} of the layers\n{model.caches} KV caches ({caches} of the base)", fontsize=7
     )
     axes.set(xlim=(-0.2, 10), ylim=(-0.15, model.layers + 0.15), xticks=[], yticks=[])
     axes.grid(visible=False)

@@ -5,7 +5,17 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from swiftkv.config import RunConfig
-from swiftkv.report.plots.style import PALETTE, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.report.plots.style import (
+    PALETTE,
+    Figure,
+    arm_colours,
+    arm_handles,
+    arm_markers,
+    footer,
+    known_arms,
+    legend,
+    new,
+)
 from swiftkv.results import Results
 
 PANELS = {"ttft_p50_s": "TTFT, median (s)", "tpot_p50_s": "TPOT, median (s)", "attainment": "share within the SLO"}
@@ -16,9 +26,9 @@ LIMIT = PALETTE[4]
 def curve(axes: Axes, rows: pd.DataFrame, value: str, style: dict) -> None:
     """One arm: median over the rounds by load, and the range of the rounds as a whisker."""
     by_load = rows.groupby("load")[value]
-    middle = by_load.median()
-    errors = [middle - by_load.min(), by_load.max() - middle]
-    axes.errorbar(middle.index, middle, errors, elinewidth=0.9, capsize=2, linewidth=1.2, markersize=5, **style)
+    medians = by_load.median()
+    errors = [medians - by_load.min(), by_load.max() - medians]
+    axes.errorbar(medians.index, medians, errors, elinewidth=0.9, capsize=2, linewidth=1.2, markersize=5, **style)
 
 
 def panel(axes: Axes, rows: pd.DataFrame, value: str, limit: float, config: RunConfig) -> None:
@@ -43,7 +53,7 @@ def title(rows: pd.DataFrame) -> str:
 def draw(config: RunConfig, results: Results) -> Figure:
     """Rows: workloads. Columns: median TTFT, median TPOT, and the share of requests within both limits."""
     frame, limits = known_arms(results, "served_rounds", config), results.frame("saturation").iloc[0]
-    points, labels = list(frame.point.unique()), arm_labels(config)
+    points = list(frame.point.unique())
     figure, panels = new(len(points), len(PANELS), 0.9 + 1.75 * len(points))
     for row, point in enumerate(points):
         rows = frame[frame.point == point]
@@ -53,16 +63,11 @@ def draw(config: RunConfig, results: Results) -> Figure:
             axes.set_ylabel(label, fontsize=7.5)
             axes.set_xlabel(f"load ({rows.load_unit.iloc[0]})", fontsize=7.5)
         panels[row * len(PANELS)].set_title(title(rows), fontsize=8, loc="left")
-    colours, markers = arm_colours(config), arm_markers(config)
-    handles = [
-        Line2D([], [], color=colours[arm], marker=markers[arm], markersize=5, label=labels[arm])
-        for arm in frame.arm.unique()
-    ]
-    handles.append(Line2D([], [], color=LIMIT, linestyle="--", linewidth=1.1, label="SLO"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7.5, frameon=False)
+    limit = Line2D([], [], color=LIMIT, linestyle="--", linewidth=1.1, label="SLO")
+    legend(figure, [*arm_handles(config, frame.arm.unique(), markersize=5), limit])
     note = (
         f"Median and range of {frame['round'].nunique()} interleaved rounds; SLO: TTFT at most {limits.slo_ttft_s:g} s "
+        f"and TPOT at most {limits.slo_tpot_s:g} s for {limits.wanted:.0%} of the requests."
     )
-    note += f"and TPOT at most {limits.slo_tpot_s:g} s for {limits.wanted:.0%} of the requests."
     footer(figure, results.origin("served_rounds"), note)
     return figure

@@ -10,11 +10,21 @@ from matplotlib.patches import Patch
 
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.report.plots.style import GREY, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.report.plots.style import (
+    GREY,
+    Figure,
+    arm_colours,
+    arm_labels,
+    arm_markers,
+    footer,
+    known_arms,
+    legend,
+    new,
+)
 from swiftkv.results import Results, published
 
 RATIO_POINT = "ratio-10to1"
-FULL_MEAN = "mean"
+MEAN_SCORE = "mean"
 
 
 def whiskers(frame: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
@@ -25,14 +35,7 @@ def whiskers(frame: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray
 def gain_panel(axes: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
     """Speed-up bars of one workload with CIs, and the compute limit as a line above each bar."""
     positions = np.arange(len(rows))
-    axes.bar(
-        positions,
-        rows.speedup,
-        0.72,
-        color=[colours[arm] for arm in rows.arm],
-        edgecolor="black",
-        linewidth=0.5,
-    )
+    axes.bar(positions, rows.speedup, 0.72, color=[colours[arm] for arm in rows.arm], edgecolor="black", linewidth=0.5)
     errors = whiskers(rows, "speedup", "ci_low", "ci_high")
     axes.errorbar(positions, rows.speedup, errors, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
     axes.hlines(rows.limit, positions - 0.44, positions + 0.44, color="black", linewidth=1.8)
@@ -44,8 +47,7 @@ def gain_panel(axes: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
     axes.grid(axis="x", visible=False)
     first = rows.iloc[0]
     axes.set_title(
-        f"{first.point}\n{first.input_len}:{first.output_len} tokens, {first.num_requests} requests",
-        fontsize=8,
+        f"{first.point}\n{first.input_len}:{first.output_len} tokens, {first.num_requests} requests", fontsize=8
     )
 
 
@@ -67,14 +69,9 @@ def throughput(config: RunConfig, results: Results) -> Figure:
     arms = list(frame.arm.unique())
     handles = [Patch(facecolor=colours[arm], edgecolor="black", linewidth=0.5, label=labels[arm]) for arm in arms]
     handles.append(Line2D([], [], color="black", linewidth=1.8, label="compute limit"))
-    style = {"fontsize": 7.5, "frameon": False, "columnspacing": 1.0, "handlelength": 1.3}
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), **style)
+    legend(figure, handles, columnspacing=1.0, handlelength=1.3)
     repeats = int(frame.repeats.min())
-    footer(
-        figure,
-        results.origin("throughput"),
-        f"Whiskers: 95% bootstrap CI over {repeats} interleaved repeats.",
-    )
+    footer(figure, results.origin("throughput"), f"Whiskers: 95% bootstrap CI over {repeats} interleaved repeats.")
     return figure
 
 
@@ -84,7 +81,7 @@ def speed_and_score(config: RunConfig, results: Results) -> pd.DataFrame:
     if speed.empty:
         raise UserError(f"{results.path('throughput')}: no rows of point {RATIO_POINT}")
     speed = speed.set_index("arm")[["speedup", "ci_low", "ci_high"]].add_prefix("speed_")
-    scores = known_arms(results, "accuracy", config).query("task == @FULL_MEAN").copy()
+    scores = known_arms(results, "accuracy", config).query("task == @MEAN_SCORE").copy()
     scores["runs_as"] = scores.arm.str.removesuffix(UNDISTILLED)
     joined = scores.join(speed, on="runs_as", how="inner")
     joined["kept"] = 100 * joined.score / joined.base_score
@@ -125,12 +122,8 @@ def accuracy_speedup(config: RunConfig, results: Results) -> Figure:
         edge = colours[arm] if arm.endswith(UNDISTILLED) else "black"
         style = {"marker": markers[arm], "markerfacecolor": face, "markeredgecolor": edge, "markersize": 7}
         handles.append(Line2D([], [], linestyle="", label=labels[arm], **style))
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=7.5, frameon=False)
-    footer(
-        figure,
-        results.origin("accuracy"),
-        "Whiskers: 95% bootstrap CIs. Mean over the tasks, greedy generation.",
-    )
+    legend(figure, handles, columns=4)
+    footer(figure, results.origin("accuracy"), "Whiskers: 95% bootstrap CIs. Mean over the tasks, greedy generation.")
     return figure
 
 
@@ -165,12 +158,9 @@ def latency(config: RunConfig, results: Results) -> Figure:
     first.set_yticks(range(len(rows)), [labels[arm] for arm in rows.arm])
     first.set_ylim(len(rows) - 0.4, -0.7)
     first.set(title=f"time to first token (base {1000 * base.ttft_median_s:.3g} ms)", xlabel="relative to the base")
-    later.set(
-        title=f"time per output token (base {1000 * base.tpot_median_s:.3g} ms)",
-        xlabel="relative to the base",
-    )
+    later.set(title=f"time per output token (base {1000 * base.tpot_median_s:.3g} ms)", xlabel="relative to the base")
     band = Patch(color="#CC79A7", alpha=0.25, label="Snowflake's own runs: Llama-3.1-8B FP8, 50% skipped, one request")
-    figure.legend(handles=[band], loc="outside upper center", fontsize=7.5, frameon=False)
+    legend(figure, [band])
     point = config.throughput.latency
     note = f"One request at a time, {point.input_len} prompt and {point.output_len} output tokens; 95% CIs."
     footer(figure, results.origin("latency"), note)

@@ -1,12 +1,13 @@
 """One look for all figures: colour-blind safe colours, legible in print, provenance in the footer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig, SwiftKVVariant
 from swiftkv.errors import UserError
@@ -27,7 +28,7 @@ def theme() -> Iterator[None]:
     import seaborn
 
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()
+        matplotlib.rcdefaults()  # before seaborn's theme, or a user's settings would show wherever it is silent
         seaborn.set_theme(context="paper", style="whitegrid", font_scale=1.05)
         matplotlib.rcParams.update({"svg.hashsalt": "swiftkv", "svg.fonttype": "none", "axes.edgecolor": GREY})
         yield
@@ -39,9 +40,22 @@ def new(rows: int, columns: int, height: float, **options) -> tuple[Figure, list
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
+def arm_handles(config: RunConfig, arms: Iterable[str], **style) -> list[Line2D]:
+    """What a legend says of the arms: colour, marker and label of each, with `style` in common."""
+    colours, markers, labels = arm_colours(config), arm_markers(config), arm_labels(config)
+    return [Line2D([], [], color=colours[arm], marker=markers[arm], label=labels[arm], **style) for arm in arms]
+
+
+def legend(figure: Figure, handles: list, columns: int | None = None, size: float = 7.5, **options) -> None:
+    """The legend above the panels, in one row unless `columns` says how many stand in one."""
+    columns = columns or len(handles)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=size, frameon=False, **options)
+
+
 def footer(figure: Figure, origin: Origin | str, note: str = "") -> None:
     """Write a note, then hardware, commit, scale and file below the figure, and make room for them."""
     text = "\n".join(line for line in (note, str(origin)) if line)
+    # The layout engine knows no text outside of axes, so room is left for it by hand, in inches.
     room = (0.06 + 0.12 * (text.count("\n") + 1)) / figure.get_figheight()
     figure.get_layout_engine().set(rect=(0, room, 1, 1 - room))
     figure.text(0.01, 0.03 / figure.get_figheight(), text, fontsize=6.2, color=GREY, va="bottom", ha="left")

@@ -8,11 +8,21 @@ from matplotlib.lines import Line2D
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.report.plots.speed import whiskers
-from swiftkv.report.plots.style import GREY, Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, new
+from swiftkv.report.plots.style import (
+    GREY,
+    Figure,
+    arm_colours,
+    arm_handles,
+    arm_labels,
+    arm_markers,
+    footer,
+    known_arms,
+    legend,
+    new,
+)
 from swiftkv.results import Results, published
 
 BOUND = {"color": GREY, "linewidth": 0.8, "zorder": 0}
-LEGEND = {"loc": "outside upper center", "fontsize": 7.5, "frameon": False, "columnspacing": 1.2}
 PREDICTED_STYLE, LIMIT_STYLE = {"linestyle": "--", "linewidth": 1.1}, {"linestyle": ":", "linewidth": 1.1}
 
 
@@ -34,33 +44,32 @@ def joined(config: RunConfig, results: Results) -> pd.DataFrame:
 
 def rows_of(frame: pd.DataFrame, kind: str, results: Results) -> pd.DataFrame:
     """The rows of a kind. Raises UserError if the sweep has none."""
-    found = frame[frame.kind == kind]
-    if found.empty:
+    rows = frame[frame.kind == kind]
+    if rows.empty:
         raise UserError(f"{results.path('throughput')}: no point of the kind {kind!r}; is it a sweep's?")
-    return found
+    return rows
 
 
 def curves(axes: Axes, rows: pd.DataFrame, x: str, config: RunConfig) -> None:
     """Per arm: measured markers with CIs, the prediction dashed, the FLOPs limit dotted."""
     colours, markers = arm_colours(config), arm_markers(config)
-    for arm, found in rows.sort_values(x).groupby("arm", sort=False):
+    for arm, its in rows.sort_values(x).groupby("arm", sort=False):
         style = {"color": colours[arm]}
-        axes.plot(found[x], found.limit, **LIMIT_STYLE, **style)
-        axes.plot(found[x], found.predicted, **PREDICTED_STYLE, **style)
-        errors = whiskers(found, "speedup", "ci_low", "ci_high")
-        axes.errorbar(found[x], found.speedup, errors, fmt=markers[arm], markersize=4.5, elinewidth=0.9, capsize=2,
+        axes.plot(its[x], its.limit, **LIMIT_STYLE, **style)
+        axes.plot(its[x], its.predicted, **PREDICTED_STYLE, **style)
+        errors = whiskers(its, "speedup", "ci_low", "ci_high")
+        axes.errorbar(its[x], its.speedup, errors, fmt=markers[arm], markersize=4.5, elinewidth=0.9, capsize=2,
                       markeredgecolor="black", markeredgewidth=0.5, **style)  # fmt: skip
     axes.axhline(1, **BOUND)
 
 
-def legend(figure: Figure, arms: list[str], config: RunConfig, *more: Line2D) -> None:
+def sweep_legend(figure: Figure, arms: list[str], config: RunConfig, *more: Line2D) -> None:
     """The arms, and what the lines mean."""
-    labels, colours, markers = arm_labels(config), arm_colours(config), arm_markers(config)
     style = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.5, "markersize": 5.5}
-    handles = [Line2D([], [], color=colours[a], marker=markers[a], label=labels[a], **style) for a in arms]
-    handles += [Line2D([], [], color=GREY, label="predicted", **PREDICTED_STYLE), *more]
+    handles = [*arm_handles(config, arms, **style), Line2D([], [], color=GREY, label="predicted", **PREDICTED_STYLE)]
+    handles += more
     rows = 1 + (len(handles) > 5)
-    figure.legend(handles=handles, ncols=-(-len(handles) // rows), **LEGEND)
+    legend(figure, handles, -(-len(handles) // rows), columnspacing=1.2)
 
 
 def limit_line() -> Line2D:
@@ -70,18 +79,18 @@ def limit_line() -> Line2D:
 def ratio(config: RunConfig, results: Results) -> Figure:
     """Speed-up against prompt:output ratio, a panel per prompt length; variants without AcrossKV."""
     rows = rows_of(joined(config, results), "plain", results).query("group == 1")
-    lengths = sorted(length for length, found in rows.groupby("input_len") if found.ratio.nunique() > 1)
+    lengths = sorted(length for length, its in rows.groupby("input_len") if its.ratio.nunique() > 1)
     figure, panels = new(1, len(lengths), 3.2, sharey=True)
     for axes, length in zip(panels, lengths, strict=True):
-        found = rows[rows.input_len == length]
-        curves(axes, found.sort_values("num_requests").drop_duplicates(["arm", "ratio"], keep="last"), "ratio", config)
+        shown = rows[rows.input_len == length]
+        curves(axes, shown.sort_values("num_requests").drop_duplicates(["arm", "ratio"], keep="last"), "ratio", config)
         axes.set_xscale("log")
-        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if found.ratio.min() * 0.8 <= tick <= found.ratio.max()]
+        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if shown.ratio.min() * 0.8 <= tick <= shown.ratio.max()]
         axes.set_xticks(ticks, ticks)
         axes.minorticks_off()
         axes.set(title=f"prompts of {length:,} tokens", xlabel="prompt:output ratio")
     panels[0].set_ylabel("throughput relative to the base")
-    legend(figure, list(rows.arm.unique()), config, limit_line())
+    sweep_legend(figure, list(rows.arm.unique()), config, limit_line())
     footer(figure, results.origin("throughput"), "Whiskers: 95% bootstrap CIs. Predicted from the base's times alone.")
     return figure
 
@@ -113,7 +122,9 @@ def heat(axes: Axes, rows: pd.DataFrame, seen: pd.DataFrame, colours: dict):
     cells = rows.pivot(index="input_len", columns="ratio", values="speedup")
     mesh = axes.pcolormesh(np.arange(cells.shape[1] + 1), np.arange(cells.shape[0] + 1), cells, **colours)
     for (y, x), value in np.ndenumerate(cells):
-        axes.text(x + 0.5, y + 0.22, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=ink(value, colours))
+        axes.text(
+            x + 0.5, y + 0.22, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=on_cell(value, colours)
+        )
     # Both axes are logarithmic, so positions between cells are interpolated there.
     x = np.interp(np.log(seen.ratio), np.log(cells.columns.astype(float)), np.arange(cells.shape[1]) + 0.5)
     y = np.interp(np.log(seen.input_len), np.log(cells.index.astype(float)), np.arange(cells.shape[0]) + 0.5)
@@ -124,8 +135,8 @@ def heat(axes: Axes, rows: pd.DataFrame, seen: pd.DataFrame, colours: dict):
     return mesh
 
 
-def ink(value: float, colours: dict) -> str:
-    """White on dark cells, black on light ones."""
+def on_cell(value: float, colours: dict) -> str:
+    """Colour of a number on its cell: white on dark cells, black on light ones."""
     return "white" if value < (colours["vmin"] + 2 * colours["vmax"]) / 3 else "black"
 
 
@@ -142,15 +153,15 @@ def capacity(config: RunConfig, results: Results) -> Figure:
     figure, (left, *panels) = new(1, 1 + len(points), 3.2)
     cells(left, held.sort_values("group"))
     for axes, point in zip(panels, points, strict=True):
-        found = rows[rows.point == point].set_index(rows[rows.point == point].group.astype(str))
-        curves_by_group(axes, found, config)
-        first = found.iloc[0]
+        by_group = rows[rows.point == point].set_index(rows[rows.point == point].group.astype(str))
+        curves_by_group(axes, by_group, config)
+        first = by_group.iloc[0]
         asked = f"{first.num_requests} x {first.input_len}:{first.output_len} tokens"
         axes.set_title(f"throughput, {asked},\nbase's KV memory: {first.kv_tokens:,.0f} tokens", fontsize=7.5)
     top = 1.12 * max(rows.ci_high.max(), rows.predicted.max())
     for axes in panels:
         axes.set(xlabel="layers per KV cache", ylim=(0.9, top))
-    legend(figure, list(rows.arm.unique()), config)
+    sweep_legend(figure, list(rows.arm.unique()), config)
     footer(figure, results.origin("kv_capacity"), "Whiskers: 95% bootstrap CIs. Predicted from the base's times alone.")
     return figure
 
@@ -166,11 +177,11 @@ def cells(axes: Axes, held: pd.DataFrame) -> None:
     axes.set_title("KV capacity in tokens, reported\n(black line: formula)", fontsize=7.5)
 
 
-def curves_by_group(axes: Axes, found: pd.DataFrame, config: RunConfig) -> None:
+def curves_by_group(axes: Axes, rows: pd.DataFrame, config: RunConfig) -> None:
     """Measured markers with CIs per group size, the predictions joined by a dashed line."""
     colours, markers = arm_colours(config), arm_markers(config)
-    axes.plot(found.index, found.predicted, color=GREY, **PREDICTED_STYLE)
-    for name, row in found.iterrows():
+    axes.plot(rows.index, rows.predicted, color=GREY, **PREDICTED_STYLE)
+    for name, row in rows.iterrows():
         errors = whiskers(row.to_frame().T, "speedup", "ci_low", "ci_high").astype(float)
         style = {"fmt": markers[row.arm], "color": colours[row.arm], "markersize": 7, "markeredgecolor": "black"}
         axes.errorbar([name], row.speedup, errors, capsize=3, ecolor="black", elinewidth=0.9, **style)
@@ -188,7 +199,7 @@ def prefix(config: RunConfig, results: Results) -> Figure:
     first = rows.iloc[0]
     axes.set(xlabel="share of the prompt in the prefix cache, %", ylabel="throughput relative to the base")
     axes.set_title(f"{first.num_requests} x {first.input_len:,}:{first.output_len} tokens", fontsize=8)
-    legend(figure, list(rows.arm.unique()), config, limit_line())
+    sweep_legend(figure, list(rows.arm.unique()), config, limit_line())
     footer(
         figure, results.origin("throughput"), "Whiskers: 95% bootstrap CIs. Base and variants cache the same prefix."
     )
@@ -200,15 +211,15 @@ def models(config: RunConfig, results: Results) -> Figure:
     was published as black markers."""
     rows = results.prediction_models.query("arm != 'base' and group == 1")
     figure, (gain, rate) = new(1, 2, 3.6)
-    for (model, arm), found in rows.groupby(["model", "arm"], sort=False):
+    for (model, arm), line in rows.groupby(["model", "arm"], sort=False):
         style = {
             "color": arm_colours(config)[arm],
             "linestyle": "-" if model.endswith("8B") else "--",
             "linewidth": 1.2,
         }
         label = f"{model.removeprefix('Llama-3.1-')}, {arm_labels(config)[arm]}"
-        gain.plot(found.input_len, found.speedup, label=label, **style)
-        rate.plot(found.input_len, found.tokens_per_s / 1e3, **style)
+        gain.plot(line.input_len, line.speedup, label=label, **style)
+        rate.plot(line.input_len, line.tokens_per_s / 1e3, **style)
     values = published().value.astype(float)
     for run, marker in (("2025-10", "v"), ("2025-07", "^")):
         value = values[f"ci-{run}-8b-skip50-speedup-2000in-250out"]
@@ -225,7 +236,7 @@ def models(config: RunConfig, results: Results) -> Figure:
     rate.set_yticks([5, 10, 20, 30, 40], ["5", "10", "20", "30", "40"])
     rate.minorticks_off()
     figure.legend(ncols=3, loc="outside upper center", fontsize=7, frameon=False)
-    gpus = ", ".join(f"{model} on {found.gpu.iloc[0]}" for model, found in rows.groupby("model"))
+    gpus = ", ".join(f"{model} on {line.gpu.iloc[0]}" for model, line in rows.groupby("model"))
     note = f"Lines: predictions, not measured ({gpus}; {rows.output_len.iloc[0]} output tokens)."
     footer(figure, results.origin("prediction_models"), note)
     return figure
@@ -249,11 +260,11 @@ def prediction(config: RunConfig, results: Results) -> Figure:
     frame["error"] = 100 * (frame.predicted / frame.speedup - 1)
     colours, markers = arm_colours(config), arm_markers(config)
     figure, (both, error) = new(1, 2, 3.4)
-    for arm, found in frame.groupby("arm", sort=False):
+    for arm, points in frame.groupby("arm", sort=False):
         style = {"color": colours[arm], "marker": markers[arm], "linestyle": "", "markeredgecolor": "black"}
         style |= {"markersize": 4.5, "markeredgewidth": 0.5}
-        both.plot(found.speedup, found.predicted, **style)
-        error.plot(found.speedup, found.error, **style)
+        both.plot(points.speedup, points.predicted, **style)
+        error.plot(points.speedup, points.error, **style)
     ends = np.array([0.95, 1.05]) * [frame[["speedup", "predicted"]].min().min(), frame.speedup.max()]
     both.plot(ends, ends, **BOUND)
     both.set(xlabel="measured speed-up", ylabel="predicted speed-up")
@@ -261,9 +272,6 @@ def prediction(config: RunConfig, results: Results) -> Figure:
     error.set(xlabel="measured speed-up", ylabel="predicted / measured - 1, %")
     off = frame.error.abs()
     error.set_title(f"{len(off)} speed-ups: median |error| {off.median():.1f}%, worst {off.max():.1f}%", fontsize=8)
-    labels = arm_labels(config)
-    handles = [Line2D([], [], color=colours[a], marker=markers[a], linestyle="", label=labels[a])
-               for a in frame.arm.unique()]  # fmt: skip
-    figure.legend(handles=handles, ncols=len(handles), **LEGEND)
+    legend(figure, arm_handles(config, frame.arm.unique(), linestyle=""), columnspacing=1.2)
     footer(figure, results.origin("predictions"), "Predicted from the base's times alone.")
     return figure

@@ -138,7 +138,7 @@ def test_report_shows_figures_and_claims(browser, report):
     browser.find_element(By.CSS_SELECTOR, "a[aria-label='show fig-latency']").click()
     time.sleep(1)
     texts = [image.get_attribute("alt") for image in browser.find_elements(By.TAG_NAME, "img")]
-    assert f"fig-latency: {exhibits.FIGURES['fig-latency']}" in texts
+    assert f"fig-latency: {exhibits.TEXTS['fig-latency']}" in texts
     shot(browser, "report-figure")
     assert not barriers(browser)
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

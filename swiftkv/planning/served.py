@@ -36,6 +36,7 @@ def machine_of(config: RunConfig, fit: Path, fit_config: RunConfig, served: Resu
     same benchmark model."""
     if fit_config.shape != config.shape:
         raise UserError(f"--fit {fit}: has another throughput.model than the served run; allowed is the same one")
+    # The benchmark model has random weights: its shape is all that the two runs have to share beside the machine.
     here, there = served.origin("served").hardware, Results(fit_config.scale, fit).origin("throughput").hardware
     if here != there:
         raise UserError(f"--fit {fit}: was measured on {there}, the served run on {here}; allowed is the same machine")
@@ -82,11 +83,11 @@ def simulated(config: RunConfig, machine: Machine, results: Results) -> pd.DataF
     frame = pd.DataFrame(requests)
     arms = {arm.name: arm for arm in benchmark_arms(config, config.served_arms)}
     shares = rounds.set_index([*KEYS, "round"]).cache_hit_share.fillna(0.0)
-    found = [
-        dict(zip([*KEYS, "round"], key, strict=True)) | simulate(config, arms[key[2]], machine, rows, shares[key])
-        for key, rows in frame[frame.kind.isin(OPEN)].groupby([*KEYS, "round"], sort=False)
+    rows = [
+        dict(zip([*KEYS, "round"], key, strict=True)) | simulate(config, arms[key[2]], machine, served, shares[key])
+        for key, served in frame[frame.kind.isin(OPEN)].groupby([*KEYS, "round"], sort=False)
     ]
-    return pd.DataFrame(found).groupby(KEYS, sort=False)[QUANTITIES].median().reset_index()
+    return pd.DataFrame(rows).groupby(KEYS, sort=False)[QUANTITIES].median().reset_index()
 
 
 def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
@@ -113,11 +114,8 @@ def compare(config: RunConfig, machine: Machine, results: Results) -> pd.DataFra
 
 def report(frame: pd.DataFrame) -> str:
     """The table, and the median and worst absolute error of each quantity."""
-    lines = [frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")]
-    for name, rows in frame.groupby("quantity", sort=False):
-        off = rows.error.abs()
-        lines.append(f"{name}: {len(rows)} values, error {off.median():.1%} in the median, {off.max():.1%} at worst")
-    return "\n".join(lines)
+    shown = frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")
+    return "\n".join([shown, *predict.error_lines(frame.groupby("quantity", sort=False), "values")])
 
 
 def run(config: RunConfig, directory: Path, fit: Path, fit_config: RunConfig, out: Path) -> None:
