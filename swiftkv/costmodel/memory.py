@@ -17,7 +17,6 @@ from swiftkv.layers import Layers
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and float32
 TRAINED_BYTES = 16  # float32 parameter, its gradient and AdamW's two moments
-KEPT_FREE = 0.1  # of a GPU's memory: driver, communication buffers, fragmentation
 # Logits that the loss has at once: on a CPU 16 MiB in float32, which caches hold; on a GPU enough to keep it busy
 # (1,365 tokens of 49,152 words, 441 of 151,936).
 CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}

@@ -15,8 +15,9 @@ import torch
 from swiftkv import files, outputs
 from swiftkv.base_model import training_state
 from swiftkv.config import RunConfig
-from swiftkv.costmodel.memory import KEPT_FREE, SHARED_BYTES, largest_rows, memory, student_plan
+from swiftkv.costmodel.memory import SHARED_BYTES, largest_rows, memory, student_plan
 from swiftkv.costmodel.training import peak_flops, step_flops
+from swiftkv.devices import KEPT_FREE
 from swiftkv.distill import parallel
 from swiftkv.distill.data import ahead, documents, part, select
 from swiftkv.distill.parallel import World

@@ -12,8 +12,9 @@ import torch
 
 from swiftkv.base_model.fetch import local_dir
 from swiftkv.config import RunConfig
-from swiftkv.costmodel.memory import KEPT_FREE, StudentPlan, base_parameters, largest_rows, memory, student_plan
+from swiftkv.costmodel.memory import StudentPlan, base_parameters, largest_rows, memory, student_plan
 from swiftkv.costmodel.training import forward_flops, head_flops, peak_flops, student_flops
+from swiftkv.devices import KEPT_FREE
 from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import BASE_TYPES, read_config
 
