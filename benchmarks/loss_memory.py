@@ -3,8 +3,8 @@
     python benchmarks/loss_memory.py [--vocabulary 128256] [--tokens 8192] [--hidden 4096] [--out FILE]
 
 Counted is what forward and backward add to their inputs: the final hidden states of teacher and student and the
-weight of the head are there before, on both sides. Both sides compute the same loss with the same code; they differ
-in how many logits exist at once. A side that needs more than --allocate-gib is counted on `meta` tensors, which have
+weight of the head are there before, on both sides. Both sides compute the same loss; they differ in how many logits
+exist at once. A side that needs more than --allocate-gib is counted on `meta` tensors, which have
 shapes but no memory; the result says which. Ends with code 2 and one line if ours needs more than 1/8.
 """
 
@@ -17,13 +17,14 @@ from typing import Annotated, Literal
 
 import psutil
 import torch
+import torch.nn.functional as F
 import typer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from swiftkv import files
 from swiftkv.cli import end_in_one_line
-from swiftkv.distill.loss import ChunkedDivergence, Targets, divergence
+from swiftkv.distill.loss import ChunkedDivergence, Targets
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 
@@ -77,7 +78,9 @@ def materialised(student: torch.Tensor, teacher: torch.Tensor, head) -> torch.Te
     """The same loss from all logits at once, log softmax in float32."""
     with torch.no_grad():
         teacher_log = torch.log_softmax(head(teacher).float() / TEMPERATURE, dim=-1)
-    return divergence(head(student).float(), teacher_log, TEMPERATURE) / len(student)
+    student_log = torch.log_softmax(head(student).float() / TEMPERATURE, dim=-1)
+    total = TEMPERATURE**2 * F.kl_div(student_log, teacher_log, reduction="sum", log_target=True)
+    return total / len(student)
 
 
 SIDES = {"chunked": chunked, "materialised": materialised}

@@ -8,8 +8,12 @@ import os
 import sys
 from collections.abc import Callable
 
-from swiftkv.commands import cli, measure, models, planning, results  # noqa: F401 (each registers its commands)
-from swiftkv.errors import UserError
+from swiftkv import devices
+
+devices.keep_memory()  # before anything heavy is imported, because the command begins again
+
+from swiftkv.commands import cli, measure, models, planning, results  # noqa: E402, F401 (each registers its commands)
+from swiftkv.errors import UserError  # noqa: E402
 
 cli.info.help = __doc__
 

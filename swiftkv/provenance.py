@@ -17,7 +17,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from swiftkv import files, outputs
+from swiftkv import devices, files, outputs
 from swiftkv.files import ROOT
 
 ARCHIVED = ".git_archival.txt"  # git archive puts the commit there (.gitattributes)
@@ -124,6 +124,7 @@ class Provenance:
             "seeds": seeds or ({"seed": config.seed} if config is not None else {}),
             "versions": versions(),
             "hardware": hardware(),
+            "allocator": devices.allocator(),
             "data_sha256": {relative(path): files.sha256(path) for path in inputs if Path(path).is_file()},
             **extra,
         }

@@ -62,6 +62,24 @@ def ratio_ci(numerators, denominators, seed: int = 0, resamples: int = RESAMPLES
     return float(np.median(ratios)), low, high
 
 
+def geometric_ratio(numerators, denominators) -> tuple[float, float, float]:
+    """Geometric mean of the per-repeat ratios with Student's t interval on their logarithms: (ratio, low, high).
+
+    One repeat gives (ratio, nan, nan). Raises UserError for unequal lengths or a value that is not positive.
+    """
+    top, bottom = _pair(numerators, denominators, "geometric_ratio")
+    if min(top.min(), bottom.min()) <= 0:
+        raise UserError(
+            f"geometric_ratio: every value must be positive, the smallest is {min(top.min(), bottom.min())}"
+        )
+    logs = np.log(top / bottom)
+    middle = logs.mean()
+    if logs.size < 2:
+        return float(np.exp(middle)), float("nan"), float("nan")
+    reach = stats.t.ppf((1 + LEVEL) / 2, logs.size - 1) * logs.std(ddof=1) / np.sqrt(logs.size)
+    return tuple(float(np.exp(middle + offset)) for offset in (0.0, -reach, reach))
+
+
 def _bca(statistic, data: tuple, seed: int, resamples: int) -> tuple[float, float]:
     """BCa where the data allow it, else percentile (BCa has no answer when every jackknife value is equal)."""
     low, high = _bootstrap(data, statistic, seed, resamples, "BCa", paired=True)

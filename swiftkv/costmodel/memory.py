@@ -1,13 +1,12 @@
 """Parameters and memory of a distillation, from the model's shape: nothing is loaded.
 
 Memory is what one process (one GPU) holds at the largest moment, the backward pass of the largest student, with
-bfloat16 activations and fused attention (PyTorch's SDPA under an explicit mask, for which Transformers repeats K and
-V for every query head). On a CPU, eager attention also keeps its probabilities, which are not counted. A shape is
-that of `costmodel`; biases and tied embeddings are counted where it names them.
+bfloat16 activations and attention that keeps no scores (`distill.attention`). A shape is that of `costmodel`; biases
+and tied embeddings are counted where it names them.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from swiftkv.config import SwiftKVVariant
@@ -18,8 +17,17 @@ from swiftkv.layers import Layers
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and float32
 TRAINED_BYTES = 16  # float32 parameter, its gradient and AdamW's two moments
-CHUNK_ELEMENTS = 2**22  # logits that the loss has at once
-LOGIT_BYTES = 24  # per logit of a chunk at the loss's largest moment (benchmarks/loss_memory.py)
+# Logits that the loss has at once: on a CPU 16 MiB in float32, which caches hold; on a GPU enough to keep it busy
+# (1,365 tokens of 49,152 words, 441 of 151,936).
+CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
+LOGIT_BYTES = 18  # per logit of a chunk at the loss's largest moment (benchmarks/loss_memory.py)
+# What students of one batch share of the teacher's side, at most; beyond it every student makes it anew.
+SHARED_BYTES = {"cpu": 2**30, "cuda": 4 * 2**30}
+
+
+def chunk_elements(device_type: str) -> int:
+    """Logits that the loss has at once on a device."""
+    return CHUNK_ELEMENTS["cuda" if device_type == "cuda" else "cpu"]
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,9 @@ def trained_parameters(shape: Mapping, cut: int, group: int) -> int:
 
 
 def query_bytes(shape: Mapping) -> int:
-    """Kept for the backward pass of a late layer per position that runs it: both norms' inputs in float32, the input
-    of q, q, attention's output and log-sum, three MLP activations. Frozen products keep no input."""
-    (query, _), norms = widths(shape), 2 * FULL * shape["hidden_size"]
+    """Kept for the backward pass of a late layer per position that runs it: both norms' inputs and factors in float32,
+    the input of q, q, attention's output and log-sum, three MLP activations. Frozen products keep no input."""
+    (query, _), norms = widths(shape), 2 * FULL * (shape["hidden_size"] + 1)
     states = shape["hidden_size"] + 2 * query + 3 * shape["intermediate_size"]
     return norms + HALF * states + FULL * shape["num_attention_heads"]
 
@@ -97,26 +105,33 @@ def late_bytes(shape: Mapping, student: StudentPlan, tokens: int, checkpoint: bo
     """A student's late half, of `tokens`: per layer what its backward pass needs, or its input alone and one layer
     whole if checkpointed; K and V of every group; the input of their projections, before and after the norm's weight.
     """
-    run, (query, key), hidden = math.ceil(tokens * student.run_share), widths(shape), shape["hidden_size"]
-    # K and V as SDPA is given them, once for every query head; without grouped queries they are not copied.
-    repeated = 2 * HALF * query * tokens if query > key else 0
-    layer = run * query_bytes(shape) + repeated
+    run, (_, key), hidden = math.ceil(tokens * student.run_share), widths(shape), shape["hidden_size"]
+    gathered = 2 * HALF * key * tokens if run < tokens else 0  # keys of answers that skip what lies between them
+    layer = run * query_bytes(shape) + gathered
     layers = student.late * run * HALF * hidden + layer if checkpoint else student.late * layer
     return layers + tokens * 2 * HALF * (key * student.late // student.group + hidden)
 
 
 def loss_bytes(shape: Mapping, student: StudentPlan, tokens: int) -> int:
     """A chunk of logits, and final states at the loss positions: gathered, in float32, normed, and their gradient."""
-    states = math.ceil(tokens * student.loss_share) * shape["hidden_size"] * (3 * HALF + FULL)
-    return LOGIT_BYTES * max(CHUNK_ELEMENTS, shape["vocab_size"]) + states
+    at_loss, words = math.ceil(tokens * student.loss_share), shape["vocab_size"]
+    chunk = min(max(chunk_elements("cuda"), words), at_loss * words)
+    return LOGIT_BYTES * chunk + at_loss * shape["hidden_size"] * (3 * HALF + FULL)
 
 
-def kept_bytes(shape: Mapping, students: list[StudentPlan], tokens: int, context: int) -> int:
-    """The teacher's x_l of every cut, last layer's input and final states, and the students' attention masks."""
-    # One copy of x_l serves all students of a cut, a mask all that run as many positions; hence sets.
+def shared_bytes(shape: Mapping, students: list[StudentPlan], tokens: int) -> int:
+    """The teacher's log-probabilities that several students share."""
+    if len(students) < 2:
+        return 0
+    at_loss = math.ceil(tokens * max(student.loss_share for student in students))
+    return min(SHARED_BYTES["cuda"], FULL * at_loss * shape["vocab_size"])
+
+
+def kept_bytes(shape: Mapping, students: list[StudentPlan], tokens: int) -> int:
+    """The teacher's x_l of every cut, last layer's input and final states."""
+    # One copy of x_l serves all students of a cut; hence a set.
     states = len({student.cut for student in students} | {shape["num_hidden_layers"] - 1}) + 1
-    queries = sum({math.ceil(tokens * student.run_share) for student in students})
-    return HALF * (states * tokens * shape["hidden_size"] + queries * context)
+    return HALF * states * tokens * shape["hidden_size"]
 
 
 def gathered_bytes(shape: Mapping, students: list[StudentPlan], processes: int) -> int:
@@ -130,18 +145,24 @@ def gathered_bytes(shape: Mapping, students: list[StudentPlan], processes: int) 
 
 
 def memory(
-    shape: Mapping, students: list[StudentPlan], processes: int, tokens: int, context: int, checkpoint: bool
+    shape: Mapping, students: list[StudentPlan], processes: int, tokens: int, checkpoint: bool
 ) -> dict[str, int]:
-    """Bytes of one process by part, for a micro-batch of `tokens` in rows of `context`; late halves of the
-    `students` (all of which train) run one after the other."""
+    """Bytes of one process by part, for a micro-batch of `tokens`; late halves of the `students` (all of which train)
+    run one after the other."""
     layers = math.ceil(shape["num_hidden_layers"] * layer_parameters(shape) / processes)
     trained = math.ceil(sum(student.parameters for student in students) / processes)
     return {
         "base model": HALF * (layers + replicated_parameters(shape)),
         "students, gradients, AdamW": TRAINED_BYTES * trained,
         "weights gathered or cast": gathered_bytes(shape, students, processes),
-        "kept of the teacher's pass": kept_bytes(shape, students, tokens, context),
+        "kept of the teacher's pass": kept_bytes(shape, students, tokens),
         "late half, for its backward": max(late_bytes(shape, s, tokens, checkpoint) for s in students),
         "one layer at work": HALF * (3 * shape["intermediate_size"] + 4 * shape["hidden_size"]) * tokens,
         "loss, one chunk": max(loss_bytes(shape, s, tokens) for s in students),
+        "loss, shared by students": shared_bytes(shape, students, tokens),
     }
+
+
+def largest_rows(most: int, budget: float, need: Callable[[int], int]) -> int:
+    """The largest number of rows up to `most` for which `need` bytes fit the budget; 0 if one does not."""
+    return next((rows for rows in range(most, 0, -1) if need(rows) <= budget), 0)

@@ -5,6 +5,7 @@ for every cut and the final hidden state, and each student runs its late half, a
 student has its own optimiser, step and checkpoint; their updates do not depend on each other.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 
 from swiftkv import files, outputs
 from swiftkv.config import RunConfig
+from swiftkv.costmodel.memory import SHARED_BYTES, largest_rows, memory, student_plan
 from swiftkv.costmodel.training import peak_flops, step_flops
+from swiftkv.devices import KEPT_FREE
 from swiftkv.distill import parallel
-from swiftkv.distill.data import part, places, select
+from swiftkv.distill.data import ahead, documents, part, select
 from swiftkv.distill.parallel import World
 from swiftkv.distill.progress import Progress, write_rows
 from swiftkv.distill.students import Student
@@ -37,9 +40,9 @@ DROPPED = "dropped.json"
 
 @dataclass(frozen=True)
 class Options:
-    """What depends on the machine and changes no result beyond rounding: tokens of a micro-batch per process (None:
-    the whole batch at once), whether late layers are run again in the backward pass to save memory, and whether
-    float32 is used even where bfloat16 is faster."""
+    """What depends on the machine and changes no result beyond rounding: tokens of a micro-batch per process (None: on
+    a GPU as many as fit, on a CPU the whole batch), whether late layers are run again in the backward pass to save
+    memory, and whether float32 is used even where bfloat16 is faster."""
 
     micro_batch_tokens: int | None = None
     recompute: bool = False
@@ -51,7 +54,10 @@ class Distillation:
 
     def __init__(self, config: RunConfig, base_dir: Path, work: Path, world: World | None = None, options=None):
         self.world, self.options, self.flops = world or parallel.join(), options or Options(), 0
-        self.teacher = Teacher(base_dir, self.world, self.options.float32)
+        self.config, self.micro_rows = config, None
+        several = len(config.variants) > 1
+        keep_bytes = SHARED_BYTES[self.world.device.type] if several else 0
+        self.teacher = Teacher(base_dir, self.world, self.options.float32, keep_bytes)
         self.students = [
             Student(variant, self.teacher, config.distill, self.options.recompute) for variant in config.variants
         ]
@@ -86,21 +92,38 @@ class Distillation:
 
     def micro_batches(self, data: Batch) -> list[Batch]:
         """This process's rows, in parts that fit."""
-        rows, length = data.input_ids.shape
-        size = max(1, (self.options.micro_batch_tokens or rows * length) // length)
-        mine = range(rows)[self.world.rank :: self.world.size]
-        return [
-            part(data, torch.tensor(mine[first : first + size]), self.world.device)
-            for first in range(0, len(mine), size)
-        ]
+        mine = range(len(data.input_ids))[self.world.rank :: self.world.size]
+        if self.micro_rows is None:
+            self.micro_rows = self.rows_at_once(data, len(mine))
+        size = self.micro_rows
+        return [part(data, torch.tensor(mine[first : first + size])) for first in range(0, len(mine), size)]
+
+    def rows_at_once(self, data: Batch, most: int) -> int:
+        """Rows of a micro-batch: as asked for, else on a GPU as many of `most` as fit beside what it holds already."""
+        if asked := self.options.micro_batch_tokens:
+            return max(1, asked // data.input_ids.shape[1])
+        if self.world.device.type == "cpu" or any(student.own_trunk for student in self.students):
+            return most
+        shape, answers = self.teacher.model.config.to_dict(), int(select(documents(data), "answers", False).loss.sum())
+        share = answers / max(1, data.tokens)
+        plans = [student_plan(shape, variant, self.config.distill, share) for variant in self.config.variants]
+        plans, per_row = [plan for plan in plans if plan.parameters], math.ceil(data.tokens / len(data.input_ids))
+        processes, again = self.world.size, self.options.recompute
+        free = torch.cuda.mem_get_info(self.world.device)[0] + torch.cuda.memory_reserved(self.world.device)
+        fitting = largest_rows(
+            most,
+            (1 - KEPT_FREE) * free,
+            lambda rows: sum(memory(shape, plans, processes, rows * per_row, again).values()),
+        )
+        return max(1, fitting)
 
     def denominators(self, data: Batch, turn: list[Trainee]) -> dict[str, tuple[int, int]]:
         """Per student: loss positions of the whole batch, and its positions that are run times the hidden size."""
-        hidden, found = self.teacher.model.config.hidden_size, {}
+        hidden, counts, texts = self.teacher.model.config.hidden_size, {}, documents(data)
         for key in {trainee.student.chosen for trainee in turn}:
-            selection = select(data, *key)
-            found[key] = max(1, int(selection.loss.sum())), max(1, int(selection.run.sum()) * hidden)
-        return {trainee.name: found[trainee.student.chosen] for trainee in turn}
+            chosen = select(texts, *key)
+            counts[key] = max(1, int(chosen.loss.sum())), max(1, len(chosen.index) * hidden)
+        return {trainee.name: counts[trainee.student.chosen] for trainee in turn}
 
     def train_step(self, data: Batch) -> list[dict]:
         """One update of the students that are furthest behind; returns one row for each that is not dropped."""
@@ -108,7 +131,7 @@ class Distillation:
         layers = set().union(*(trainee.student.kept_layers for trainee in turn))
         counts = self.denominators(data, turn)
         for micro in self.micro_batches(data):
-            passed = self.teacher.look(micro, layers)
+            passed = self.teacher.run(micro, layers)
             for trainee in turn:
                 trainee.accumulate(passed, *counts[trainee.name])
         rows = [(trainee, trainee.update(*counts[trainee.name])) for trainee in turn]
@@ -121,20 +144,23 @@ class Distillation:
         config = self.teacher.model.config
         students = [(trainee.student.cut, trainee.student.group) for trainee in turn]
         loss, run = max(loss for loss, _ in counts), max(values // config.hidden_size for _, values in counts)
-        context = data.tokens // max(1, int((places(data) == 0).sum()))
+        context = data.tokens // max(1, len(documents(data).bounds) - 1)
         return step_flops(config.to_dict(), students, data.tokens, loss, max(1, context), run_tokens=run)
+
+    def peak(self) -> float:
+        """FLOP/s that all processes could reach, read off or measured now."""
+        return peak_flops(self.world.device)[0] * self.world.size
 
     def train(self, stream: BatchStream) -> None:
         """Train to the configured step, with a checkpoint every SAVE_EVERY_S seconds and one at the end."""
         steps = max((trainee.recipe.steps for trainee in self.trainees), default=0)
-        peak, _ = peak_flops(self.world.device)
         saved, at, source = time.monotonic(), -1, iter(())
         progress = None
         while turn := self.active():
             if turn[0].step != at:
                 at = turn[0].step
-                source = stream(at)
-            progress = progress or Progress(steps, at, peak * self.world.size, self.world.first)
+                source = ahead(stream(at))
+            progress = progress or Progress(steps, at, self.peak, self.world.first)
             data = next(source)
             rows, at = self.train_step(data), at + 1
             progress.count(at, data.tokens, self.flops)

@@ -9,37 +9,70 @@ share; otherwise the same (https://github.com/snowflakedb/ArcticTraining, projec
 import torch
 import torch.nn.functional as F
 
-from swiftkv.costmodel.memory import CHUNK_ELEMENTS
+from swiftkv.costmodel.memory import chunk_elements
 
 
 class Targets:
-    """The teacher's side of the loss at N positions, by chunk of `rows` positions; the latest chunk is kept, so
-    that students of one batch share it if all positions fit in one.
+    """The teacher's side of the loss at N tokens, by chunk of `rows`. Students of one batch share the latest chunk, and
+    as many others as `keep_bytes` hold.
 
     `hidden` [N, D] is after the final norm, `head` the frozen language-model head.
     """
 
-    def __init__(self, hidden: torch.Tensor, head, temperature: float, rows: int | None = None):
+    def __init__(self, hidden: torch.Tensor, head, temperature: float, rows: int | None = None, keep_bytes: int = 0):
         self.hidden, self.head, self.temperature = hidden.detach(), head, temperature
-        self.rows = rows or max(1, CHUNK_ELEMENTS // head.weight.shape[0])
-        self.latest: tuple | None = None
+        self.rows = rows or max(1, chunk_elements(hidden.device.type) // head.weight.shape[0])
+        self.room, self.latest = keep_bytes, (None, None)
+        self.made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def chunks(self) -> list[slice]:
         return [slice(first, first + self.rows) for first in range(0, len(self.hidden), self.rows)]
 
     @torch.no_grad()
-    def of(self, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def teacher(self, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """log softmax(logits / T) [n, V] in float32 and the most likely tokens [n] of a chunk."""
-        if self.latest is None or self.latest[0] != chunk:
-            logits = self.head(self.hidden[chunk]).float()
-            self.latest = chunk, (F.log_softmax(logits / self.temperature, dim=-1), logits.argmax(-1))
+        if chunk.start in self.made:
+            return self.made[chunk.start]
+        if self.latest[0] != chunk.start:
+            self.latest = None, None  # frees a chunk before the next one is made
+            logits = self.head(self.hidden[chunk])
+            self.latest = chunk.start, (log_softmax(logits, self.temperature), logits.argmax(-1))
+            if self.latest[1][0].nbytes <= self.room:
+                self.room -= self.latest[1][0].nbytes
+                self.made[chunk.start] = self.latest[1]
         return self.latest[1]
 
 
-def divergence(logits: torch.Tensor, teacher_log: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 KL(teacher || student), summed over N; logits [N, V] of the student, the teacher's log softmax at T."""
-    student_log = F.log_softmax(logits / temperature, dim=-1)
-    return temperature**2 * F.kl_div(student_log, teacher_log, reduction="sum", log_target=True)
+def log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """log softmax(logits / T) in float32."""
+    scaled = logits.float()
+    scaled = scaled / temperature if scaled is logits else scaled.div_(temperature)  # no third copy where one is made
+    return F.log_softmax(scaled, dim=-1)
+
+
+def divergence(
+    logits: torch.Tensor, teacher_log: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """T^2 KL(teacher || student), summed over N, and its gradient with respect to the logits, [N, V] in float32:
+    T (softmax(logits / T) - teacher). `logits` [N, V] are the student's, `teacher_log` the teacher's log softmax at T.
+    """
+    student_log, teacher = log_softmax(logits, temperature), teacher_log.exp()
+    total = temperature**2 * (teacher_log - student_log).mul_(teacher).sum()
+    return total, student_log.exp_().sub_(teacher).mul_(temperature)
+
+
+def chunk_loss(
+    student: torch.Tensor, targets: Targets, chunk: slice
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`divergence` of a chunk's hidden states [n, D], its count of equal top tokens, and its gradient [n, D].
+
+    A function of its own, so that no logits of a chunk live on while the next ones are made.
+    """
+    teacher_log, top = targets.teacher(chunk)
+    logits = targets.head(student)
+    agreeing = (logits.argmax(-1) == top).sum()
+    total, slope = divergence(logits, teacher_log, targets.temperature)
+    return total, agreeing, slope.to(logits.dtype) @ targets.head.weight
 
 
 class ChunkedDivergence(torch.autograd.Function):
@@ -51,14 +84,9 @@ class ChunkedDivergence(torch.autograd.Function):
         total, agreeing = student.new_zeros((), dtype=torch.float32), student.new_zeros((), dtype=torch.long)
         gradient = torch.empty_like(student)
         for chunk in targets.chunks():
-            teacher_log, top = targets.of(chunk)
-            with torch.enable_grad():
-                hidden = student[chunk].detach().requires_grad_()
-                logits = targets.head(hidden).float()
-                loss = divergence(logits, teacher_log, targets.temperature)
-                (gradient[chunk],) = torch.autograd.grad(loss, hidden)
-            total += loss.detach()
-            agreeing += (logits.argmax(-1) == top).sum()
+            value, same, gradient[chunk] = chunk_loss(student[chunk], targets, chunk)
+            total += value
+            agreeing += same
         ctx.save_for_backward(gradient)
         return total, agreeing
 
@@ -69,7 +97,7 @@ class ChunkedDivergence(torch.autograd.Function):
 
 def kl_sum(student: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
     """T^2 KL, summed over N positions, and how many have the teacher's top token; `student` [N, D] is after the final
-    norm. No position gives 0 and 0, still with a gradient."""
+    norm. No token gives 0 and 0, still with a gradient."""
     if len(student) == 0:
         return student.sum(), torch.zeros((), dtype=torch.long, device=student.device)
     return ChunkedDivergence.apply(student, targets)

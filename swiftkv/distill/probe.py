@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from swiftkv.distill.data import Selection, part
 from swiftkv.distill.loss import divergence
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher, TeacherPass, View
@@ -37,11 +36,12 @@ class Tally:
         }
 
 
-def answer_numbers(selection: Selection) -> torch.Tensor:
-    """For every loss position, in order [N]: the number of the answer it belongs to (a run of neighbours in a row)."""
-    starts = torch.ones_like(selection.loss)
-    starts[:, 1:] = selection.positions[:, 1:] != selection.positions[:, :-1] + 1
-    return (starts & selection.loss)[selection.loss].cumsum(0) - 1
+def answer_numbers(at: torch.Tensor) -> torch.Tensor:
+    """For loss positions `at` [N] among the tokens of a batch, ascending: the number of the answer each belongs to.
+    Neighbours belong to one; answers of two documents have the first token of the second between them."""
+    starts = torch.ones_like(at)
+    starts[1:] = at.diff() != 1
+    return starts.cumsum(0) - 1
 
 
 def unbroken(right: torch.Tensor, numbers: torch.Tensor) -> int:
@@ -53,16 +53,16 @@ def unbroken(right: torch.Tensor, numbers: torch.Tensor) -> int:
 @torch.no_grad()
 def add(tally: Tally, final: torch.Tensor, passed: TeacherPass, view: View) -> None:
     """Add one batch: `final` [N, D] are normalised hidden states at the view's loss positions."""
-    chosen, targets = view.selection, view.targets
-    expected = passed.batch.input_ids.roll(-1, 1)[chosen.rows, chosen.positions][chosen.loss]
+    targets, at = view.targets, view.loss_states(view.index).cpu()
+    expected = passed.texts.ids.roll(-1)[at].to(final.device)
     given, kept = [], []
     for chunk in targets.chunks():
-        teacher_log, top = targets.of(chunk)
-        logits = targets.head(final[chunk].to(targets.hidden.dtype)).float()
-        tally.kl += divergence(logits, teacher_log, targets.temperature).item()
+        teacher_log, top = targets.teacher(chunk)
+        logits = targets.head(final[chunk].to(targets.hidden.dtype))
+        tally.kl += divergence(logits, teacher_log, targets.temperature)[0].item()
         given.append(logits.argmax(-1))
         kept.append(given[-1] == top)
-    given, kept, numbers = torch.cat(given), torch.cat(kept), answer_numbers(chosen)
+    given, kept, numbers = torch.cat(given), torch.cat(kept), answer_numbers(at).to(final.device)
     tally.tokens, tally.tokens_kept = tally.tokens + len(kept), tally.tokens_kept + int(kept.sum())
     tally.answers, tally.answers_kept = (
         tally.answers + int(numbers.max()) + 1,
@@ -74,8 +74,7 @@ def add(tally: Tally, final: torch.Tensor, passed: TeacherPass, view: View) -> N
 @torch.no_grad()
 def exit_states(teacher: Teacher, passed: TeacherPass, view: View, cut: int) -> torch.Tensor:
     """What leaving at the cut would give: x_l through the final norm, at the loss positions [N, D]."""
-    x_l = passed.inputs[cut][view.selection.rows, view.selection.positions]
-    return teacher.model.model.norm(x_l[view.selection.loss])
+    return teacher.model.model.norm(passed.inputs[cut][0, view.loss_states(view.index)])
 
 
 @torch.no_grad()
@@ -86,7 +85,7 @@ def probe(
     tallies, left = [Tally() for _ in students], [Tally() for _ in exits]
     layers = set().union(*(student.kept_layers for student in students), exits)
     for number, data in enumerate(texts, 1):
-        passed = teacher.look(part(data, slice(None), teacher.device), layers)
+        passed = teacher.run(data, layers)
         view = passed.view("answers", False, 1.0)
         with teacher.autocast():
             for student, tally in zip(students, tallies, strict=True):

@@ -2,30 +2,39 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
 from swiftkv import files
 
 REPORT_EVERY_S = 10
+NEAR_PEAK = 0.9  # a measured peak that a run comes so near to may have been measured too low
 
 
 class Progress:
     """Shows loss per student, tokens per second and MFU; only the first process shows anything.
 
-    MFU is the share of `peak` FLOP/s (of all processes) that the FLOPs counted for the steps so far amount to.
+    MFU is the share of the peak FLOP/s (of all processes) that the FLOPs counted for the steps amount to. `peak` gives
+    it; a measured one is measured again when the run comes near it, as other work may have slowed the measurement.
+    Speed, MFU and time left are without the first step, in which kernels are loaded and memory is first taken.
     """
 
-    def __init__(self, steps: int, step: int, peak: float, shown: bool, stream=sys.stdout):
-        self.steps, self.first, self.peak, self.shown = steps, step, peak, shown
+    def __init__(self, steps: int, step: int, peak: Callable[[], float], shown: bool, stream=sys.stdout):
+        self.steps, self.first, self.shown = steps, step, shown
+        self.measure_peak, self.peak = peak, peak()
         self.began = self.reported = time.monotonic()
-        self.tokens, self.flops, self.step = 0, 0.0, step
+        self.tokens, self.flops, self.flops_before, self.step = 0, 0.0, 0.0, step
         bar = shown and stream.isatty()
         self.bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True, file=stream) if bar else None
 
     def count(self, step: int, tokens: int, flops: float) -> None:
         """A step has ended: its number, its tokens, and the FLOPs of all so far."""
-        self.step, self.tokens, self.flops = step, self.tokens + tokens, flops
+        self.step, self.flops = step, flops
+        if self.flops_before:
+            self.tokens += tokens
+        else:
+            self.began, self.first, self.flops_before = time.monotonic(), step, flops
 
     @property
     def elapsed(self) -> float:
@@ -35,7 +44,10 @@ class Progress:
     @property
     def mfu(self) -> float:
         """Model FLOPs utilisation so far."""
-        return self.flops / self.elapsed / self.peak
+        rate = (self.flops - self.flops_before) / self.elapsed
+        if rate > NEAR_PEAK * self.peak:
+            self.peak = max(self.peak, self.measure_peak())
+        return rate / self.peak
 
     def show(self, rows: list[dict], dropped: list[str], last: bool) -> None:
         """Report the rows of a step, if it is time."""
@@ -46,14 +58,19 @@ class Progress:
             self.bar.set_postfix_str(self.text(rows), refresh=last)
             self.bar.update(0)
         elif self.shown and (last or time.monotonic() - self.reported > REPORT_EVERY_S):
-            left = self.elapsed / max(1, self.step - self.first) * (self.steps - self.step)
-            self.write(f"distill: step {self.step}/{self.steps}, {self.text(rows)}, {left:.0f} s left")
+            self.write(f"distill: step {self.step}/{self.steps}, {self.text(rows)}{self.left}")
             self.reported = time.monotonic()
 
     def text(self, rows: list[dict]) -> str:
-        """Loss per student, speed and utilisation."""
+        """Loss per student, and from the second step on speed and utilisation."""
         kl = ", ".join(f"{row['variant']} {row['kl']:.4f}" for row in rows)
-        return f"KL {kl}; {self.tokens / self.elapsed:.0f} tok/s, MFU {self.mfu:.1%}"
+        return f"KL {kl}" + (f"; {self.tokens / self.elapsed:.0f} tok/s, MFU {self.mfu:.1%}" if self.tokens else "")
+
+    @property
+    def left(self) -> str:
+        """How long the rest of the run will take."""
+        done = self.step - self.first
+        return f", {self.elapsed / done * (self.steps - self.step):.0f} s left" if done else ""
 
     def write(self, line: str) -> None:
         """Print a line beside the bar."""

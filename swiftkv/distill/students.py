@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from swiftkv.config import SwiftKVVariant
 from swiftkv.config.training import Distill
-from swiftkv.distill.data import Selection
 from swiftkv.distill.loss import kl_sum
 from swiftkv.distill.teacher import Teacher, TeacherPass, View, fill
 from swiftkv.modeling import FAMILIES
@@ -78,11 +77,11 @@ class Student:
 
     @property
     def chosen(self) -> tuple[str, bool]:
-        """Which positions carry the loss, and whether all are run: `loss_on` and `every_position` of `select`."""
+        """Which tokens carry the loss, and whether all are run: `loss_on` and `every_position` of `select`."""
         return self.recipe.loss_on, self.recipe.hidden_loss > 0
 
     def view(self, passed: TeacherPass) -> View:
-        """The positions at which this student runs."""
+        """The tokens at which this student runs."""
         return passed.view(*self.chosen, self.recipe.temperature)
 
     def run(self, layer, hidden: torch.Tensor, **kwargs) -> torch.Tensor:
@@ -92,39 +91,38 @@ class Student:
         return layer(hidden, **kwargs)
 
     def trunk(self, passed: TeacherPass) -> torch.Tensor:
-        """x_l [B, T, D]: the teacher's, unless this student trains its own early layers."""
+        """x_l [1, M, D]: the teacher's, unless this student trains its own early layers."""
         if not self.own_trunk:
             return passed.inputs[self.cut]
-        hidden, mask = passed.inputs[0], passed.causal_mask()
+        hidden = passed.inputs[0]
         for layer in self.early:
-            hidden = self.run(layer, hidden, attention_mask=mask, position_embeddings=passed.rope)
+            hidden = self.run(layer, hidden, position_embeddings=passed.rope, spans=passed.every)
         return hidden
 
     def late_half(self, passed: TeacherPass, view: View) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run layers l+1..L at the view's positions only. Returns the last layer's input and output [B, Q, D]."""
+        """Run layers l+1..L at the view's tokens only. Returns the last layer's input and output [N, D]."""
         x_l, shared = self.trunk(passed), SharedKV(self.model.norm_swiftkv, passed.rope)
         shared.cut(x_l)
-        hidden = before = x_l[view.selection.rows, view.selection.positions]
+        hidden = before = x_l[:, view.index]
         for layer in self.late:
             before = hidden
-            hidden = self.run(layer, hidden, attention_mask=view.mask, position_embeddings=view.rope, shared_kv=shared)
-        return before, hidden
+            hidden = self.run(layer, hidden, position_embeddings=view.rope, shared_kv=shared, spans=view.spans)
+        return before[0], hidden[0]
 
     def final(self, passed: TeacherPass, view: View) -> tuple[torch.Tensor, torch.Tensor]:
-        """The last layer's input [B, Q, D], and the normalised output at the loss positions [N, D]."""
+        """The last layer's input [N, D], and the normalised output where the loss is [K, D]."""
         before, hidden = self.late_half(passed, view)
-        return before, self.model.norm(hidden[view.selection.loss])
+        return before, self.model.norm(view.loss_states(hidden))
 
-    def squared_error(self, passed: TeacherPass, selection: Selection, before: torch.Tensor) -> torch.Tensor:
-        """Squared error between the inputs of the last layer, summed over every position that was run."""
-        target = passed.inputs[self.teacher.last][selection.rows, selection.positions]
-        return (before[selection.run].float() - target[selection.run].float()).square().sum()
+    def squared_error(self, passed: TeacherPass, view: View, before: torch.Tensor) -> torch.Tensor:
+        """Squared error between the inputs of the last layer, summed over every token that was run."""
+        target = passed.inputs[self.teacher.last][0, view.index]
+        return (before.float() - target.float()).square().sum()
 
     def sums(self, passed: TeacherPass) -> Sums:
         """The loss of this student on one batch, with gradient."""
         view = self.view(passed)
         before, final = self.final(passed, view)
         kl, agreeing = kl_sum(final, view.targets)
-        wanted = self.recipe.hidden_loss > 0
-        error = self.squared_error(passed, view.selection, before) if wanted else torch.zeros_like(kl)
+        error = self.squared_error(passed, view, before) if self.recipe.hidden_loss > 0 else torch.zeros_like(kl)
         return Sums(kl, agreeing, error)

@@ -8,7 +8,9 @@ from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from swiftkv.devices import fast_bfloat16
-from swiftkv.distill.data import Selection, places, select
+from swiftkv.distill import attention
+from swiftkv.distill.attention import Spans
+from swiftkv.distill.data import Documents, documents, select
 from swiftkv.distill.loss import Targets
 from swiftkv.distill.parallel import World
 from swiftkv.modeling.checkpoint import load_tensors
@@ -19,49 +21,52 @@ Rope = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class View:
-    """One student's choice of positions: `rope` [B, Q, H] and `mask` [B, 1, Q, T] belong to the queries there,
-    `targets` to the loss positions."""
+    """One student's choice of tokens: `index` [N] of the M tokens run the late layers, and of those `at_loss` [K] carry
+    the loss (None: all of them). `rope` [1, N, H] and `spans` belong to the queries, `targets` to the loss."""
 
-    selection: Selection
+    index: torch.Tensor
+    at_loss: torch.Tensor | None
     rope: Rope
-    mask: torch.Tensor
+    spans: Spans
     targets: Targets
+
+    def loss_states(self, states: torch.Tensor) -> torch.Tensor:
+        """[N, D] -> [K, D]."""
+        return states if self.at_loss is None else states[self.at_loss]
 
 
 @dataclass
 class TeacherPass:
-    """What one pass over a [B, T] batch leaves for the students.
+    """What one pass over a batch of M tokens leaves for the students.
 
-    `inputs[j]` [B, T, D] is the input of layer j (0-based) for every layer asked for; `final` [B, T, D] is after the
-    last norm; `rope` is (cos, sin), each [B, T, H].
+    `inputs[j]` [1, M, D] is the input of layer j (0-based) for every layer asked for; `final` [1, M, D] is after the
+    last norm; `rope` is (cos, sin), each [1, M, H]; `keep_bytes` bounds what Targets keep for the next student.
     """
 
-    batch: Batch
+    texts: Documents
     inputs: dict[int, torch.Tensor]
     final: torch.Tensor
     rope: Rope
     head: torch.nn.Module
+    every: Spans
+    keep_bytes: int = 0
     views: dict = field(default_factory=dict)
 
     def view(self, loss_on: str, every_position: bool, temperature: float) -> View:
-        """The positions of `select` with what belongs to them; students that ask for the same share it."""
+        """The tokens of `select` with what belongs to them; students that ask for the same share it."""
         key = loss_on, every_position, temperature
         if key not in self.views:
-            chosen = select(self.batch, loss_on, every_position)
-            at_loss = self.final[chosen.rows, chosen.positions][chosen.loss]
+            device, chosen = self.final.device, select(self.texts, loss_on, every_position)
+            # All of this is decided on the CPU, where the tokens come from: no step waits for the device.
+            index, loss = chosen.index.to(device), chosen.index[chosen.loss].to(device)
             self.views[key] = View(
-                selection=chosen,
-                rope=tuple(part[chosen.rows, chosen.positions] for part in self.rope),
-                mask=chosen.mask(self.final.shape[1], self.final.dtype),
-                targets=Targets(at_loss, self.head, temperature),
+                index=index,
+                at_loss=None if bool(chosen.loss.all()) else chosen.loss.nonzero().flatten().to(device),
+                rope=tuple(part[:, index] for part in self.rope),
+                spans=Spans(chosen.index, self.texts.bounds, device),
+                targets=Targets(self.final[0, loss], self.head, temperature, keep_bytes=self.keep_bytes),
             )
         return self.views[key]
-
-    def causal_mask(self) -> torch.Tensor:
-        """Additive mask [B, 1, T, T] of every position."""
-        place = places(self.batch)
-        every = torch.arange(place.shape[1], device=place.device).expand(place.shape)
-        return Selection(every, every >= 0, every < 0, every - place).mask(place.shape[1], self.final.dtype)
 
 
 def fill(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> None:
@@ -85,15 +90,13 @@ def load_frozen(base_dir: Path, dtype: torch.dtype, attention: str) -> PreTraine
 class Teacher:
     """The frozen base model of `base_dir` in bfloat16 where that is fast and float32 is not asked for.
 
-    Attention is eager on a CPU: with an explicit mask, forward and backward, it is several times faster there
-    than scaled_dot_product_attention in bfloat16. `model` is still on the CPU if the world has several processes.
+    `model` is still on the CPU if the world has several processes. `keep_bytes`: see TeacherPass.
     """
 
-    def __init__(self, base_dir: Path, world: World, float32: bool = False):
-        self.world, self.device = world, world.device
+    def __init__(self, base_dir: Path, world: World, float32: bool = False, keep_bytes: int = 0):
+        self.world, self.device, self.keep_bytes = world, world.device, keep_bytes
         self.half = fast_bfloat16(world.device) and not float32
-        dtype = torch.bfloat16 if self.half else torch.float32
-        self.model = load_frozen(base_dir, dtype, "eager" if self.device.type == "cpu" else "sdpa")
+        self.model = load_frozen(base_dir, torch.bfloat16 if self.half else torch.float32, attention.NAME)
         if world.size == 1:
             self.model.to(self.device)
 
@@ -107,9 +110,8 @@ class Teacher:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
 
     @torch.no_grad()
-    def look(self, batch: Batch, layers: set[int]) -> TeacherPass:
-        """Run a batch, keeping the inputs of `layers` (0-based). Right padding needs no mask; where rows pack several
-        documents, Transformers masks them from each other by their positions."""
+    def run(self, batch: Batch, layers: set[int]) -> TeacherPass:
+        """Run a batch that lies on the CPU, keeping the inputs of `layers` (0-based)."""
         inputs: dict[int, torch.Tensor] = {}
 
         def keep(layer: int):
@@ -118,12 +120,15 @@ class Teacher:
 
             return hook
 
-        stack = self.model.model
+        texts, stack = documents(batch), self.model.model
+        every = Spans(torch.arange(len(texts.ids)), texts.bounds, self.device)
+        ids, place = (tensor[None].to(self.device) for tensor in (texts.ids, texts.place))
         handles = [stack.layers[number].register_forward_pre_hook(keep(number)) for number in layers]
         try:
-            output = stack(input_ids=batch.input_ids, position_ids=batch.positions, use_cache=False)
+            output = stack(input_ids=ids, position_ids=place, use_cache=False, spans=every)
         finally:
             for handle in handles:
                 handle.remove()
-        rope = stack.rotary_emb(output.last_hidden_state, places(batch))
-        return TeacherPass(batch, inputs, output.last_hidden_state, rope, self.model.lm_head)
+        final = output.last_hidden_state
+        rope = stack.rotary_emb(final, place)
+        return TeacherPass(texts, inputs, final, rope, self.model.lm_head, every, self.keep_bytes)

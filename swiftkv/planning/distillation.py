@@ -12,13 +12,13 @@ import torch
 
 from swiftkv.base_model.fetch import local_dir
 from swiftkv.config import RunConfig
-from swiftkv.costmodel.memory import StudentPlan, base_parameters, memory, student_plan
+from swiftkv.costmodel.memory import StudentPlan, base_parameters, largest_rows, memory, student_plan
 from swiftkv.costmodel.training import forward_flops, head_flops, peak_flops, student_flops
+from swiftkv.devices import KEPT_FREE
 from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import BASE_TYPES, read_config
 
 GIB = 2**30
-KEPT_FREE = 0.1  # of a GPU's memory: driver, communication buffers, fragmentation
 UTILISATION = 0.4  # of a GPU's peak; the published 24 H100-hours of Llama-3.1-8B are 0.41 by the same count
 
 
@@ -40,7 +40,7 @@ class DistillationPlan:
 
     def memory(self, rows: int) -> dict[str, int]:
         """Bytes per process by part, for a micro-batch of `rows`."""
-        return memory(self.shape, self.students, self.processes, rows * self.context, self.context, self.checkpoint)
+        return memory(self.shape, self.students, self.processes, rows * self.context, self.checkpoint)
 
     @property
     def budget(self) -> float:
@@ -54,15 +54,13 @@ class DistillationPlan:
 
     @property
     def rows(self) -> int:
-        """Rows of a micro-batch: as asked for, else all of a process's at once, as the run does it."""
-        asked = self.most_rows if self.asked_tokens is None else self.asked_tokens // self.context
+        """Rows of a micro-batch: as asked for, else as many as fit, as the run does it (one where none fits)."""
+        asked = self.largest_rows() if self.asked_tokens is None else self.asked_tokens // self.context
         return min(max(1, asked), self.most_rows)
 
     def largest_rows(self) -> int:
         """Rows of the largest micro-batch that fits; 0 if none does."""
-        return next(
-            (rows for rows in range(self.most_rows, 0, -1) if sum(self.memory(rows).values()) <= self.budget), 0
-        )
+        return largest_rows(self.most_rows, self.budget, lambda rows: sum(self.memory(rows).values()))
 
     @property
     def steps(self) -> int:

@@ -87,7 +87,7 @@ def of_transformers(directory: Path, ids: torch.Tensor) -> torch.Tensor:
 
 def of_teacher(directory: Path, data: Batch) -> torch.Tensor:
     teacher = Teacher(directory, World(), float32=True)
-    passed = teacher.look(data, {0})
+    passed = teacher.run(data, {0})
     with torch.inference_mode():
         return passed.head(passed.final)
 

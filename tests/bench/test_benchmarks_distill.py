@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from swiftkv import files
+from swiftkv.costmodel.memory import CHUNK_ELEMENTS
 from swiftkv.errors import UserError
 
 SMALL = {"rows": 2, "length": 24, "answers": 0.3, "repeats": 3, "shape": None}
@@ -144,7 +145,7 @@ def test_live_bytes_follow_storages():
 @pytest.mark.parametrize("side", loss_memory.SIDES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_meta_tensors_count_the_same_as_real_ones(side, dtype, monkeypatch):
-    monkeypatch.setattr("swiftkv.distill.loss.CHUNK_ELEMENTS", 500)
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 500)
     shape = 100, 40, 8, dtype
     real, meta = (loss_memory.measure(side, *shape, device) for device in ("cpu", "meta"))
     assert real["peak_bytes"] == meta["peak_bytes"] > 0
@@ -152,7 +153,7 @@ def test_meta_tensors_count_the_same_as_real_ones(side, dtype, monkeypatch):
 
 
 def test_both_sides_give_the_same_loss_and_gradient(monkeypatch):
-    monkeypatch.setattr("swiftkv.distill.loss.CHUNK_ELEMENTS", 500)
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 500)
     student, teacher, head = loss_memory.inputs(100, 40, 8, torch.float32, "cpu")
     losses = [side(student, teacher, head) for side in loss_memory.SIDES.values()]
     torch.testing.assert_close(*losses)

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from swiftkv.config import SwiftKVVariant
 from swiftkv.config.training import Distill
 from swiftkv.distill import advise
-from swiftkv.distill.data import select
+from swiftkv.distill.data import documents, select
 from swiftkv.distill.parallel import World
 from swiftkv.distill.probe import answer_numbers, probe
 from swiftkv.distill.students import Student
@@ -29,14 +29,8 @@ def test_answers_are_numbered_by_runs_of_positions():
     ids = torch.arange(2, 18).reshape(2, 8)
     answers = torch.zeros(2, 8, dtype=torch.bool)
     answers[0, [2, 3, 6]] = answers[1, [5, 6, 7]] = True
-    assert answer_numbers(select(Batch(ids, answers, torch.tensor([8, 8])), "answers", False)).tolist() == [
-        0,
-        0,
-        1,
-        2,
-        2,
-        2,
-    ]
+    chosen = select(documents(Batch(ids, answers, torch.tensor([8, 8]))), "answers", False)
+    assert answer_numbers(chosen.index).tolist() == [0, 0, 1, 2, 2, 2]
 
 
 def test_probe_equals_the_definition(tiny_base, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from swiftkv import files
 from swiftkv.config import SwiftKVVariant
 from swiftkv.config.training import Distill
 from swiftkv.distill import loop
-from swiftkv.distill.data import select
+from swiftkv.distill.data import documents, select
 from swiftkv.distill.loop import Options
 from swiftkv.distill.loss import Targets, kl_sum
 from swiftkv.distill.parallel import World
@@ -57,7 +57,7 @@ def teacher(tiny_base):
 
 def look(teacher, data, *students):
     """One pass that keeps what the students need."""
-    return teacher.look(data, set().union(*(student.kept_layers for student in students)))
+    return teacher.run(data, set().union(*(student.kept_layers for student in students)))
 
 
 # Selection
@@ -67,27 +67,25 @@ def look(teacher, data, *students):
 @given(st.integers(0, 10_000), st.sampled_from(["answers", "all"]), st.booleans())
 def test_selection_is_what_a_loop_would_choose(seed, loss_on, every_position):
     data = make_batch(seed, rows=4, length=12)
-    chosen = select(data, loss_on, every_position)
+    texts = documents(data)
+    chosen = select(texts, loss_on, every_position)
+    run, wanted, begins = [], [], [0]
     for row, real in enumerate(data.lengths.tolist()):
-        wanted = [t for t in range(real - 1) if loss_on == "all" or data.answers[row, t + 1]]
-        run = list(range(real)) if every_position else wanted
-        assert chosen.positions[row][chosen.run[row]].tolist() == run
-        assert chosen.positions[row][chosen.loss[row]].tolist() == wanted
-        assert not chosen.positions[row][~chosen.run[row]].any()
+        mine = [t for t in range(real - 1) if loss_on == "all" or data.answers[row, t + 1]]
+        wanted += [begins[-1] + t for t in mine]
+        run += [begins[-1] + t for t in (range(real) if every_position else mine)]
+        begins.append(begins[-1] + real)
+    assert chosen.index.tolist() == run
+    assert chosen.index[chosen.loss].tolist() == wanted
+    assert texts.bounds == tuple(begins)
 
 
 def test_padding_that_is_the_end_of_sequence_token_hides_no_token():
     """Llama 3.x has no other: the last token of a row is that of its padding, and is trained on all the same."""
     ids, answers = torch.tensor([[5, 6, 7, 1, 1, 1]]), torch.tensor([[False, False, True, True, False, False]])
-    chosen = select(Batch(ids, answers, torch.tensor([4])), "all", True)
-    assert chosen.positions[chosen.run].tolist() == [0, 1, 2, 3]
-    assert chosen.positions[chosen.loss].tolist() == [0, 1, 2]
-
-
-def test_mask_hides_later_keys_only():
-    chosen = select(make_batch(1, rows=2, length=8), "answers", False)
-    visible = chosen.mask(8, torch.float32)[:, 0] == 0
-    assert torch.equal(visible, torch.arange(8) <= chosen.positions[..., None])
+    chosen = select(documents(Batch(ids, answers, torch.tensor([4]))), "all", True)
+    assert chosen.index.tolist() == [0, 1, 2, 3]
+    assert chosen.index[chosen.loss].tolist() == [0, 1, 2]
 
 
 def packed_batch() -> tuple[Batch, list[Batch]]:

@@ -109,10 +109,12 @@ whole = stream_of(config, load_tokenizer(base))
 def three(start):
     for number, batch in zip(range(3), whole(start)):
         yield batch
-    parallel.leave()
     raise SystemExit("stopped")
 
-loop.run(config, base, out, work, loop.Options(float32=True), three)
+try:
+    loop.run(config, base, out, work, loop.Options(float32=True), three)
+finally:
+    parallel.leave()
 """
 
 

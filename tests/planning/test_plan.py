@@ -1,15 +1,18 @@
 """Plans of a distillation: FLOPs against torch's counter, memory against autograd, and the configurations that ship."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from swiftkv.config import ROOT, RunConfig, SwiftKVVariant, load_config
 from swiftkv.costmodel import LLAMA_8B, LLAMA_70B, memory, training
+from swiftkv.distill import attention
 from swiftkv.distill.parallel import World
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
@@ -38,14 +41,30 @@ def total(planned: distillation.DistillationPlan) -> int:
 # FLOPs
 
 
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def attention_flops(query, key, *_, out_val=None, **__) -> int:
+    """Both products of the fused attention of a CPU, which torch's registry lacks; masked scores count, too."""
+    return 4 * math.prod(query[:-1]) * key[2] * query[3]
+
+
 class Counter(TorchDispatchMode):
-    """Sums what torch's flop counter counts; FlopCounterMode itself hooks modules, which autograd.grad forbids."""
+    """Sums what torch's flop counter counts; FlopCounterMode itself hooks modules, which autograd.grad forbids.
+
+    Attention's gradient counts as twice its forward pass: the scores that the kernel computes anew are not needed
+    arithmetic, as the FLOPs of checkpointing are not.
+    """
 
     total = 0
+    known = flop_registry | {FUSED: shape_wrapper(attention_flops)}
+    known[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward] = shape_wrapper(
+        lambda _, query, key, *more, **named: 2 * attention_flops(query, key)
+    )
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if count := flop_registry.get(function._overloadpacket):
+        if count := self.known.get(function._overloadpacket):
             self.total += count(*args, **(kwargs or {}), out_val=result)
         return result
 
@@ -59,20 +78,21 @@ def full_batch(rows: int, length: int, answers: int) -> Batch:
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("hidden_loss", [0.0, 1.0])
 def test_step_flops_against_torch_counter(tiny_base, monkeypatch, recompute, hidden_loss):
-    """Eager attention computes every position a query could see, as if documents were twice as long."""
+    """The counter takes attention for square, as if documents were twice as long."""
     monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: False)
     distill = load_config().distill.model_copy(update={"hidden_loss": hidden_loss})
     teacher, (rows, length, answers), cuts = Teacher(tiny_base, World()), (3, 32, 10), [(4, 1), (2, 3)]
     students = [Student(SwiftKVVariant("v", 1 - cut / 8, group), teacher, distill, recompute) for cut, group in cuts]
     with Counter() as counter:
-        passed = teacher.look(full_batch(rows, length, answers), {2, 4, 7})
+        passed = teacher.run(full_batch(rows, length, answers), {2, 4, 7})
         for student in students:
             sums = student.sums(passed)
             (sums.kl + hidden_loss * sums.squares).backward()
-    run = rows * length if hidden_loss else None
-    counted = training.step_flops(
-        read_config(tiny_base), cuts, rows * length, rows * answers, 2 * length - 1, recompute, run
-    )
+    run, shape, tokens, at_loss = rows * length if hidden_loss else None, read_config(tiny_base), 96, rows * answers
+    counted = training.step_flops(shape, [], tokens, at_loss, 2 * length - 1)
+    keys = length if hidden_loss else length - 1  # the last token predicts nothing, so no query sees it
+    for cut, group in cuts:
+        counted += training.student_flops(shape, cut, group, tokens, at_loss, 2 * keys - 1, recompute, run)
     assert counter.total == counted
 
 
@@ -148,25 +168,22 @@ def saved_bytes(model, ids: torch.Tensor) -> int:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    padded = torch.ones_like(ids)
-    padded[:, -1] = 0  # an explicit mask, as in distillation
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model.model(input_ids=ids, attention_mask=padded, use_cache=False)
+        output = model.model(input_ids=ids, use_cache=False)
         output.last_hidden_state.sum().backward()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def test_late_half_is_what_autograd_keeps(tiny_student):
-    model = AutoModelForCausalLM.from_pretrained(tiny_student, dtype=torch.bfloat16, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(tiny_student, dtype=torch.bfloat16, attn_implementation=attention.NAME)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("swiftkv" in name)
         parameter.data = parameter.data.float() if "swiftkv" in name else parameter.data
     shape, (rows, length) = read_config(tiny_student), (8, 64)
     student = memory.student_plan(shape, SwiftKVVariant("v", 0.5, 2), CHAT.distill, 1.0)
     kept = saved_bytes(model, torch.randint(2, 300, (rows, length)))
-    masks, casts = 2 * rows * length**2, 2 * student.parameters
     expected = memory.late_bytes(shape, student, rows * length, checkpoint=False)
-    assert 0.9 * expected < kept - masks - casts <= expected
+    assert 0.9 * expected < kept - 2 * student.parameters <= expected  # but for the casts of what is trained
 
 
 @settings(max_examples=40)
@@ -181,7 +198,9 @@ def test_laws_of_a_plan(rows, checkpoint, share, processes):
     if largest < 8 // processes:
         assert sum(planned.memory(largest + 1).values()) > planned.budget
     everywhere = made(**chosen, processes=processes)
-    assert total(planned) <= total(everywhere)
+    # Keys and values of the late layers are gathered where answers are picked out.
+    gathered = max(student.late for student in planned.students) * 4 * 1024 * 8192 * planned.rows
+    assert total(planned) <= total(everywhere) + gathered
     assert planned.run_flops <= everywhere.run_flops <= everywhere.published_run_flops
     assert total(made(**chosen, processes=2 * processes)) < total(everywhere)
 
@@ -230,7 +249,8 @@ def test_shapes_of_real_models(name, shape):
 def test_llama_8b_fits_one_gpu_of_80_gb():
     planned = made(CHAT)
     assert total(planned) <= planned.budget
-    assert total(made(CHAT, micro=None)) > planned.budget
+    assert total(made(CHAT, micro=65536)) > planned.budget
+    assert planned.budget >= total(made(CHAT, micro=None)) > 0.8 * planned.budget  # as much as fits
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""Attention of documents side by side: both ways of computing it equal the definition, forward and backward."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swiftkv.distill import attention
+from swiftkv.distill.attention import Spans, all_at_once, attend, fused, one_by_one
+
+CPU = torch.device("cpu")
+HEADS, KV_HEADS, SIZE = 4, 2, 8
+
+
+@st.composite
+def layouts(draw):
+    """Lengths of documents, and which tokens are queries: at least one."""
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+    chosen = draw(st.lists(st.booleans(), min_size=sum(lengths), max_size=sum(lengths)).filter(any))
+    bounds = (0, *torch.tensor(lengths).cumsum(0).tolist())
+    return torch.tensor(chosen).nonzero().flatten(), bounds
+
+
+def states(index, bounds, seed: int = 0):
+    """Random queries, keys and values that want gradients."""
+    torch.manual_seed(seed)
+    shapes = ((HEADS, len(index)), (KV_HEADS, bounds[-1]), (KV_HEADS, bounds[-1]))
+    return [torch.randn(1, *shape, SIZE, requires_grad=True) for shape in shapes]
+
+
+def definition(query, key, value, index, bounds):
+    """Attention under a mask over the whole row."""
+    document = torch.bucketize(torch.arange(bounds[-1]), torch.tensor(bounds[1:]), right=True)
+    keys = torch.arange(bounds[-1])
+    visible = (document[index][:, None] == document) & (keys <= index[:, None])
+    key, value = (states.repeat_interleave(HEADS // KV_HEADS, 1) for states in (key, value))
+    scores = (query @ key.mT / SIZE**0.5).masked_fill(~visible, float("-inf"))
+    return (scores.softmax(-1) @ value).transpose(1, 2)
+
+
+def plain_varlen(query, key, value, query_ends, key_ends, longest_query, longest_key, scale):
+    """What PyTorch's kernel computes by its documentation: ends of queries and keys are aligned."""
+    assert longest_query == query_ends.diff().max() and longest_key == key_ends.diff().max()
+    outputs = []
+    for number in range(len(query_ends) - 1):
+        q, k, v = (
+            x[ends[number] : ends[number + 1]].transpose(0, 1)[None]
+            for x, ends in ((query, query_ends), (key, key_ends), (value, key_ends))
+        )
+        later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(k.shape[2] - q.shape[2] + 1)
+        mask = torch.zeros(later.shape).masked_fill(later, float("-inf"))
+        outputs.append(F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@settings(deadline=None, max_examples=60)
+@given(layouts(), st.integers(0, 100))
+@pytest.mark.parametrize("way", [one_by_one, all_at_once])
+def test_both_ways_are_the_definition(way, layout, seed):
+    index, bounds = layout
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "varlen_kernel", plain_varlen)
+        given_states, expected_states = states(index, bounds, seed), states(index, bounds, seed)
+        found = way(*given_states, Spans(index, bounds, CPU), None)
+        expected = definition(*expected_states, index, bounds)
+    torch.testing.assert_close(found, expected)
+    for one, two in zip(given_states, expected_states, strict=True):
+        weights = torch.linspace(-1, 1, found.numel()).reshape(found.shape)
+        assert torch.autograd.grad((found * weights).sum(), one, retain_graph=True)[0].shape == one.shape
+        torch.testing.assert_close(
+            torch.autograd.grad((found * weights).sum(), one, retain_graph=True)[0],
+            torch.autograd.grad((expected * weights).sum(), two, retain_graph=True)[0],
+        )
+
+
+def test_without_spans_every_row_is_a_document():
+    query, key, value = (torch.randn(2, heads, 6, SIZE) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    together, weights = attend(None, query, key, value, None)
+    assert weights is None
+    for row in range(2):
+        alone = definition(*(x[row : row + 1] for x in (query, key, value)), torch.arange(6), (0, 6))
+        torch.testing.assert_close(together[row : row + 1], alone)
+
+
+def test_every_token_a_query_needs_no_mask_and_no_copy_of_the_keys():
+    spans = Spans(torch.arange(10), (0, 3, 10), CPU)
+    assert [spans.mask(number, torch.float32) for number in range(2)] == [None, None]
+    assert spans.runs.keys is None and spans.runs.query_ends.tolist() == spans.runs.key_ends.tolist() == [0, 3, 10]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "used"),
+    [
+        (plain_varlen, True),
+        (lambda *arguments, scale: 1.1 * plain_varlen(*arguments, scale=scale), False),
+        (lambda *arguments, scale: exec("raise RuntimeError('no such kernel')"), False),
+    ],
+    ids=["right", "wrong", "missing"],
+)
+def test_the_kernel_of_a_gpu_is_used_where_it_is_right(monkeypatch, capsys, kernel, used):
+    """On the CPU in the GPU's place: `fused` asks the device for its type alone."""
+
+    class Pretended(str):
+        type = "cuda"
+
+    monkeypatch.setattr(attention, "varlen_kernel", kernel)
+    fused.cache_clear()
+    assert fused(Pretended("cpu"), torch.bfloat16, HEADS, KV_HEADS, SIZE) is used
+    assert ("is not used here" in capsys.readouterr().out) == (not used)
+    assert not fused(CPU, torch.bfloat16, HEADS, KV_HEADS, SIZE)
+    fused.cache_clear()
