@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from swiftkv import files, provenance
+from swiftkv import devices, files, provenance
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # The plugin, with the rule of which layers own K and V, and the engines.
@@ -28,6 +28,7 @@ def fingerprint(variants: list[dict], seed: int, sources: Sequence[Path] = SOURC
         "seed": seed,
         "versions": provenance.versions(),
         "hardware": provenance.hardware_label(provenance.hardware()),
+        "allocator": devices.allocator(),
         "sources": [files.sha256(path) for path in sources],
         **settings,
     }

@@ -33,25 +33,36 @@ def load(path: Path):
 
 
 def load_with_gpu(path: Path):
-    """The configuration, and a lease of a GPU until the command ends, where the machine has any. A wrong configuration
-    is told before the wait for a device."""
+    """The configuration, and a GPU for this command alone until it ends, where the machine has any. A wrong
+    configuration is told before the wait for a device."""
     loaded = load(path)
     take_gpu()
     return loaded
 
 
 def load_with_engine_gpus(path: Path):
-    """As `load_with_gpu`, with the GPUs of an engine."""
+    """As `load_with_gpu`, with the GPUs of an engine: for what times something."""
     loaded = load(path)
     take_gpu(loaded.tensor_parallel_size)
     return loaded
 
 
-def take_gpu(count: int = 1) -> None:
-    """Lease `count` GPUs until the command ends, where the machine has any."""
+def load_beside_others(path: Path, model: Path, need: Callable):
+    """As `load_with_gpu`, for what times nothing: a GPU is shared with others, as many as its memory holds. `need` of
+    planning.memory_plan says how much a stage takes of it with a model of the shape of `model`."""
+    from swiftkv.modeling.checkpoint import read_config
+
+    loaded = load(path)
+    wanted = need(loaded, read_config(model))
+    take_gpu(wanted.gpus, wanted.each / 2**30 if wanted.gpus == 1 else None)
+    return loaded
+
+
+def take_gpu(count: int = 1, gib: float | None = None) -> None:
+    """Lease `count` GPUs until the command ends, where the machine has any: alone, or `gib` of the memory of each."""
     from swiftkv import devices
 
-    devices.lease(count)
+    devices.lease(count, gib)
 
 
 def instead(show: Callable, *arguments) -> NoReturn:

@@ -18,6 +18,7 @@ from swiftkv.commands import (
     Work,
     cli,
     load,
+    load_beside_others,
     load_with_engine_gpus,
     load_with_gpu,
     student_dirs,
@@ -39,8 +40,9 @@ def verify(
 ) -> None:  # fmt: skip
     """Gates before numbers: equivalence with Transformers, KV capacity, early exit, refusals."""
     from swiftkv.evals import gates as stage
+    from swiftkv.planning import memory_plan
 
-    loaded = load_with_engine_gpus(config)
+    loaded = load_beside_others(config, base, memory_plan.verify)
     stage.run(loaded, base, student_dirs(loaded, models), out)
 
 
@@ -70,8 +72,9 @@ def serve_load(
 def accuracy(arm: Arm, model: ArmModel, out: Out, work: Work, config: Config = CONFIG) -> None:
     """Score one model on the four tasks with lm-eval through vLLM."""
     from swiftkv.evals import accuracy as stage
+    from swiftkv.planning import memory_plan
 
-    stage.score_arm(load_with_engine_gpus(config), arm, model, out, work)
+    stage.score_arm(load_beside_others(config, model, memory_plan.accuracy), arm, model, out, work)
 
 
 @cli.command()
@@ -96,9 +99,11 @@ def protocol(
 ) -> None:
     """Score one model on the paper's seven tasks, IFEval and MMLU-Pro."""
     from swiftkv.evals import protocol as stage
+    from swiftkv.planning import memory_plan
 
     names = [name.strip() for name in tasks.split(",")] if tasks else None
-    stage.score_arm(load_with_engine_gpus(config), arm, model, out, work, mirror, names, limit)
+    loaded = load_beside_others(config, model, memory_plan.accuracy)
+    stage.score_arm(loaded, arm, model, out, work, mirror, names, limit)
 
 
 @cli.command()
@@ -116,8 +121,9 @@ def diagnose(
 ) -> None:  # fmt: skip
     """Where students part from the base: by answer position, prompt length, difficulty, and in long contexts."""
     from swiftkv.evals import diagnose as stage
+    from swiftkv.planning import memory_plan
 
-    loaded = load_with_gpu(config)
+    loaded = load_beside_others(config, base, memory_plan.models)
     stage.run(loaded, base, student_dirs(loaded, models), out)
 
 

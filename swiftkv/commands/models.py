@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Base, Config, Mirror, Out, Work, cli, instead, load, load_with_gpu, take_gpu
+from swiftkv.commands import (
+    CONFIG,
+    Base,
+    Config,
+    Mirror,
+    Out,
+    Work,
+    cli,
+    instead,
+    load,
+    load_beside_others,
+    load_with_gpu,
+    take_gpu,
+)
 
 
 @cli.command()
@@ -64,7 +77,9 @@ def distill(
     plan: Annotated[bool, typer.Option("--plan", help="Print memory and time, load nothing.")] = False,
     gpu_memory: Annotated[float | None, typer.Option(help="With --plan: GiB of a GPU [this machine's].")] = None,
     tflops: Annotated[float | None, typer.Option(help="With --plan: peak TFLOP/s of a GPU [this machine's].")] = None,
-    answer_share: Annotated[float, typer.Option(min=0, max=1, help="With --plan: share of answer tokens.")] = 1.0,
+    answer_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="With --plan: share of answer tokens [the data's, else 1].")
+    ] = None,
 ) -> None:
     """Distil every student of the configuration in one run with one teacher pass."""
     loaded = load(config)
@@ -121,8 +136,9 @@ def ablate(
 def similarity(base: Base, out: Out, config: Config = CONFIG) -> None:
     """Measure how much each layer's input differs from the previous layer's."""
     from swiftkv.evals import similarity as stage
+    from swiftkv.planning import memory_plan
 
-    stage.run(load_with_gpu(config), base, out)
+    stage.run(load_beside_others(config, base, memory_plan.models), base, out)
 
 
 @cli.command()

@@ -19,6 +19,9 @@ GIB = 1 << 30
 # gpu_memory_utilization: with kv_cache_memory_bytes only a check of what is free at the start. Its default admits one
 # engine to a GPU.
 BESIDE_OTHERS = 0.01
+# KV cache of an engine that scores answers on a GPU. It is named because vLLM otherwise measures what is free while it
+# starts, and fails ("Error in memory profiling") when another process ends meanwhile.
+SCORING_KV_GIB = 8
 SHARED = "shared_dummy"
 RANDOM_WEIGHTS = ("dummy", SHARED)
 # vLLM reads these when it is imported, so they are set before. A user's own setting wins.

@@ -18,7 +18,7 @@ from swiftkv.workloads import real, sqlite_sandbox, tasks
 
 TRANSFORMERS, FULL_PREFILL, EARLY_EXIT = "transformers", "vllm-full-prefill", "vllm-early-exit"
 BATCH_SIZE = 256  # requests that lm-eval hands over and that vLLM runs at once
-KV_CACHE_GIB = 1
+KV_CACHE_GIB = 1  # on a CPU
 SMALL_BYTES = 64 << 20  # weights below this are scored on one thread: less than half the CPU time of two
 MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
 
@@ -103,16 +103,25 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def scoring_memory(on_cpu: bool, ranks: int) -> dict:
+    """What an engine that scores may take, as arguments of vLLM's."""
+    from swiftkv.engines.engine import BESIDE_OTHERS, GIB, SCORING_KV_GIB
+
+    size = KV_CACHE_GIB if on_cpu else SCORING_KV_GIB
+    memory = {"kv_cache_memory_bytes": size * GIB // ranks}
+    return memory if on_cpu else memory | {"gpu_memory_utilization": BESIDE_OTHERS}
+
+
 @contextmanager
 def vllm_backend(model_dir: Path, settings: dict):
     """lm-eval's vLLM backend on `model_dir`; the engine ends with the block."""
-    from swiftkv.engines.engine import GIB, check_model, close_engine, load_vllm, prepare_environment
+    from swiftkv.engines.engine import check_model, close_engine, load_vllm, prepare_environment
 
     check_model(model_dir, settings["max_model_len"], "auto")
     ranks = settings.get("tensor_parallel_size", 1)
     prepare_environment(in_process=True, ranks=ranks)
     on_cpu = load_vllm().platforms.current_platform.is_cpu()
-    memory = {"kv_cache_memory_bytes": KV_CACHE_GIB * GIB // ranks} if on_cpu else {}  # a GPU gives what it has left
+    memory = scoring_memory(on_cpu, ranks)
     if on_cpu and sum(path.stat().st_size for path in model_dir.glob("*.safetensors")) < SMALL_BYTES:
         use_one_thread()
     lm = vllm_class()(pretrained=str(model_dir), **settings, **memory)

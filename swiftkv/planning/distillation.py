@@ -5,7 +5,9 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -15,21 +17,38 @@ from swiftkv.config import RunConfig
 from swiftkv.costmodel.memory import StudentPlan, base_parameters, largest_rows, memory, student_plan
 from swiftkv.costmodel.training import forward_flops, head_flops, peak_flops, student_flops
 from swiftkv.devices import KEPT_FREE
+from swiftkv.distill.data import documents, select
 from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import BASE_TYPES, read_config
+from swiftkv.workloads.sources import stream_of
+from swiftkv.workloads.tokens import load_tokenizer
 
 GIB = 2**30
-UTILISATION = 0.4  # of a GPU's peak; the published 24 H100-hours of Llama-3.1-8B are 0.41 by the same count
+# Of the peak. On GPUs the published 24 H100-hours of Llama-3.1-8B are 0.41 by the same count, ours have not been
+# measured since attention and loss were made anew; on a CPU as measured (docs/results/distillation.md, "Speed").
+UTILISATION = {"cuda": 0.4, "cpu": 0.45}
+BATCHES = 4  # read to learn what documents look like
+
+
+class DataShape(NamedTuple):
+    """What decides the cost of training data beside the configuration: share of tokens that are answers, tokens of a
+    document and of a step; None: those of the configuration, a row and a whole step."""
+
+    answer_share: float = 1.0
+    document: int | None = None
+    step_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class DistillationPlan:
-    """What a run on `processes` GPUs needs. Tokens and FLOPs of a step are those of all processes together;
-    `asked_tokens` is the micro-batch of a process that was asked for, if any."""
+    """What a run on `processes` GPUs needs. Tokens and FLOPs of a step are those of all processes together; `context`
+    is the tokens of a row, `document` those of a document; `asked_tokens` is the micro-batch of a process that was
+    asked for, if any."""
 
     shape: Mapping
     students: list[StudentPlan]
     context: int
+    document: int
     step_tokens: int
     processes: int
     gpu_memory_gib: float
@@ -50,7 +69,7 @@ class DistillationPlan:
     @property
     def most_rows(self) -> int:
         """A process's rows of a step."""
-        return max(1, self.step_tokens // (self.context * self.processes))
+        return max(1, math.ceil(self.step_tokens / (self.context * self.processes)))
 
     @property
     def rows(self) -> int:
@@ -72,7 +91,7 @@ class DistillationPlan:
         # The teacher's logits are computed once, where the most demanding student needs them.
         at_loss = math.ceil(self.step_tokens * max(student.loss_share for student in self.students))
         layers = self.shape["num_hidden_layers"]
-        return forward_flops(self.shape, layers, self.step_tokens, self.context) + head_flops(self.shape, at_loss)
+        return forward_flops(self.shape, layers, self.step_tokens, self.document) + head_flops(self.shape, at_loss)
 
     def late_flops(self, student: StudentPlan) -> int:
         """A student's part of a step, checkpointing included."""
@@ -82,7 +101,7 @@ class DistillationPlan:
             student.group,
             tokens=self.step_tokens,
             loss_tokens=math.ceil(self.step_tokens * student.loss_share),
-            context=self.context,
+            context=self.document,
             recompute=self.checkpoint,
             run_tokens=math.ceil(self.step_tokens * student.run_share),
         )
@@ -91,9 +110,9 @@ class DistillationPlan:
         """The same step as the released code computes it (ArcticTraining, projects/swiftkv): whole teacher and whole
         student, logits and gradient at every position, activations checkpointed, one student per run."""
         tokens, layers = self.step_tokens, self.shape["num_hidden_layers"]
-        forward = forward_flops(self.shape, layers + student.cut, tokens, self.context) + head_flops(self.shape, tokens)
-        late = student_flops(self.shape, student.cut, student.group, tokens, tokens, self.context, recompute=True)
-        return forward + late
+        forward = forward_flops(self.shape, layers + student.cut, tokens, self.document)
+        late = student_flops(self.shape, student.cut, student.group, tokens, tokens, self.document, recompute=True)
+        return forward + head_flops(self.shape, tokens) + late
 
     @property
     def run_flops(self) -> int:
@@ -105,6 +124,12 @@ class DistillationPlan:
     def published_run_flops(self) -> int:
         """One run of the published computation per student."""
         return sum(student.steps * self.published_flops(student) for student in self.students)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Training tokens per second while all students train."""
+        step = self.teacher_flops + sum(map(self.late_flops, self.students))
+        return self.step_tokens / (3600 * self.hours(step))
 
     def hours(self, flops: int) -> float:
         """Hours of that many FLOPs at the assumed utilisation."""
@@ -119,17 +144,17 @@ def plan(
     tflops: float,
     micro_batch_tokens: int | None,
     checkpoint_activations: bool,
-    answer_share: float = 1.0,
-    utilisation: float = UTILISATION,
+    data: DataShape = DataShape(),  # noqa: B008 (immutable)
+    utilisation: float = UTILISATION["cuda"],
 ) -> DistillationPlan:
     """The plan of `config` for a base of `shape` on GPUs with a peak of `tflops` TFLOP/s each.
 
-    `micro_batch_tokens` is a process's, None for all of its part of a step. `answer_share` is the share of positions
-    that are answers, which no configuration says; 1 is the safe bound. Raises UserError for a cut that does not fit
-    the shape, weights other than q, k, v to be trained, or nothing to be trained.
+    `micro_batch_tokens` is a process's, None for as many as fit. What no configuration says of the `data` is by default
+    what costs most. Raises UserError for a cut that does not fit the shape, weights other than q, k, v to be trained,
+    or nothing to be trained.
     """
     distill = config.distill
-    students = [student_plan(shape, variant, distill, answer_share) for variant in config.variants]
+    students = [student_plan(shape, variant, distill, data.answer_share) for variant in config.variants]
     students = [student for student in students if student.parameters and student.steps]
     if not students:
         raise UserError("plan: nothing is trained (distill.steps is 0, or every variant skips no layer)")
@@ -137,7 +162,8 @@ def plan(
         shape=shape,
         students=students,
         context=distill.sequence_length,
-        step_tokens=distill.batch_tokens,
+        document=data.document or distill.sequence_length,
+        step_tokens=data.step_tokens or distill.batch_tokens,
         processes=processes,
         gpu_memory_gib=gpu_memory_gib,
         tflops=tflops,
@@ -195,8 +221,8 @@ def time_table(planned: DistillationPlan) -> list[str]:
     return [
         f"run: {planned.steps:,} steps of {tokens:,} tokens = {planned.steps * tokens / 1e6:,.0f} M tokens; "
         f"{step:.3g} FLOPs a step, {run:.3g} in all",
-        f"time: {planned.hours(run):.3g} h; the published computation (whole models, one student a run): "
-        f"{planned.hours(published):.3g} h",
+        f"time: {planned.hours(run):.3g} h, {planned.tokens_per_s:,.0f} tokens/s; the published computation (whole "
+        f"models, one student a run): {planned.hours(published):.3g} h",
     ]
 
 
@@ -210,7 +236,7 @@ def report(planned: DistillationPlan, source: str, speed: str) -> str:
             *memory_table(planned),
             *time_table(planned),
             f"assumed: {planned.utilisation:.0%} of {planned.tflops:.4g} TFLOP/s a process ({speed}); "
-            f"loss at {shares} of the positions",
+            f"loss at {shares} of the positions, documents of {planned.document:,} tokens",
         ]
     )
 
@@ -223,16 +249,39 @@ def show(
     tflops: float | None = None,
     micro_batch_tokens: int | None = None,
     checkpoint_activations: bool = False,
-    answer_share: float = 1.0,
+    answer_share: float | None = None,
 ) -> DistillationPlan:
     """Print the plan and return it. What is not given is this machine's: GiB and peak TFLOP/s of its first GPU, or
-    its own where there is none. Raises UserError as `plan` does."""
+    its own where there is none; and the data's, where base and data are there. Raises UserError as `plan` does."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_cpu = device.type == "cpu" and not tflops and not gpu_memory_gib
+    if on_cpu:  # the run takes a whole step at once there
+        micro_batch_tokens = micro_batch_tokens or config.distill.batch_tokens
     shape, source = shape_of(config, base_dir)
     peak, speed = (tflops * 1e12, "given") if tflops else peak_flops(device)
-    room = gpu_memory_gib or memory_here(device)
     planned = plan(
-        config, shape, processes, room, peak / 1e12, micro_batch_tokens, checkpoint_activations, answer_share
+        config,
+        shape,
+        processes=processes,
+        gpu_memory_gib=gpu_memory_gib or memory_here(device),
+        tflops=peak / 1e12,
+        micro_batch_tokens=micro_batch_tokens,
+        checkpoint_activations=checkpoint_activations,
+        data=data_shape(config, base_dir) if answer_share is None else DataShape(answer_share),
+        utilisation=UTILISATION["cpu" if on_cpu else "cuda"],
     )
     print(report(planned, source, speed), flush=True)
     return planned
+
+
+def data_shape(config: RunConfig, base_dir: Path | None) -> DataShape:
+    """What the first batches of the configured data look like, if the base, whose tokenizer it takes, and the data are
+    on this machine; else what costs most."""
+    if base_dir is None or not Path(base_dir).is_dir() or config.distill.data.source == "hub":
+        return DataShape()
+    tokens = answers = ends = 0
+    for batch in islice(stream_of(config, load_tokenizer(base_dir))(0), BATCHES):
+        texts = documents(batch)
+        tokens, ends = tokens + len(texts.ids), ends + len(texts.bounds) - 1
+        answers += int(select(texts, "answers", False).loss.sum())
+    return DataShape(answers / tokens, tokens // ends, tokens // BATCHES)

@@ -13,6 +13,7 @@ import pandas as pd
 from swiftkv import costmodel
 from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import RunConfig
+from swiftkv.engines.engine import SCORING_KV_GIB
 from swiftkv.engines.settings import BLOCK, DTYPE_BYTES, Arm
 from swiftkv.errors import UserError
 from swiftkv.planning import distillation, roofline
@@ -20,7 +21,7 @@ from swiftkv.planning.distillation import GIB, KEPT_FREE
 
 ENGINE = GIB  # of a GPU: CUDA graphs, activations, the allocator's own
 FLOAT64, FLOAT32, BFLOAT16 = 8, 4, 2
-LEAST_KV = 2 * GIB  # that an engine for accuracy should find; it takes what is left
+PASS = 1.5  # times its weights, what a model in Transformers takes with what it computes
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,16 @@ def verify(config: RunConfig, shape: Mapping) -> Need:
 
 
 def accuracy(config: RunConfig, shape: Mapping) -> Need:
-    """One engine in the model's own format."""
+    """One engine in the model's own format, for the tasks and for the paper's protocol."""
     ranks, weights = config.tensor_parallel_size, roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, BFLOAT16)
-    return Need("accuracy", ranks, weights / ranks + LEAST_KV + ENGINE, "an engine, with what is left for its KV cache")
+    kv = SCORING_KV_GIB * GIB / ranks
+    return Need("accuracy", ranks, weights / ranks + kv + ENGINE, f"an engine with {SCORING_KV_GIB} GiB of KV")
+
+
+def models(config: RunConfig, shape: Mapping) -> Need:
+    """Base and a student in Transformers, side by side, for what compares their states."""
+    weights = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, BFLOAT16)
+    return Need("models", 1, 2 * PASS * weights + GIB, "base and a student in Transformers")
 
 
 def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:
@@ -103,7 +111,13 @@ def needs(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> list[Need
             raise UserError(
                 f"parallel.tensor_parallel_size: {config.tensor_parallel_size} does not divide {heads} key-value heads"
             )
-    return [distill(config, shape, gpu_memory_gib), verify(config, shape), throughput(config), accuracy(config, shape)]
+    return [
+        distill(config, shape, gpu_memory_gib),
+        verify(config, shape),
+        throughput(config),
+        accuracy(config, shape),
+        models(config, shape),
+    ]
 
 
 def show(config: RunConfig, base_dir: Path | None, gpu_memory_gib: float) -> bool:
@@ -118,6 +132,8 @@ def show(config: RunConfig, base_dir: Path | None, gpu_memory_gib: float) -> boo
     weights = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, 1)
     print(f"memory-plan: shape from {source}; GPUs of {gpu_memory_gib:.4g} GiB, {KEPT_FREE:.0%} kept free")
     print(table.to_string(index=False))
-    reference, pair = (f"{times * weights / GIB:.3g} GiB" for times in (FLOAT64, 2 * BFLOAT16))
-    print(f"on the CPU where no GPU has room: gates' reference in float64, {reference}; base and a student, {pair}")
+    print(
+        f"on the CPU where no GPU has room: gates' reference in float64, {FLOAT64 * weights / GIB:.3g} GiB; "
+        f"the models of similarity and diagnosis, {2 * BFLOAT16 * weights / GIB:.3g} GiB"
+    )
     return all(need.each <= budget for need in stages)

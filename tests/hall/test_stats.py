@@ -146,3 +146,24 @@ def test_holm_multiplies_the_smallest_by_their_number_and_leaves_nan_out():
 def test_bad_input(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(RATES, RATES), min_size=2, max_size=7), RATES)
+def test_geometric_ratio_laws(pairs, speed):
+    """Swapping the sides inverts it, and a speed that both share is not seen."""
+    top, bottom = np.array(pairs).T
+    ratio, low, high = stats.geometric_ratio(top, bottom)
+    assert low <= ratio <= high and ratio == pytest.approx(np.exp(np.log(top / bottom).mean()))
+    assert stats.geometric_ratio(bottom, top) == pytest.approx((1 / ratio, 1 / high, 1 / low))
+    assert stats.geometric_ratio(top * speed, bottom * speed) == pytest.approx((ratio, low, high))
+
+
+def test_geometric_ratio_by_hand():
+    """Ratios 1, 2 and 4: logarithms 0, 1 and 2 in base 2, with t = 4.303 at two degrees of freedom."""
+    ratio, low, high = stats.geometric_ratio([1, 2, 4], [1, 1, 1])
+    reach = 2 ** (4.302653 / math.sqrt(3))
+    assert (ratio, low, high) == pytest.approx((2, 2 / reach, 2 * reach), rel=1e-6)
+    assert math.isnan(stats.geometric_ratio([3], [2])[1])
+    with pytest.raises(UserError, match="every value must be positive"):
+        stats.geometric_ratio([1, 0], [1, 1])

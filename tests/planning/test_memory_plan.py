@@ -4,11 +4,14 @@ import subprocess
 
 import pytest
 
+from swiftkv import commands, devices
 from swiftkv.config import ROOT
 from swiftkv.costmodel import LLAMA_8B
 from swiftkv.engines.arms import VLLMEngine
+from swiftkv.engines.engine import SCORING_KV_GIB
 from swiftkv.engines.settings import Arm, Batch, EngineSettings
 from swiftkv.errors import UserError
+from swiftkv.evals import harness
 from swiftkv.planning import memory_plan
 from tests.helpers.config import make_config
 
@@ -77,3 +80,39 @@ def test_an_arm_on_two_ranks_reports_as_on_one(tmp_path):
         finally:
             engine.close()
     assert found[0] == found[1] and found[0][0]["kv_caches"] == 3 and found[0][1:] == (200, 10, 0)
+
+
+# Shared and exclusive GPUs
+
+
+@pytest.fixture
+def leases(monkeypatch):
+    """What commands ask of the GPUs: how many, and how much memory of each (None: all of it, alone)."""
+    asked = []
+    monkeypatch.setattr(devices, "lease", lambda count=1, gib=None: asked.append((count, gib)))
+    return asked
+
+
+def test_what_times_nothing_shares_a_gpu(tiny_base, leases):
+    commands.load_beside_others(ROOT / "config/config.yaml", tiny_base, memory_plan.accuracy)
+    ((count, gib),) = leases
+    assert count == 1 and SCORING_KV_GIB < gib < SCORING_KV_GIB + 2
+
+
+def test_engines_of_several_gpus_hold_them_alone(tiny_base, leases):
+    commands.load_beside_others(ROOT / "config/paper-70b.yaml", tiny_base, memory_plan.accuracy)
+    assert leases == [(8, None)]
+
+
+def test_what_times_something_is_alone(leases):
+    commands.load_with_engine_gpus(ROOT / "config/config.yaml")
+    commands.load_with_gpu(ROOT / "config/config.yaml")
+    assert leases == [(1, None), (1, None)]
+
+
+def test_engines_that_score_are_told_their_memory():
+    """Left to itself, vLLM on a GPU measures what is free while it starts, and fails if another process ends then."""
+    for on_cpu in (True, False):
+        memory = harness.scoring_memory(on_cpu, 2)
+        assert memory["kv_cache_memory_bytes"] == (1 if on_cpu else SCORING_KV_GIB) * 2**29
+        assert ("gpu_memory_utilization" in memory) != on_cpu

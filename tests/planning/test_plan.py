@@ -20,6 +20,7 @@ from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.checkpoint import read_config
 from swiftkv.planning import distillation
+from swiftkv.planning.distillation import DataShape
 from swiftkv.workloads.stream import Batch
 from tests.helpers.models import shapes
 
@@ -29,9 +30,11 @@ H100 = {"gpu_memory_gib": 80, "tflops": 989}
 
 
 def made(
-    config=CHAT, shape=LLAMA_8B, processes=1, micro=8192, checkpoint=False, **more
+    config=CHAT, shape=LLAMA_8B, processes=1, micro=8192, checkpoint=False, answer_share=1.0, **more
 ) -> distillation.DistillationPlan:
-    return distillation.plan(config, shape, processes, *H100.values(), micro, checkpoint, **more)
+    return distillation.plan(
+        config, shape, processes, *H100.values(), micro, checkpoint, DataShape(answer_share), **more
+    )
 
 
 def total(planned: distillation.DistillationPlan) -> int:
@@ -263,7 +266,7 @@ def test_what_cannot_be_planned_is_named(changes, word):
 
 def test_show_says_where_the_shape_is_from_and_what_is_assumed(tiny_base, tmp_path, capsys):
     config = load_config()
-    distillation.show(config, tiny_base, tflops=0.1)
+    distillation.show(config, tiny_base, tflops=0.1, answer_share=1.0)
     said = capsys.readouterr().out
     assert f"from {tiny_base}/config.json" in said
     assert "40% of 0.1 TFLOP/s a process (given); loss at 100% of the positions" in said
@@ -274,3 +277,15 @@ def test_show_says_where_the_shape_is_from_and_what_is_assumed(tiny_base, tmp_pa
     said = capsys.readouterr().out
     assert "throughput.model of the configuration" in said and "fits in 80 GiB" in said
     assert "loss at 25%" in said
+
+
+def test_data_that_is_there_is_looked_at(tmp_path, capsys):
+    """The tasks' share of answers and the length of their documents, which the safe bounds overstate."""
+    config = load_config()
+    measured = distillation.show(config, ROOT / config.base.path)
+    assert 0.2 < measured.students[0].loss_share < 0.5 and measured.rows == measured.most_rows
+    assert 0.8 * config.distill.batch_tokens < measured.step_tokens <= config.distill.batch_tokens
+    assert f"documents of {measured.document} tokens" in capsys.readouterr().out
+    bound = distillation.show(config, ROOT / config.base.path, answer_share=1.0)
+    assert measured.tokens_per_s > 1.5 * bound.tokens_per_s
+    assert distillation.data_shape(CHAT, ROOT / config.base.path) == DataShape()  # its data are on the hub

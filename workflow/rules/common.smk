@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod, ExecMode
 
-from swiftkv import devices, registry
+from swiftkv import registry
 from swiftkv.base_model.fetch import local_dir
 from swiftkv.config import freeze, resolve
 from swiftkv.errors import UserError
@@ -48,12 +48,6 @@ CONDA_ENVIRONMENT = (
     if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     else "../../environment.yml"
 )
-# Jobs that run here hold their GPUs; without any, jobs that would take one run one at a time, and where there are too few the
-# command says so. While rules are read, Snakemake does not know yet whether jobs go elsewhere: the profiles of clusters set a
-# limit of their own.
-if "gpu" not in workflow.global_resources:
-    most = max(RUN.tensor_parallel_size, RUN.fsdp_world_size)
-    workflow.register_resource("gpu", max(most, len(devices.visible())))
 VARIANTS = [variant.name for variant in RUN.variants]
 CONTROLS = [arm for arm in RUN.accuracy_arms if arm.endswith("-undistilled")]
 
