@@ -40,9 +40,8 @@ def verify(
 ) -> None:  # fmt: skip
     """Gates before numbers: equivalence with Transformers, KV capacity, early exit, refusals."""
     from swiftkv.evals import gates as stage
-    from swiftkv.planning import memory_plan
 
-    loaded = load_beside_others(config, base, memory_plan.verify)
+    loaded = load_with_engine_gpus(config)  # its reference in float64 goes to a GPU that has room for it
     stage.run(loaded, base, student_dirs(loaded, models), out)
 
 

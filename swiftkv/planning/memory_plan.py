@@ -76,17 +76,23 @@ def verify(config: RunConfig, shape: Mapping) -> Need:
     return Need("verify", ranks, (weights + kv) / ranks + ENGINE, "an engine in float32")
 
 
+def own_format(shape: Mapping) -> float:
+    """Bytes of the base's weights as its checkpoint has them, in bfloat16 if it does not say."""
+    dtype = shape.get("dtype") or shape.get("torch_dtype")
+    return roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, DTYPE_BYTES.get(dtype, BFLOAT16))
+
+
 def accuracy(config: RunConfig, shape: Mapping) -> Need:
     """One engine in the model's own format, for the tasks and for the paper's protocol."""
-    ranks, weights = config.tensor_parallel_size, roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, BFLOAT16)
-    kv = SCORING_KV_GIB * GIB / ranks
-    return Need("accuracy", ranks, weights / ranks + kv + ENGINE, f"an engine with {SCORING_KV_GIB} GiB of KV")
+    ranks, kv = config.tensor_parallel_size, SCORING_KV_GIB * GIB
+    return Need(
+        "accuracy", ranks, (own_format(shape) + kv) / ranks + ENGINE, f"an engine with {SCORING_KV_GIB} GiB of KV"
+    )
 
 
 def models(config: RunConfig, shape: Mapping) -> Need:
     """Base and a student in Transformers, side by side, for what compares their states."""
-    weights = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, BFLOAT16)
-    return Need("models", 1, 2 * PASS * weights + GIB, "base and a student in Transformers")
+    return Need("models", 1, 2 * PASS * own_format(shape) + GIB, "base and a student in Transformers")
 
 
 def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:
