@@ -83,6 +83,13 @@ def test_without_spans_every_row_is_a_document():
         torch.testing.assert_close(together[row : row + 1], alone)
 
 
+def test_without_queries_keys_get_a_gradient_of_zeros():
+    query, key, value = states(torch.arange(0), (0, 4))
+    out, _ = attend(None, query, key, value, None, spans=Spans(torch.arange(0), (0, 4), CPU))
+    out.sum().backward()
+    assert out.shape == (1, 0, HEADS, SIZE) and not key.grad.any() and not value.grad.any()
+
+
 def test_every_token_a_query_needs_no_mask_and_no_copy_of_the_keys():
     spans = Spans(torch.arange(10), (0, 3, 10), CPU)
     assert [spans.mask(number, torch.float32) for number in range(2)] == [None, None]

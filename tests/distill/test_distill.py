@@ -393,6 +393,23 @@ def test_micro_batches_add_up_to_the_batch(tiny_base, tmp_path):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-3, abs=1e-6)
 
 
+def test_a_micro_batch_without_answers_adds_nothing(tiny_base, tmp_path):
+    """Its tokens are read, and no student has anything to learn from them."""
+
+    def with_silence(start: int):
+        for data in stream(start):
+            again = [0, *range(len(data.lengths))]  # the first row once more, without its answers
+            answers = data.answers[again]
+            answers[0] = False
+            yield Batch(data.input_ids[again], answers, data.lengths[again])
+
+    plain = distil(distill_config(steps=3), tiny_base, tmp_path / "a", tmp_path / "wa", options=Options(32))
+    more = distil(
+        distill_config(steps=3), tiny_base, tmp_path / "b", tmp_path / "wb", stream=with_silence, options=Options(32)
+    )
+    assert [row["kl"] for row in more] == [row["kl"] for row in plain]
+
+
 def test_settings_of_one_variant_change_it_alone(tiny_base, tmp_path):
     plain = distil(distill_config(steps=6), tiny_base, tmp_path / "a", tmp_path / "wa")
     late, half, across = VARIANTS
