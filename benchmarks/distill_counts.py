@@ -6,7 +6,7 @@ The step runs on `meta` tensors, which have shapes but no memory; every operator
 that reads its inputs and writes its outputs once. That is a bound from the operators' side: a kernel may read more
 often, and none is fused with another. Attention is PyTorch's variable-length kernel, one call each way. Three times
 follow that a step cannot beat: FLOPs at the peak, bytes at the bandwidth, and kernels at LAUNCH_S each, which is what a
-host takes to issue one. Optimiser and data are not in it.
+host takes to issue one. Optimiser, data and the casts of autocast are not in it.
 """
 
 from pathlib import Path
@@ -73,12 +73,12 @@ def count(base: Path, skips: list[float], batch: Batch) -> tuple[Kernels, list[S
     teacher = Teacher(base, World(device=torch.device("meta")), keep_bytes=memory.SHARED_BYTES["cuda"])
     recipe = load_config().distill
     students = [Student(SwiftKVVariant(f"skip{skip}", skip), teacher, recipe) for skip in skips]
+    for tensor in (tensor for student in students for tensor in student.trained.values()):
+        tensor.data = tensor.data.bfloat16()  # as autocast, which `meta` does not know, has them at work
     with Kernels() as kernels:
         passed = teacher.run(batch, set().union(*(student.kept_layers for student in students)))
         for student in students:
-            with teacher.autocast():
-                sums = student.sums(passed)
-            sums.kl.backward()
+            student.sums(passed).kl.backward()
     return kernels, students
 
 

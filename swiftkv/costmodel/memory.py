@@ -20,7 +20,7 @@ TRAINED_BYTES = 16  # float32 parameter, its gradient and AdamW's two moments
 # Logits that the loss has at once: on a CPU 16 MiB in float32, which caches hold; on a GPU enough to keep it busy
 # (1,365 tokens of 49,152 words, 441 of 151,936).
 CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
-LOGIT_BYTES = 18  # per logit of a chunk at the loss's largest moment (benchmarks/loss_memory.py)
+LOGIT_BYTES = 16  # per logit of a chunk at the loss's largest moment (benchmarks/loss_memory.py)
 # What students of one batch share of the teacher's side, at most; beyond it every student makes it anew.
 SHARED_BYTES = {"cpu": 2**30, "cuda": 4 * 2**30}
 

@@ -6,10 +6,22 @@ positions. ArcticTraining averages the KL over every position, answers or not, w
 share; otherwise the same (https://github.com/snowflakedb/ArcticTraining, projects/swiftkv).
 """
 
+from contextlib import nullcontext
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 from swiftkv.costmodel.memory import chunk_elements
+
+
+class TeacherSide(NamedTuple):
+    """A chunk of n tokens as the teacher sees it, at temperature T: `probabilities` [n, V] and their `entropy` [n],
+    both in float32, and the most likely tokens `top` [n]."""
+
+    probabilities: torch.Tensor
+    entropy: torch.Tensor
+    top: torch.Tensor
 
 
 class Targets:
@@ -23,42 +35,56 @@ class Targets:
         self.hidden, self.head, self.temperature = hidden.detach(), head, temperature
         self.rows = rows or max(1, chunk_elements(hidden.device.type) // head.weight.shape[0])
         self.room, self.latest = keep_bytes, (None, None)
-        self.made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.made: dict[int, TeacherSide] = {}
 
     def chunks(self) -> list[slice]:
         return [slice(first, first + self.rows) for first in range(0, len(self.hidden), self.rows)]
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits / T [n, V] of hidden states [n, D]. It is these that are divided, not the many more logits."""
+        return self.head(hidden / self.temperature)
+
     @torch.no_grad()
-    def teacher(self, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """log softmax(logits / T) [n, V] in float32 and the most likely tokens [n] of a chunk."""
+    def teacher(self, chunk: slice) -> TeacherSide:
+        """The teacher's side of a chunk."""
         if chunk.start in self.made:
             return self.made[chunk.start]
         if self.latest[0] != chunk.start:
             self.latest = None, None  # frees a chunk before the next one is made
-            logits = self.head(self.hidden[chunk])
-            self.latest = chunk.start, (log_softmax(logits, self.temperature), logits.argmax(-1))
-            if self.latest[1][0].nbytes <= self.room:
-                self.room -= self.latest[1][0].nbytes
-                self.made[chunk.start] = self.latest[1]
+            side = teacher_side(self.logits(self.hidden[chunk]))
+            self.latest = chunk.start, side
+            if side.probabilities.nbytes <= self.room:
+                self.room -= side.probabilities.nbytes
+                self.made[chunk.start] = side
         return self.latest[1]
 
 
-def log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """log softmax(logits / T) in float32."""
-    scaled = logits.float()
-    scaled = scaled / temperature if scaled is logits else scaled.div_(temperature)  # no third copy where one is made
-    return F.log_softmax(scaled, dim=-1)
+def row_dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Dot products of the rows of two [n, V] tensors in float32 [n], which autocast would make in bfloat16."""
+    kind = a.device.type
+    plain = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    with plain:
+        return torch.linalg.vecdot(a, b)
 
 
-def divergence(
-    logits: torch.Tensor, teacher_log: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """T^2 KL(teacher || student), summed over N, and its gradient with respect to the logits, [N, V] in float32:
-    T (softmax(logits / T) - teacher). `logits` [N, V] are the student's, `teacher_log` the teacher's log softmax at T.
+def teacher_side(logits: torch.Tensor) -> TeacherSide:
+    """What logits / T [n, V] say."""
+    top, log = logits.argmax(-1), F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    probabilities = log.exp()
+    return TeacherSide(probabilities, -row_dots(probabilities, log), top)
+
+
+def divergence(logits: torch.Tensor, side: TeacherSide, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """T^2 KL(teacher || student), summed over n tokens, and softmax(logits / T) - teacher [n, V] in the logits' dtype,
+    which is 1 / T of its gradient with respect to the logits. `logits` [n, V] are the student's, divided by T.
+
+    Written so that a GPU, whose memory is what limits it here, reads and writes [n, V] as seldom as it can.
     """
-    student_log, teacher = log_softmax(logits, temperature), teacher_log.exp()
-    total = temperature**2 * (teacher_log - student_log).mul_(teacher).sum()
-    return total, student_log.exp_().sub_(teacher).mul_(temperature)
+    log = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    cross = row_dots(side.probabilities, log)
+    # Row by row a small difference of two numbers around the entropy; in double precision where rows add up.
+    total = temperature**2 * (-side.entropy - cross).double().sum().float()
+    return total, torch.sub(log.exp_(), side.probabilities, out=torch.empty_like(logits))
 
 
 def chunk_loss(
@@ -68,11 +94,10 @@ def chunk_loss(
 
     A function of its own, so that no logits of a chunk live on while the next ones are made.
     """
-    teacher_log, top = targets.teacher(chunk)
-    logits = targets.head(student)
-    agreeing = (logits.argmax(-1) == top).sum()
-    total, slope = divergence(logits, teacher_log, targets.temperature)
-    return total, agreeing, slope.to(logits.dtype) @ targets.head.weight
+    side, logits = targets.teacher(chunk), targets.logits(student)
+    agreeing = (logits.argmax(-1) == side.top).sum()
+    total, slope = divergence(logits, side, targets.temperature)
+    return total, agreeing, targets.temperature * (slope @ targets.head.weight)
 
 
 class ChunkedDivergence(torch.autograd.Function):

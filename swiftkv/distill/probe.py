@@ -57,11 +57,10 @@ def add(tally: Tally, final: torch.Tensor, passed: TeacherPass, view: View) -> N
     expected = passed.texts.ids.roll(-1)[at].to(final.device)
     given, kept = [], []
     for chunk in targets.chunks():
-        teacher_log, top = targets.teacher(chunk)
-        logits = targets.head(final[chunk].to(targets.hidden.dtype))
-        tally.kl += divergence(logits, teacher_log, targets.temperature)[0].item()
+        side, logits = targets.teacher(chunk), targets.logits(final[chunk].to(targets.hidden.dtype))
+        tally.kl += divergence(logits, side, targets.temperature)[0].item()
         given.append(logits.argmax(-1))
-        kept.append(given[-1] == top)
+        kept.append(given[-1] == side.top)
     given, kept, numbers = torch.cat(given), torch.cat(kept), answer_numbers(at).to(final.device)
     tally.tokens, tally.tokens_kept = tally.tokens + len(kept), tally.tokens_kept + int(kept.sum())
     tally.answers, tally.answers_kept = (

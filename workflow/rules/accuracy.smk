@@ -13,7 +13,7 @@ rule accuracy:
         "<results>/benchmarks/accuracy-{arm}.tsv"
     conda:
         CONDA_ENVIRONMENT
-    threads: 1  # small models are fastest on one thread; a GPU still takes one arm at a time
+    threads: 1  # small models are fastest on one thread; arms share a GPU as its memory holds
     resources:
         gpu=RUN.tensor_parallel_size,
     params:
@@ -31,7 +31,7 @@ rule accuracy_summary:
         samples=collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
         scores=collect("<results>/accuracy/{arm}/lm_eval.json", arm=RUN.accuracy_arms),
     output:
-        made_by("accuracy-summary"),
+        summary=made_by("accuracy-summary"),
     log:
         "<results>/logs/accuracy-summary.log",
     conda:
@@ -41,4 +41,4 @@ rule accuracy_summary:
         arms=arms_dir("accuracy"),
         settings=section("accuracy"),
     shell:
-        "swiftkv accuracy-summary --config {params.config:q} --arms {params.arms:q} --out {output[0]:q} 2>&1 | tee {log:q}"
+        "swiftkv accuracy-summary --config {params.config:q} --arms {params.arms:q} --out {output.summary:q} 2>&1 | tee {log:q}"

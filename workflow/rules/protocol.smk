@@ -32,7 +32,7 @@ if "protocol" in RUN.raw:
                 "<results>/protocol/{arm}/protocol.json", arm=RUN.accuracy_arms
             ),
         output:
-            made_by("protocol-summary"),
+            summary=made_by("protocol-summary"),
         log:
             "<results>/logs/protocol-summary.log",
         conda:
@@ -42,7 +42,7 @@ if "protocol" in RUN.raw:
             arms=arms_dir("protocol"),
             settings=section("protocol"),
         shell:
-            "swiftkv protocol-summary --config {params.config:q} --arms {params.arms:q} --out {output[0]:q} 2>&1 | tee {log:q}"
+            "swiftkv protocol-summary --config {params.config:q} --arms {params.arms:q} --out {output.summary:q} 2>&1 | tee {log:q}"
 
     rule protocol:
         input:

@@ -5,7 +5,7 @@ rule similarity:
     input:
         base="<results>/models/base",
     output:
-        made_by("similarity"),
+        layers=made_by("similarity"),
     log:
         "<results>/logs/similarity.log",
     conda:
@@ -16,4 +16,4 @@ rule similarity:
         config=RUN.path,
         settings=section("similarity", "tasks"),
     shell:
-        "swiftkv similarity --config {params.config:q} --base {input.base:q} --out {output[0]:q} 2>&1 | tee {log:q}"
+        "swiftkv similarity --config {params.config:q} --base {input.base:q} --out {output.layers:q} 2>&1 | tee {log:q}"

@@ -6,7 +6,7 @@ rule verify:
         base="<results>/models/base",
         models=collect("<results>/models/{variant}", variant=VARIANTS),
     output:
-        made_by("verify"),
+        gates=made_by("verify"),
     log:
         "<results>/logs/verify.log",
     benchmark:
@@ -21,5 +21,5 @@ rule verify:
         models=models_dir,
         settings=section("variants", "verify", "parallel"),
     shell:
-        "swiftkv verify --config {params.config:q} --base {input.base:q} --models {params.models:q} --out {output[0]:q}"
+        "swiftkv verify --config {params.config:q} --base {input.base:q} --models {params.models:q} --out {output.gates:q}"
         " 2>&1 | tee {log:q}"
