@@ -24,9 +24,12 @@ from swiftkv.workloads.sources import stream_of
 from swiftkv.workloads.tokens import load_tokenizer
 
 GIB = 2**30
-# Of the peak. On GPUs the published 24 H100-hours of Llama-3.1-8B are 0.41 by the same count, ours have not been
-# measured since attention and loss were made anew; on a CPU as measured (docs/results/distillation.md, "Speed").
-UTILISATION = {"cuda": 0.4, "cpu": 0.45}
+# Of a GPU's peak: the published 24 H100-hours of Llama-3.1-8B are 0.41 by the same count; ours have not been measured
+# since attention and loss were made anew.
+UTILISATION = 0.4
+# On a CPU what is not a matrix product takes as long as the products at this hidden size: these grow with its square,
+# the rest with it (docs/results/distillation.md, "Speed").
+CPU_HIDDEN = 180
 BATCHES = 4  # read to learn what documents look like
 
 
@@ -145,7 +148,7 @@ def plan(
     micro_batch_tokens: int | None,
     checkpoint_activations: bool,
     data: DataShape = DataShape(),  # noqa: B008 (immutable)
-    utilisation: float = UTILISATION["cuda"],
+    utilisation: float = UTILISATION,
 ) -> DistillationPlan:
     """The plan of `config` for a base of `shape` on GPUs with a peak of `tflops` TFLOP/s each.
 
@@ -268,10 +271,15 @@ def show(
         micro_batch_tokens=micro_batch_tokens,
         checkpoint_activations=checkpoint_activations,
         data=data_shape(config, base_dir) if answer_share is None else DataShape(answer_share),
-        utilisation=UTILISATION["cpu" if on_cpu else "cuda"],
+        utilisation=cpu_utilisation(shape) if on_cpu else UTILISATION,
     )
     print(report(planned, source, speed), flush=True)
     return planned
+
+
+def cpu_utilisation(shape: Mapping) -> float:
+    """The share of a CPU's peak that a distillation reaches."""
+    return shape["hidden_size"] / (shape["hidden_size"] + CPU_HIDDEN)
 
 
 def data_shape(config: RunConfig, base_dir: Path | None) -> DataShape:

@@ -279,6 +279,15 @@ def test_show_says_where_the_shape_is_from_and_what_is_assumed(tiny_base, tmp_pa
     assert "loss at 25%" in said
 
 
+def test_a_cpu_is_planned_as_one(capsys):
+    """A wider model spends more of its time on matrix products; what is asked of a GPU is planned for a GPU."""
+    config = load_config()
+    planned = distillation.show(config, ROOT / config.base.path)
+    assert planned.utilisation == pytest.approx(128 / (128 + distillation.CPU_HIDDEN))
+    assert distillation.cpu_utilisation({"hidden_size": 576}) > 1.5 * planned.utilisation
+    assert distillation.show(config, ROOT / config.base.path, tflops=989).utilisation == 0.4
+
+
 def test_data_that_is_there_is_looked_at(tmp_path, capsys):
     """The tasks' share of answers and the length of their documents, which the safe bounds overstate."""
     config = load_config()
