@@ -51,7 +51,8 @@ class Kernels(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         storages = {tensor.untyped_storage()._cdata for tensor in given}
         writes = any(argument.alias_info and argument.alias_info.is_write for argument in function._schema.arguments)
-        if writes or any(tensor.untyped_storage()._cdata not in storages for tensor in made):
+        on_device = any(tensor.device.type == "meta" for tensor in (*given, *made))  # the rest is the host's
+        if on_device and (writes or any(tensor.untyped_storage()._cdata not in storages for tensor in made)):
             name = function._overloadpacket.__name__
             if not name.startswith(("empty", "new_empty", "detach")):
                 self.calls[name] = self.calls.get(name, 0) + 1

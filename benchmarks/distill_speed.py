@@ -68,8 +68,6 @@ class Side:
     """The process of one checkout. Raises UserError if it does not start or ends early."""
 
     def __init__(self, name: str, checkout: Path, config: Path, base: Path, work: Path, tunables: str | None):
-        if not (checkout / "swiftkv" / "distill" / "loop.py").is_file():
-            raise UserError(f"--{name}: {checkout} holds no checkout of this project")
         environment = os.environ | {"PYTHONPATH": str(checkout)}
         if tunables is not None:
             environment["GLIBC_TUNABLES"] = tunables
@@ -176,6 +174,9 @@ def main(
     tunables = dict(zip(("old", "new"), (allocator or ",").split(","), strict=False)) if allocator else {}
     settings = {"batch_tokens": batch_tokens, "sequence_length": sequence_length}
     checkouts = {"old": old.resolve(), "new": new.resolve()}
+    for name, checkout in checkouts.items():
+        if not (checkout / "swiftkv" / "distill" / "loop.py").is_file():
+            raise UserError(f"--{name}: {checkout} holds no checkout of this project")
     asked = settings | {"skips": shares, "repeats": repeats, "allocator": allocator}
     with (
         tempfile.TemporaryDirectory() as directory,

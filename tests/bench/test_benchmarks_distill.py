@@ -176,5 +176,6 @@ def test_too_much_memory_ends_in_one_line(tmp_path, monkeypatch):
         loss_memory.main(vocabulary=50, tokens=20, hidden=8, dtype="float32", allocate_gib=1.0, out=out)
     found = files.read_json(out)
     assert found["share"] > loss_memory.BOUND
-    assert found["chunked"]["loss"] == pytest.approx(found["materialised"]["loss"])
+    # The loss in chunks is a difference of numbers around 4, the entropy of 50 words.
+    assert found["chunked"]["loss"] == pytest.approx(found["materialised"]["loss"], abs=1e-6)
     assert (tmp_path / "memory.json.provenance.json").is_file()

@@ -293,7 +293,7 @@ def test_data_that_is_there_is_looked_at(tmp_path, capsys):
     config = load_config()
     measured = distillation.show(config, ROOT / config.base.path)
     assert 0.2 < measured.students[0].loss_share < 0.5 and measured.rows == measured.most_rows
-    assert 0.8 * config.distill.batch_tokens < measured.step_tokens <= config.distill.batch_tokens
+    assert 0.5 * config.distill.batch_tokens < measured.step_tokens < 0.9 * config.distill.batch_tokens  # padded rows
     assert f"documents of {measured.document} tokens" in capsys.readouterr().out
     bound = distillation.show(config, ROOT / config.base.path, answer_share=1.0)
     assert measured.tokens_per_s > 1.5 * bound.tokens_per_s

@@ -31,14 +31,15 @@ rule accuracy_summary:
         samples=collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
         scores=collect("<results>/accuracy/{arm}/lm_eval.json", arm=RUN.accuracy_arms),
     output:
-        summary=made_by("accuracy-summary"),
+        made_by("accuracy-summary"),
     log:
         "<results>/logs/accuracy-summary.log",
     conda:
         CONDA_ENVIRONMENT
     params:
+        out=result_file,
         config=RUN.path,
         arms=arms_dir("accuracy"),
         settings=section("accuracy"),
     shell:
-        "swiftkv accuracy-summary --config {params.config:q} --arms {params.arms:q} --out {output.summary:q} 2>&1 | tee {log:q}"
+        "swiftkv accuracy-summary --config {params.config:q} --arms {params.arms:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -129,6 +129,11 @@ def arms_dir(stage):
     return directory
 
 
+def result_file(wildcards, output):
+    """The file that a rule's command is told to write; its record of provenance stands beside it."""
+    return output[0]
+
+
 def out_dir(wildcards, output):
     """The directory of a rule's outputs."""
     return os.path.dirname(output[0])

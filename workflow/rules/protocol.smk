@@ -32,17 +32,18 @@ if "protocol" in RUN.raw:
                 "<results>/protocol/{arm}/protocol.json", arm=RUN.accuracy_arms
             ),
         output:
-            summary=made_by("protocol-summary"),
+            made_by("protocol-summary"),
         log:
             "<results>/logs/protocol-summary.log",
         conda:
             CONDA_ENVIRONMENT
         params:
+            out=result_file,
             config=RUN.path,
             arms=arms_dir("protocol"),
             settings=section("protocol"),
         shell:
-            "swiftkv protocol-summary --config {params.config:q} --arms {params.arms:q} --out {output.summary:q} 2>&1 | tee {log:q}"
+            "swiftkv protocol-summary --config {params.config:q} --arms {params.arms:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
     rule protocol:
         input:

@@ -5,7 +5,7 @@ rule similarity:
     input:
         base="<results>/models/base",
     output:
-        layers=made_by("similarity"),
+        made_by("similarity"),
     log:
         "<results>/logs/similarity.log",
     conda:
@@ -13,7 +13,8 @@ rule similarity:
     resources:
         gpu=1,
     params:
+        out=result_file,
         config=RUN.path,
         settings=section("similarity", "tasks"),
     shell:
-        "swiftkv similarity --config {params.config:q} --base {input.base:q} --out {output.layers:q} 2>&1 | tee {log:q}"
+        "swiftkv similarity --config {params.config:q} --base {input.base:q} --out {params.out:q} 2>&1 | tee {log:q}"

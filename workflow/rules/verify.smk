@@ -6,7 +6,7 @@ rule verify:
         base="<results>/models/base",
         models=collect("<results>/models/{variant}", variant=VARIANTS),
     output:
-        gates=made_by("verify"),
+        made_by("verify"),
     log:
         "<results>/logs/verify.log",
     benchmark:
@@ -17,9 +17,10 @@ rule verify:
     resources:
         gpu=RUN.tensor_parallel_size,
     params:
+        out=result_file,
         config=RUN.path,
         models=models_dir,
         settings=section("variants", "verify", "parallel"),
     shell:
-        "swiftkv verify --config {params.config:q} --base {input.base:q} --models {params.models:q} --out {output.gates:q}"
+        "swiftkv verify --config {params.config:q} --base {input.base:q} --models {params.models:q} --out {params.out:q}"
         " 2>&1 | tee {log:q}"
