@@ -29,7 +29,7 @@ GIB = 2**30
 UTILISATION = 0.4
 # On a CPU what is not a matrix product takes as long as the products at this hidden size: these grow with its square,
 # the rest with it (docs/results/distillation.md, "Speed").
-CPU_HIDDEN = 180
+CPU_HIDDEN = 300
 BATCHES = 4  # read to learn what documents look like
 
 
@@ -176,15 +176,19 @@ def plan(
     )
 
 
+def base_there(config: RunConfig, base_dir: Path | None) -> Path | None:
+    """The base model's directory, if it is on this machine already."""
+    if base_dir is not None and Path(base_dir).is_dir():
+        return Path(base_dir)
+    return local_dir(config.base.path) if config.base.source == "embedded" else None
+
+
 def shape_of(config: RunConfig, base_dir: Path | None) -> tuple[Mapping, str]:
     """The base model's shape and where it is from: its config.json, what it is to be trained with, or
     `throughput.model` if neither is there."""
-    source = config.base.source
-    if source == "embedded" and not (base_dir is not None and Path(base_dir).is_dir()):
-        base_dir = local_dir(config.base.path)
-    if base_dir is not None and Path(base_dir).is_dir():
-        return read_config(Path(base_dir), BASE_TYPES), f"{base_dir}/config.json"
-    if source == "train":
+    if (there := base_there(config, base_dir)) is not None:
+        return read_config(there, BASE_TYPES), f"{there}/config.json"
+    if config.base.source == "train":
         return config.raw["train_base"], "train_base of the configuration"
     return config.shape, "throughput.model of the configuration (no base model there yet)"
 
@@ -285,10 +289,11 @@ def cpu_utilisation(shape: Mapping) -> float:
 def data_shape(config: RunConfig, base_dir: Path | None) -> DataShape:
     """What the first batches of the configured data look like, if the base, whose tokenizer it takes, and the data are
     on this machine; else what costs most."""
-    if base_dir is None or not Path(base_dir).is_dir() or config.distill.data.source == "hub":
+    there = base_there(config, base_dir)
+    if there is None or config.distill.data.source == "hub":
         return DataShape()
     tokens = answers = ends = 0
-    for batch in islice(stream_of(config, load_tokenizer(base_dir))(0), BATCHES):
+    for batch in islice(stream_of(config, load_tokenizer(there))(0), BATCHES):
         texts = documents(batch)
         tokens, ends = tokens + len(texts.ids), ends + len(texts.bounds) - 1
         answers += int(select(texts, "answers", False).loss.sum())

@@ -111,7 +111,10 @@ def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:
 
 
 def needs(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> list[Need]:
-    """Of every stage that needs a GPU (what `models` is for runs on the CPU where there is no room). Raises UserError for a cut or a number of ranks that does not fit the shape."""
+    """Of every stage that needs a GPU; what `models` is for runs on the CPU where there is no room.
+
+    Raises UserError for a cut or a number of ranks that does not fit the shape.
+    """
     for heads in (shape["num_key_value_heads"], config.shape["num_key_value_heads"]):
         if heads % config.tensor_parallel_size:
             raise UserError(
