@@ -93,14 +93,25 @@ def one_by_one(query, key, value, spans: Spans, scaling: float | None) -> torch.
     return torch.cat(outputs, 1)
 
 
-def varlen_kernel(*arguments, scale: float | None) -> torch.Tensor:
-    """PyTorch's variable-length attention, causal. Its arguments changed between releases 2.10 and 2.13."""
+def varlen_kernel(query, key, value, *runs, scale: float | None) -> torch.Tensor:
+    """PyTorch's variable-length attention, causal, of [N, H, d] queries and [M, Hkv, d] keys and values -> [N, H, d].
+
+    Its arguments changed between releases: 2.10 has `is_causal` and no scale, 2.12 is the first that takes fewer heads
+    of keys than of queries (https://docs.pytorch.org/docs/2.12/nn.attention.varlen.html).
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     names = inspect.signature(varlen_attn).parameters
-    causal = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
-    grouped = {"enable_gqa": True} if "enable_gqa" in names else {}
-    return varlen_attn(*arguments, scale=scale, **causal, **grouped)
+    options = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
+    if "scale" in names:
+        options["scale"] = scale
+    elif scale is not None:
+        query = query * (scale * query.shape[-1] ** 0.5)
+    if "enable_gqa" in names:
+        options["enable_gqa"] = True
+    else:
+        key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
+    return varlen_attn(query, key, value, *runs, **options)
 
 
 def all_at_once(query, key, value, spans: Spans, scaling: float | None) -> torch.Tensor:

@@ -117,3 +117,27 @@ def test_the_kernel_of_a_gpu_is_used_where_it_is_right(monkeypatch, capsys, kern
     assert ("is not used here" in capsys.readouterr().out) == (not used)
     assert not fused(CPU, torch.bfloat16, HEADS, KV_HEADS, SIZE)
     fused.cache_clear()
+
+
+def of_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
+    assert is_causal and key.shape[1] == query.shape[1]
+    return plain_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, query.shape[-1] ** -0.5)
+
+
+def of_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+    assert window_size == (-1, 0) and key.shape[1] == query.shape[1]
+    return plain_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale)
+
+
+def of_2_12(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+    assert window_size == (-1, 0) and enable_gqa and key.shape[1] < query.shape[1]
+    return plain_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale)
+
+
+@pytest.mark.parametrize("release", [of_2_10, of_2_11, of_2_12])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_the_kernel_is_called_as_each_release_wants_it(monkeypatch, release, scale):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", release)
+    index, bounds = torch.tensor([1, 2, 5, 6]), (0, 4, 9)
+    spans, given_states = Spans(index, bounds, CPU), states(index, bounds)
+    torch.testing.assert_close(all_at_once(*given_states, spans, scale), one_by_one(*given_states, spans, scale))
