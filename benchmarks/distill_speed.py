@@ -171,7 +171,7 @@ def main(
         shares = [float(skip) for skip in skips.split(",")]
     except ValueError:
         raise UserError(f"--skips: {skips!r} is not allowed; numbers with commas between, such as 0.25,0.5") from None
-    tunables = dict(zip(("old", "new"), (allocator or ",").split(","), strict=False)) if allocator else {}
+    tunables = dict(zip(("old", "new"), allocator.split(","), strict=False)) if allocator else {}
     settings = {"batch_tokens": batch_tokens, "sequence_length": sequence_length}
     checkouts = {"old": old.resolve(), "new": new.resolve()}
     for name, checkout in checkouts.items():

@@ -147,9 +147,10 @@ def lease(count: int = 1, gib: float | None = None) -> list[str]:
         part = f", {gib:.3g} GiB each," if gib else ""
         print(f"waiting for {count} of GPUs {', '.join(names)}{part}", flush=True)
     turns: list[int] = []
+    ids = [identity(name, devices) for devices in ([] if held else [listed()]) for name in names]
     while not held:
-        for name in names if gib is None else ():  # nobody new shares the devices that this command waits for
-            if len(turns) < count and (turn := lock(f"{identity(name, listed())}.turn")) is not None:
+        for device in ids if gib is None else ():  # nobody new shares the devices that this command waits for
+            if len(turns) < count and (turn := lock(f"{device}.turn")) is not None:
                 turns.append(turn)
         time.sleep(POLL_S * random.uniform(0.5, 1))  # jitter: commands that need several must not wait in step
         held = take(names, count, gib)

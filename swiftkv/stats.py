@@ -68,10 +68,8 @@ def geometric_ratio(numerators, denominators) -> tuple[float, float, float]:
     One repeat gives (ratio, nan, nan). Raises UserError for unequal lengths or a value that is not positive.
     """
     top, bottom = _pair(numerators, denominators, "geometric_ratio")
-    if min(top.min(), bottom.min()) <= 0:
-        raise UserError(
-            f"geometric_ratio: every value must be positive, the smallest is {min(top.min(), bottom.min())}"
-        )
+    if (least := min(top.min(), bottom.min())) <= 0:
+        raise UserError(f"geometric_ratio: every value must be positive, the smallest is {least}")
     logs = np.log(top / bottom)
     middle = logs.mean()
     if logs.size < 2:

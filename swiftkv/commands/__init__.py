@@ -50,11 +50,12 @@ def load_with_engine_gpus(path: Path):
 def load_beside_others(path: Path, model: Path, need: Callable):
     """As `load_with_gpu`, for what times nothing: a GPU is shared with others, as many as its memory holds. `need` of
     planning.memory_plan says how much a stage takes of it with a model of the shape of `model`."""
+    from swiftkv.engines.engine import GIB
     from swiftkv.modeling.checkpoint import read_config
 
     loaded = load(path)
     wanted = need(loaded, read_config(model))
-    take_gpu(wanted.gpus, wanted.each / 2**30 if wanted.gpus == 1 else None)
+    take_gpu(wanted.gpus, wanted.each / GIB if wanted.gpus == 1 else None)
     return loaded
 
 

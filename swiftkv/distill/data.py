@@ -57,8 +57,8 @@ def select(texts: Documents, loss_on: str, every_position: bool) -> Selection:
     return Selection(index, predicts[index])
 
 
-def part(batch: Batch, rows: slice | torch.Tensor) -> Batch:
-    """Some rows of a batch."""
+def part(batch: Batch, rows: torch.Tensor) -> Batch:
+    """The rows of a batch with these numbers."""
     tensors = (batch.input_ids, batch.answers, batch.lengths, batch.positions)
     return Batch(*(None if tensor is None else tensor[rows] for tensor in tensors))
 

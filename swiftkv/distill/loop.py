@@ -18,7 +18,7 @@ from swiftkv.costmodel.memory import SHARED_BYTES, largest_rows, memory, student
 from swiftkv.costmodel.training import peak_flops, step_flops
 from swiftkv.devices import KEPT_FREE
 from swiftkv.distill import parallel
-from swiftkv.distill.data import ahead, documents, part, select
+from swiftkv.distill.data import Documents, ahead, documents, part, select
 from swiftkv.distill.parallel import World
 from swiftkv.distill.progress import Progress, write_rows
 from swiftkv.distill.students import Student
@@ -117,9 +117,9 @@ class Distillation:
         )
         return max(1, fitting)
 
-    def denominators(self, data: Batch, turn: list[Trainee]) -> dict[str, tuple[int, int]]:
+    def denominators(self, texts: Documents, turn: list[Trainee]) -> dict[str, tuple[int, int]]:
         """Per student: loss positions of the whole batch, and its positions that are run times the hidden size."""
-        hidden, counts, texts = self.teacher.model.config.hidden_size, {}, documents(data)
+        hidden, counts = self.teacher.model.config.hidden_size, {}
         for key in {trainee.student.chosen for trainee in turn}:
             chosen = select(texts, *key)
             counts[key] = max(1, int(chosen.loss.sum())), max(1, len(chosen.index) * hidden)
@@ -129,23 +129,25 @@ class Distillation:
         """One update of the students that are furthest behind; returns one row for each that is not dropped."""
         began, turn = time.monotonic(), self.active()
         layers = set().union(*(trainee.student.kept_layers for trainee in turn))
-        counts = self.denominators(data, turn)
+        texts = documents(data)
+        counts = self.denominators(texts, turn)
         for micro in self.micro_batches(data):
             passed = self.teacher.run(micro, layers)
             for trainee in turn:
                 trainee.accumulate(passed, *counts[trainee.name])
         rows = [(trainee, trainee.update(*counts[trainee.name])) for trainee in turn]
-        self.flops += self.step_flops(data, turn, list(counts.values()))
+        self.flops += self.step_flops(texts, turn, list(counts.values()))
         seconds = time.monotonic() - began
         return [trainee.advance(row, data.tokens, seconds) for trainee, row in rows if row is not None]
 
-    def step_flops(self, data: Batch, turn: list[Trainee], counts: list[tuple[int, int]]) -> int:
+    def step_flops(self, texts: Documents, turn: list[Trainee], counts: list[tuple[int, int]]) -> int:
         """FLOPs of one step of these students, without what recomputing adds (for the MFU)."""
         config = self.teacher.model.config
         students = [(trainee.student.cut, trainee.student.group) for trainee in turn]
         loss, run = max(loss for loss, _ in counts), max(values // config.hidden_size for _, values in counts)
-        context = data.tokens // max(1, len(documents(data).bounds) - 1)
-        return step_flops(config.to_dict(), students, data.tokens, loss, max(1, context), run_tokens=run)
+        tokens = len(texts.ids)
+        context = tokens // max(1, len(texts.bounds) - 1)
+        return step_flops(config.to_dict(), students, tokens, loss, max(1, context), run_tokens=run)
 
     def peak(self) -> float:
         """FLOP/s that all processes could reach, read off or measured now."""

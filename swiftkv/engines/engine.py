@@ -13,15 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from swiftkv import files
+from swiftkv.devices import KEPT_FREE
 from swiftkv.errors import UserError
 
 GIB = 1 << 30
 # gpu_memory_utilization: with kv_cache_memory_bytes only a check of what is free at the start. Its default admits one
 # engine to a GPU.
 BESIDE_OTHERS = 0.01
-# KV cache of an engine that scores answers on a GPU. It is named because vLLM otherwise measures what is free while it
-# starts, and fails ("Error in memory profiling") when another process ends meanwhile.
-SCORING_KV_GIB = 8
+ENGINE_GIB = 1  # of a GPU, beside weights and KV cache: CUDA graphs, activations, the allocator's own
+# KV cache of an engine that scores answers, at most and at least on a GPU, and on a CPU. It is named because vLLM
+# otherwise measures what is free while it starts, and fails ("Error in memory profiling") when another process ends
+# meanwhile.
+SCORING_KV_GIB, LEAST_SCORING_KV_GIB, SCORING_KV_CPU_GIB = 8, 2, 1
 SHARED = "shared_dummy"
 RANDOM_WEIGHTS = ("dummy", SHARED)
 # vLLM reads these when it is imported, so they are set before. A user's own setting wins.
@@ -125,6 +128,21 @@ def share_weights(load_format: str, one_process: bool) -> str:
     return load_format
 
 
+def memory_arguments(kv_bytes: float, on_cpu: bool) -> dict:
+    """vLLM's arguments for an engine whose KV cache takes `kv_bytes` of each of its devices, beside other engines."""
+    beside_others = {} if on_cpu else {"gpu_memory_utilization": BESIDE_OTHERS}
+    return {"kv_cache_memory_bytes": int(kv_bytes), **beside_others}
+
+
+def scoring_kv_gib(weights_gib: float, device_gib: float | None) -> float:
+    """GiB of KV cache of an engine that scores answers, on a GPU that holds `weights_gib` of its weights and has
+    `device_gib` (None: not known): what a small one has left, no more than SCORING_KV_GIB."""
+    if device_gib is None:
+        return SCORING_KV_GIB
+    left = (1 - KEPT_FREE) * device_gib - weights_gib - ENGINE_GIB
+    return min(SCORING_KV_GIB, max(LEAST_SCORING_KV_GIB, left))
+
+
 def engine_arguments(model_dir: Path, full_prefill: bool, kv_cache_gib: float, extra: dict) -> dict:
     """The suite's defaults for `vllm.LLM`, `extra` laid over them."""
     from vllm.platforms import current_platform
@@ -132,17 +150,15 @@ def engine_arguments(model_dir: Path, full_prefill: bool, kv_cache_gib: float, e
     from swiftkv.vllm.guards import FULL_PREFILL_KEY
 
     on_cpu = current_platform.is_cpu()
-    beside_others = {} if on_cpu else {"gpu_memory_utilization": BESIDE_OTHERS}
     arguments = {
         "model": str(model_dir),
         "skip_tokenizer_init": not any(model_dir.glob("token*")),
         "generation_config": "vllm",
         "enforce_eager": on_cpu,
-        "kv_cache_memory_bytes": int(kv_cache_gib * GIB),
+        **memory_arguments(kv_cache_gib * GIB, on_cpu),
         "hf_overrides": {FULL_PREFILL_KEY: True} if full_prefill else {},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        **beside_others,
     }
     arguments["hf_overrides"] |= extra.pop("hf_overrides", {})
     return arguments | extra

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from swiftkv import files
+from swiftkv import devices, files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.evals import lm_eval_tasks
@@ -18,7 +18,6 @@ from swiftkv.workloads import real, sqlite_sandbox, tasks
 
 TRANSFORMERS, FULL_PREFILL, EARLY_EXIT = "transformers", "vllm-full-prefill", "vllm-early-exit"
 BATCH_SIZE = 256  # requests that lm-eval hands over and that vLLM runs at once
-KV_CACHE_GIB = 1  # on a CPU
 SMALL_BYTES = 64 << 20  # weights below this are scored on one thread: less than half the CPU time of two
 MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
 
@@ -103,13 +102,14 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def scoring_memory(on_cpu: bool, ranks: int) -> dict:
-    """What an engine that scores may take, as arguments of vLLM's."""
-    from swiftkv.engines.engine import BESIDE_OTHERS, GIB, SCORING_KV_GIB
+def scoring_memory(weight_bytes: int, ranks: int, on_cpu: bool) -> dict:
+    """vLLM's arguments for what an engine that scores may take of each of its devices."""
+    from swiftkv.engines.engine import GIB, SCORING_KV_CPU_GIB, memory_arguments, scoring_kv_gib
 
-    size = KV_CACHE_GIB if on_cpu else SCORING_KV_GIB
-    memory = {"kv_cache_memory_bytes": size * GIB // ranks}
-    return memory if on_cpu else memory | {"gpu_memory_utilization": BESIDE_OTHERS}
+    if on_cpu:
+        return memory_arguments(SCORING_KV_CPU_GIB * GIB / ranks, on_cpu)
+    smallest = min(devices.memory_gib().values(), default=None)
+    return memory_arguments(scoring_kv_gib(weight_bytes / GIB / ranks, smallest) * GIB, on_cpu)
 
 
 @contextmanager
@@ -121,8 +121,9 @@ def vllm_backend(model_dir: Path, settings: dict):
     ranks = settings.get("tensor_parallel_size", 1)
     prepare_environment(in_process=True, ranks=ranks)
     on_cpu = load_vllm().platforms.current_platform.is_cpu()
-    memory = scoring_memory(on_cpu, ranks)
-    if on_cpu and sum(path.stat().st_size for path in model_dir.glob("*.safetensors")) < SMALL_BYTES:
+    weights = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
+    memory = scoring_memory(weights, ranks, on_cpu)
+    if on_cpu and weights < SMALL_BYTES:
         use_one_thread()
     lm = vllm_class()(pretrained=str(model_dir), **settings, **memory)
     try:

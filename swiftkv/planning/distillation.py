@@ -18,12 +18,12 @@ from swiftkv.costmodel.memory import StudentPlan, base_parameters, largest_rows,
 from swiftkv.costmodel.training import forward_flops, head_flops, peak_flops, student_flops
 from swiftkv.devices import KEPT_FREE
 from swiftkv.distill.data import documents, select
+from swiftkv.engines.engine import GIB
 from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import BASE_TYPES, read_config
 from swiftkv.workloads.sources import stream_of
 from swiftkv.workloads.tokens import load_tokenizer
 
-GIB = 2**30
 # Of a GPU's peak: the published 24 H100-hours of Llama-3.1-8B are 0.41 by the same count; ours have not been measured
 # since attention and loss were made anew.
 UTILISATION = 0.4
@@ -129,10 +129,14 @@ class DistillationPlan:
         return sum(student.steps * self.published_flops(student) for student in self.students)
 
     @property
+    def step_flops(self) -> int:
+        """A step of all students."""
+        return self.teacher_flops + sum(map(self.late_flops, self.students))
+
+    @property
     def tokens_per_s(self) -> float:
         """Training tokens per second while all students train."""
-        step = self.teacher_flops + sum(map(self.late_flops, self.students))
-        return self.step_tokens / (3600 * self.hours(step))
+        return self.step_tokens / (3600 * self.hours(self.step_flops))
 
     def hours(self, flops: int) -> float:
         """Hours of that many FLOPs at the assumed utilisation."""
@@ -224,10 +228,9 @@ def memory_table(planned: DistillationPlan) -> list[str]:
 def time_table(planned: DistillationPlan) -> list[str]:
     """Tokens, FLOPs and hours of the run."""
     tokens, run, published = planned.step_tokens, planned.run_flops, planned.published_run_flops
-    step = planned.teacher_flops + sum(map(planned.late_flops, planned.students))
     return [
         f"run: {planned.steps:,} steps of {tokens:,} tokens = {planned.steps * tokens / 1e6:,.0f} M tokens; "
-        f"{step:.3g} FLOPs a step, {run:.3g} in all",
+        f"{planned.step_flops:.3g} FLOPs a step, {run:.3g} in all",
         f"time: {planned.hours(run):.3g} h, {planned.tokens_per_s:,.0f} tokens/s; the published computation (whole "
         f"models, one student a run): {planned.hours(published):.3g} h",
     ]

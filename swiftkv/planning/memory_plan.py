@@ -13,13 +13,13 @@ import pandas as pd
 from swiftkv import costmodel
 from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import RunConfig
-from swiftkv.engines.engine import SCORING_KV_GIB
+from swiftkv.engines.engine import ENGINE_GIB, scoring_kv_gib
 from swiftkv.engines.settings import BLOCK, DTYPE_BYTES, Arm
 from swiftkv.errors import UserError
 from swiftkv.planning import distillation, roofline
 from swiftkv.planning.distillation import GIB, KEPT_FREE
 
-ENGINE = GIB  # of a GPU: CUDA graphs, activations, the allocator's own
+ENGINE = ENGINE_GIB * GIB
 FLOAT64, FLOAT32, BFLOAT16 = 8, 4, 2
 PASS = 1.5  # times its weights, what a model in Transformers takes with what it computes
 
@@ -82,12 +82,12 @@ def own_format(shape: Mapping) -> float:
     return roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, DTYPE_BYTES.get(dtype, BFLOAT16))
 
 
-def accuracy(config: RunConfig, shape: Mapping) -> Need:
+def accuracy(config: RunConfig, shape: Mapping, gpu_memory_gib: float | None = None) -> Need:
     """One engine in the model's own format, for the tasks and for the paper's protocol."""
-    ranks, kv = config.tensor_parallel_size, SCORING_KV_GIB * GIB
-    return Need(
-        "accuracy", ranks, (own_format(shape) + kv) / ranks + ENGINE, f"an engine with {SCORING_KV_GIB} GiB of KV"
-    )
+    ranks = config.tensor_parallel_size
+    weights = own_format(shape) / ranks
+    kv_gib = scoring_kv_gib(weights / GIB, gpu_memory_gib)
+    return Need("accuracy", ranks, weights + kv_gib * GIB + ENGINE, f"an engine with {kv_gib:.3g} GiB of KV")
 
 
 def models(config: RunConfig, shape: Mapping) -> Need:
@@ -120,7 +120,12 @@ def needs(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> list[Need
             raise UserError(
                 f"parallel.tensor_parallel_size: {config.tensor_parallel_size} does not divide {heads} key-value heads"
             )
-    return [distill(config, shape, gpu_memory_gib), verify(config, shape), throughput(config), accuracy(config, shape)]
+    return [
+        distill(config, shape, gpu_memory_gib),
+        verify(config, shape),
+        throughput(config),
+        accuracy(config, shape, gpu_memory_gib),
+    ]
 
 
 def show(config: RunConfig, base_dir: Path | None, gpu_memory_gib: float) -> bool:

@@ -8,7 +8,7 @@ from swiftkv import commands, devices
 from swiftkv.config import ROOT
 from swiftkv.costmodel import LLAMA_8B
 from swiftkv.engines.arms import VLLMEngine
-from swiftkv.engines.engine import SCORING_KV_GIB
+from swiftkv.engines.engine import SCORING_KV_GIB, scoring_kv_gib
 from swiftkv.engines.settings import Arm, Batch, EngineSettings
 from swiftkv.errors import UserError
 from swiftkv.evals import harness
@@ -112,7 +112,15 @@ def test_what_times_something_is_alone(leases):
 
 def test_engines_that_score_are_told_their_memory():
     """Left to itself, vLLM on a GPU measures what is free while it starts, and fails if another process ends then."""
-    for on_cpu in (True, False):
-        memory = harness.scoring_memory(on_cpu, 2)
-        assert memory["kv_cache_memory_bytes"] == (1 if on_cpu else SCORING_KV_GIB) * 2**29
-        assert ("gpu_memory_utilization" in memory) != on_cpu
+    on_cpu, on_gpu = (harness.scoring_memory(2**30, 1, where) for where in (True, False))
+    assert on_cpu == {"kv_cache_memory_bytes": 2**30}
+    assert on_gpu["kv_cache_memory_bytes"] == SCORING_KV_GIB * 2**30 and on_gpu["gpu_memory_utilization"] < 0.1
+
+
+def test_a_small_gpu_scores_with_what_it_has_left(monkeypatch):
+    """A model of 7 B parameters on 24 GiB, and one that leaves nothing on 16."""
+    monkeypatch.setattr(devices, "memory_gib", lambda: {"GPU-aaaa-1": 24.0})
+    memory = harness.scoring_memory(14 * 2**30, 1, on_cpu=False)
+    assert memory["kv_cache_memory_bytes"] == pytest.approx((0.9 * 24 - 14 - 1) * 2**30, abs=1)
+    assert scoring_kv_gib(15.5, 16) == 2
+    assert all(fits(planned("llama-8b", 24), 24)[stage] for stage in ("accuracy",))
