@@ -1,6 +1,9 @@
-# Two commands for users: `make reproduce` and `make test`. FLAVOUR=cpu|cuda overrides the detected one.
+# Two commands for users: `make reproduce` and `make test`. FLAVOUR=cpu|cuda overrides the detected one; SCALE=NAME takes
+# config/NAME.yaml in place of the default scale.
 SHELL := /bin/bash
 FLAVOUR ?=
+SCALE ?=
+CHOSEN = $(if $(SCALE),--configfile config/$(SCALE).yaml)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: reproduce test test-install test-matrix test-slurm test-storage test-browser lint env lock report bundle h200
@@ -10,10 +13,11 @@ env:
 
 # The lock is the operating system's: it vanishes with a killed run, so a stale Snakemake lock can be cleared safely.
 reproduce: env
+	@$(if $(SCALE),test -f config/$(SCALE).yaml || { echo "make reproduce: no config/$(SCALE).yaml; SCALE is the name of a file there" >&2; exit 2; })
 	@mkdir -p .snakemake
 	@exec 9>.snakemake/reproduce.lock; flock --nonblock 9 || { echo "make reproduce: already running here" >&2; exit 1; }; \
 	if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then snakemake --unlock --quiet all; fi; \
-	snakemake --cores all $(SNAKEMAKE_ARGS)
+	snakemake --cores all $(CHOSEN) $(SNAKEMAKE_ARGS)
 
 # Files of tests side by side, one thread each: most of them wait for processes that they start.
 test: env
@@ -60,9 +64,8 @@ bundle: env
 	packaging/bundle.sh $(BUNDLE)
 
 # The stages of a GPU machine without Snakemake; SCALE=h100 for 80 GB.
-SCALE ?= h200
 h200:
-	benchmarks/h200.sh $(SCALE) $(STAGES)
+	benchmarks/h200.sh $(or $(SCALE),h200) $(STAGES)
 
 lock:
 	packaging/lock.sh

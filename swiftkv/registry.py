@@ -135,8 +135,8 @@ REGISTERED = (
                columns=words("model arm skip part gflops_per_prompt_token relative_to_base context counting"),
                keys=words("model arm part context counting"), agreement=Agreement.EXACT, table="tab-compute"),
     ResultFile("accuracy", "accuracy/summary.csv", stage="accuracy-summary", keep=Keep.FILE,
-               columns=words("arm task items score base_score difference ci_low ci_high retention length_ratio "
-                             "exact_match length_ok p_value p_holm detectable_difference retained"),
+               columns=words("arm task items differing score base_score difference ci_low ci_high retention "
+                             "length_ratio exact_match length_ok p_value p_holm detectable_difference retained"),
                keys=words("arm task"), agreement=Agreement.EXACT, table="tab-accuracy"),
     ResultFile("samples", "accuracy/{arm}/samples.jsonl", stage="accuracy",
                columns=words("arm task id prompt_tokens answer_tokens generated_tokens prediction target score "

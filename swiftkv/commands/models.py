@@ -150,8 +150,19 @@ def export(
     push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Upload to the Hugging Face hub too.")] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="Of a new repository.")] = True,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; as the student is, if left out.")] = None,
+    trained_only: Annotated[
+        bool, typer.Option("--trained-only", help="The trained tensors alone, for others who have the base.")
+    ] = False,
 ) -> None:
     """Write a student as a hub-ready folder with a model card, and upload it with your own token if asked."""
     from swiftkv.release import export as stage
 
-    stage.run(load(config), variant, out, model, push, private, dtype)
+    stage.check_options(out, push, dtype)
+    if trained_only:
+        from swiftkv.release import trained_only as tensors
+
+        if push:
+            raise typer.BadParameter("--trained-only goes into a folder; it is not uploaded", param_hint="--push")
+        tensors.run(load(config), variant, out, model, dtype)
+    else:
+        stage.run(load(config), variant, out, model, push, private, dtype)

@@ -22,9 +22,11 @@ from swiftkv.files import ROOT
 from swiftkv.layers import Layers
 
 __all__ = [
-    "BASE_ARM", "ROOT", "UNDISTILLED", "RunConfig", "SwiftKVVariant", "campaign", "check_cut", "freeze", "lay",
-    "load_config", "merge", "read_layers", "validate", "words",
+    "BASE_ARM", "ROOT", "TRAINED", "UNDISTILLED", "RunConfig", "SwiftKVVariant", "campaign", "check_cut", "freeze",
+    "lay", "load_config", "merge", "read_layers", "validate", "words",
 ]  # fmt: skip
+
+TRAINED = "trained.safetensors"  # what a student's trained tensors are called where they lie apart from its base
 
 
 @dataclass(frozen=True)
@@ -33,24 +35,57 @@ class SwiftKVVariant:
 
     `skip` is the share of layers that prompt tokens skip, (L - l) / L with l = num_key_value_layers;
     `key_value_group_size` is the number of late layers that share one KV cache (1 = no AcrossKV); `distill` holds
-    the settings in which this student's distillation differs from the configuration's.
+    the settings in which this student's distillation differs from the configuration's; `start` is a directory of
+    trained tensors that it goes on from. Where the configuration names `cut` = l in place of a share, `depth` is the L
+    that it counts in.
     """
 
     name: str
     skip: float
     key_value_group_size: int = 1
     distill: dict = field(default_factory=dict)
+    start: str | None = None
+    cut: int | None = None
+    depth: int | None = None
+
+    @classmethod
+    def of(cls, raw: dict, depth: int) -> "SwiftKVVariant":
+        """A variant as the configuration writes it, in a run on models of `depth` layers."""
+        if (cut := raw.get("cut")) is None:
+            return cls(**raw)
+        return cls(**raw, skip=1 - cut / depth, depth=depth)
+
+    @property
+    def start_file(self) -> Path | None:
+        """The trained tensors to go on from: in `start` as given, or relative to the project. Raises UserError."""
+        if self.start is None:
+            return None
+        for candidate in (Path(self.start) / TRAINED, ROOT / self.start / TRAINED):
+            if candidate.is_file():
+                return candidate
+        raise UserError(
+            f"variants.{self.name}.start: {self.start} holds no {TRAINED}; `swiftkv export --trained-only` writes one"
+        )
 
     def recipe(self, shared: training.Distill) -> training.Distill:
         """The settings of this student's distillation: its own in place of those that all `shared`."""
         return training.Distill.model_validate(shared.model_dump(exclude_unset=True) | self.distill)
 
     def num_key_value_layers(self, num_hidden_layers: int) -> int:
-        """The cut l for a model of `num_hidden_layers`. Raises UserError if l is not whole or groups do not divide."""
-        cut = round(num_hidden_layers * (1 - self.skip))
-        if abs(num_hidden_layers * (1 - self.skip) - cut) > 1e-6:
+        """The cut l for a model of `num_hidden_layers`. Raises UserError if l is not whole, groups do not divide, or
+        a cut is named for models of another depth."""
+        if self.cut is not None and num_hidden_layers != self.depth:
             raise UserError(
-                f"variants.{self.name}.skip: {self.skip} of {num_hidden_layers} layers is not a whole number of layers"
+                f"variants.{self.name}.cut: {self.cut} is of the {self.depth} layers of throughput.model, and this "
+                f"model has {num_hidden_layers}; allowed there is a share, skip"
+            )
+        run = num_hidden_layers * (1 - self.skip)
+        cut = round(run)
+        if abs(run - cut) > 1e-6:
+            near = " or ".join(str(layers) for layers in (int(run), int(run) + 1) if layers)
+            raise UserError(
+                f"variants.{self.name}.skip: {self.skip} of {num_hidden_layers} layers is not a whole number of "
+                f"layers; nearest is cut: {near}"
             )
         check_cut(cut, num_hidden_layers, self.key_value_group_size, where=f"variants.{self.name}")
         return cut
@@ -140,7 +175,7 @@ class RunConfig:
 
     @property
     def variants(self) -> list[SwiftKVVariant]:
-        return [SwiftKVVariant(**variant) for variant in self.raw["variants"]]
+        return [SwiftKVVariant.of(variant, self.shape["num_hidden_layers"]) for variant in self.raw["variants"]]
 
     def variant(self, name: str) -> SwiftKVVariant:
         """The variant called `name`. Raises UserError listing the names there are."""

@@ -1,10 +1,10 @@
 """The sections about quality: accuracy on the tasks, the paper's protocol, the diagnosis of students."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from swiftkv.config.fields import UNIQUE, Count, Positive, PositiveShare, Section
+from swiftkv.config.fields import UNIQUE, Count, Positive, PositiveShare, Section, Share, WholeNumber, wrong
 
 PaperTask = Literal[
     "arc_challenge", "winogrande", "hellaswag", "truthfulqa_mc2", "mmlu", "mmlu_cot", "gsm8k_cot", "ifeval", "mmlu_pro"
@@ -24,6 +24,9 @@ class RealSet(Section):
 
     items: Count = Field(description="Examples, drawn by the seed.")
     max_new_tokens: Count | None = Field(None, description="Generation limit in tokens, in place of the set's own.")
+    chat_template: bool | None = Field(
+        None, description="Whether its prompts are a user's turn, in place of `accuracy.chat_template`."
+    )
 
 
 class Infilling(RealSet):
@@ -57,13 +60,20 @@ class RealSets(Section):
 class Accuracy(Section):
     """Accuracy evaluation."""
 
-    items_per_task: Count = Field(description="Held-out items per task.")
+    items_per_task: WholeNumber = Field(
+        description="Held-out items of each generated task; 0 where real sets alone are asked for."
+    )
     max_new_tokens: Count = Field(description="Generation limit, in tokens.")
     sampling: Sampling | None = None
     margin: PositiveShare = Field(
         0.02,
         description="Loss of score (0 to 1) that still counts as retained: the lower end of the interval must lie "
         "above minus this (default 0.02).",
+    )
+    floor: Share = Field(
+        0.0,
+        description="Score (0 to 1) that the base must reach on a task; others are shown, but count neither in the "
+        "mean nor in a verdict (default 0).",
     )
     chat_template: bool = Field(
         False, description="Whether real tasks are put to the model as a user's turn (instruct models)."
@@ -73,6 +83,12 @@ class Accuracy(Section):
         description="Variants that are also scored undistilled. Where a file brings variants of its own and no such "
         "list, what it inherits keeps the names that are still there."
     )
+
+    @model_validator(mode="after")
+    def something_is_asked(self) -> Self:
+        if not self.items_per_task and (self.real is None or not self.real.model_dump(exclude_none=True)):
+            raise wrong("items_per_task", "0 is not allowed where there is no set under real; allowed is 1 or more")
+        return self
 
 
 class Protocol(Section):

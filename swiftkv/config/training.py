@@ -165,14 +165,32 @@ class OwnDistill(Section):
 class Variant(Section):
     """One student."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["skip"]}, {"required": ["cut"]}]})
+
     name: Name = Field(description="Name of the arm.")
-    skip: Annotated[float, Field(ge=0, lt=1), AS_WRITTEN] = Field(
-        description="Share of layers that prompt tokens skip, (L - l) / L."
+    skip: Annotated[float, Field(ge=0, lt=1), AS_WRITTEN] | None = Field(
+        None, description="Share of layers that prompt tokens skip, (L - l) / L."
+    )
+    cut: Count | None = Field(
+        None,
+        description="Layers l that prompt tokens run, in place of `skip`: for models of the depth of "
+        "`throughput.model` alone.",
     )
     key_value_group_size: Count | None = Field(
         None, description="Late layers that share one KV cache (AcrossKV); 1 = none."
     )
+    start: Text | None = Field(
+        None,
+        description="Directory with the trained tensors of an earlier student of the same base, cut and group, from "
+        "which the distillation goes on in place of the converted ones; with `distill: {steps: 0}`, that student.",
+    )
     distill: OwnDistill | None = None
+
+    @model_validator(mode="after")
+    def has_one_depth(self) -> Self:
+        if (self.skip is None) == (self.cut is None):
+            raise wrong("", "skip or cut is missing" if self.skip is None else "skip and cut exclude each other")
+        return self
 
 
 class Parallel(Section):

@@ -9,10 +9,13 @@ import itertools
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import torch
 
 from swiftkv import costmodel, files
 from swiftkv.config import RunConfig, SwiftKVVariant
+from swiftkv.costmodel.memory import largest_rows, memory, student_plan
+from swiftkv.devices import KEPT_FREE
 from swiftkv.distill import loop
 from swiftkv.distill.probe import probe
 from swiftkv.distill.students import Student
@@ -20,11 +23,12 @@ from swiftkv.errors import UserError
 from swiftkv.layers import Layers
 from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 from swiftkv.provenance import Provenance
-from swiftkv.workloads.sources import stream_of
+from swiftkv.workloads.sources import BatchStream, stream_of
+from swiftkv.workloads.stream import Batch
 from swiftkv.workloads.tokens import load_tokenizer
 
 WORKLOAD = {"input_len": 2000, "output_len": 200}
-GROUPS = (1, 2, 4, 8)
+GROUPS = (1, 2, 3, 4, 5, 8)
 
 
 def candidates(layers: int) -> list[SwiftKVVariant]:
@@ -45,11 +49,32 @@ def expected(shape: dict, student: Student) -> dict:
     }
 
 
-def short_config(config: RunConfig, layers: int, steps: int) -> RunConfig:
-    """The configuration with every candidate as a variant and `steps` distillation steps."""
-    variants = [
-        {"name": c.name, "skip": c.skip, "key_value_group_size": c.key_value_group_size} for c in candidates(layers)
-    ]
+def in_memory(config: RunConfig, shape: dict, budget: float) -> list[list[SwiftKVVariant]]:
+    """The candidates in groups that train together within `budget` bytes, as few as can be, of one at least."""
+    left, groups = candidates(shape["num_hidden_layers"]), []
+    plans = {c.name: student_plan(shape, c, config.distill, 1.0) for c in left}
+
+    def need(number: int) -> int:
+        chosen = [plans[c.name] for c in left[:number]]
+        return sum(memory(shape, chosen, 1, config.distill.batch_tokens, False).values())
+
+    while left:
+        number = max(1, largest_rows(len(left), budget, need))
+        groups.append(left[:number])
+        left = left[number:]
+    return groups
+
+
+def free_bytes() -> float:
+    """What one process may take of the device that it trains on."""
+    if torch.cuda.is_available():
+        return (1 - KEPT_FREE) * torch.cuda.mem_get_info()[0]
+    return (1 - KEPT_FREE) * psutil.virtual_memory().available
+
+
+def short_config(config: RunConfig, chosen: list[SwiftKVVariant], steps: int) -> RunConfig:
+    """The configuration with candidates as its variants and `steps` distillation steps."""
+    variants = [{"name": c.name, "skip": c.skip, "key_value_group_size": c.key_value_group_size} for c in chosen]
     change = {"variants": variants, "distill": config.raw["distill"] | {"steps": steps}}
     return RunConfig(config.raw | change, config.path)
 
@@ -57,21 +82,32 @@ def short_config(config: RunConfig, layers: int, steps: int) -> RunConfig:
 def table(config: RunConfig, base_dir: Path, work: Path, probes: int, steps: int) -> pd.DataFrame:
     """A row per candidate: cut, group, skip, the probes, and what it may gain."""
     tokenizer, shape = load_tokenizer(base_dir), read_config(base_dir)
-    layers = shape["num_hidden_layers"]
-    distillation = loop.Distillation(short_config(config, layers, steps), base_dir, work)
     texts = list(itertools.islice(stream_of(config, tokenizer, "test")(0), probes))
+    rows, groups = [], in_memory(config, shape, free_bytes())
+    for number, chosen in enumerate(groups, 1):
+        if len(groups) > 1:
+            print(f"advise: {len(chosen)} candidates at once, {number} of {len(groups)}", flush=True)
+        distillation = loop.Distillation(short_config(config, chosen, steps), base_dir, work)
+        rows += probed(distillation, texts, shape, stream_of(config, tokenizer) if steps else None)
+    return pd.DataFrame(rows)
+
+
+def probed(distillation: loop.Distillation, texts: list[Batch], shape: dict, stream: BatchStream | None) -> list[dict]:
+    """Rows of the students of a run, with a second probe after their training on `stream`."""
     teacher, students = distillation.teacher, distillation.students
     before, _ = probe(teacher, students, texts)
-    found = [
-        {"cut": s.cut, "group": s.group, "skip": 1 - s.cut / layers} | tally.row() | expected(shape, s)
+    rows = [
+        {"cut": s.cut, "group": s.group, "skip": 1 - s.cut / shape["num_hidden_layers"]}
+        | tally.row()
+        | expected(shape, s)
         for s, tally in zip(students, before, strict=True)
     ]
-    if steps:
-        distillation.resume()
-        distillation.train(stream_of(config, tokenizer))
-        after, _ = probe(teacher, students, texts)
-        found = [row | tally.row("_distilled") for row, tally in zip(found, after, strict=True)]
-    return pd.DataFrame(found)
+    if stream is None:
+        return rows
+    distillation.resume()
+    distillation.train(stream)
+    after, _ = probe(teacher, students, texts)
+    return [row | tally.row("_distilled") for row, tally in zip(rows, after, strict=True)]
 
 
 def recommend(frame: pd.DataFrame, budget: float) -> pd.Series | None:

@@ -25,6 +25,7 @@ from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.distill.trainee import Trainee
 from swiftkv.errors import UserError
+from swiftkv.modeling import trained
 from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 from swiftkv.modeling.convert import REPLACED, write_student
 from swiftkv.provenance import Provenance
@@ -61,15 +62,18 @@ class Distillation:
         self.students = [
             Student(variant, self.teacher, config.distill, self.options.recompute) for variant in config.variants
         ]
+        self.records = self.go_on(base_dir)
         if self.world.size > 1:
             check_sharding(config, self.world.size)
             parallel.shard(self.teacher, self.students)
         data = [config.tasks, config.seed, *map(files.sha256, data_files(config, base_dir))]
-        self.trainees = [
-            Trainee(s, files.digest([data, s.recipe.model_dump(exclude_unset=True), s.cut, s.group]), work)
-            for s in self.students
-            if s.trained
-        ]
+        self.trainees = [Trainee(s, files.digest([data, *decisive(s)]), work) for s in self.students if s.trained]
+
+    def go_on(self, base_dir: Path) -> dict[str, dict]:
+        """Put the students that have a `start` there; returns the records of their training so far."""
+        going_on = [student for student in self.students if student.start]
+        base = trained.content_sha256(base_dir) if going_on else ""
+        return {student.name: student.go_on_from_start(base) for student in going_on}
 
     def active(self) -> list[Trainee]:
         """The students that are trained next: those furthest behind."""
@@ -187,6 +191,12 @@ def check_sharding(config: RunConfig, processes: int) -> None:
             raise UserError(f"distill: variant {variant.name}: train: layers runs on one process, not on {processes}")
 
 
+def decisive(student: Student) -> list:
+    """What decides a student's training beside the data."""
+    start = [files.sha256(student.start)] if student.start else []
+    return [student.recipe.model_dump(exclude_unset=True), student.cut, student.group, *start]
+
+
 def data_files(config: RunConfig, base_dir: Path) -> list[Path]:
     """The files a run depends on: weights of the base, and local training data."""
     return [*weight_files(base_dir), *map(Path, config.distill.data.files or [])]
@@ -196,9 +206,9 @@ def export(distillation: Distillation, config: RunConfig, base_dir: Path, out_di
     """Write every student that is not dropped, the curves, and the record of those that are."""
     world, dropped = distillation.world, {t.name: t.dropped for t in distillation.trainees if t.dropped}
     for student in distillation.students:
-        trained = {name: parallel.whole(tensor) for name, tensor in student.trained.items()}
+        tensors = {name: parallel.whole(tensor) for name, tensor in student.trained.items()}
         if world.first and student.name not in dropped:
-            write_student(base_dir, out_dir / student.name, student.cut, student.group, trained)
+            write_student(base_dir, out_dir / student.name, student.cut, student.group, tensors)
     if world.first:
         rows = [row for trainee in distillation.trainees for row in trainee.rows]
         write_rows(out_dir / CURVES, rows, [variant.name for variant in config.variants])
@@ -239,13 +249,16 @@ def run(
     read_config(base_dir, BASE_TYPES)
     check_checkpoint(base_dir)
     tokenizer = load_tokenizer(base_dir)
-    with Provenance("distill", config, inputs=data_files(config, base_dir), out=[out_dir / CURVES]) as provenance:
+    starts = [variant.start_file for variant in config.variants if variant.start]
+    inputs = [*data_files(config, base_dir), *starts]
+    with Provenance("distill", config, inputs=inputs, out=[out_dir / CURVES]) as provenance:
         torch.manual_seed(config.seed)
         distillation = Distillation(config, base_dir, Path(work), options=options)
         distillation.resume()
         distillation.train(stream or stream_of(config, tokenizer))
         export(distillation, config, base_dir, out_dir)
         if distillation.world.first:
+            provenance.record |= {"started_from": distillation.records} if distillation.records else {}
             provenance.save(out_dir / CURVES)
     if lost := [f"variant {trainee.name}: {trainee.dropped}" for trainee in distillation.trainees if trainee.dropped]:
         raise UserError(

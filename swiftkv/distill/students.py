@@ -11,6 +11,7 @@ from swiftkv.config.training import Distill
 from swiftkv.distill.loss import kl_sum
 from swiftkv.distill.teacher import Teacher, TeacherPass, View, fill
 from swiftkv.modeling import FAMILIES
+from swiftkv.modeling import trained as trained_tensors
 from swiftkv.modeling.convert import frozen_tensors, initial_tensors
 from swiftkv.modeling.decoder import SharedKV
 
@@ -60,6 +61,7 @@ class Student:
         self.group, self.own_trunk = variant.key_value_group_size, self.recipe.train == "layers"
         init, train = self.recipe.init, self.recipe.train
         self.model = build_student(teacher.model, self.cut, self.group, init, train).model
+        self.start = variant.start_file
         self.early, self.late = list(self.model.layers[: self.cut]), list(self.model.layers[self.cut :])
         if not self.own_trunk:  # the teacher runs these
             self.early = []
@@ -69,6 +71,20 @@ class Student:
     def trained(self) -> dict[str, torch.Tensor]:
         """Trained tensors by published name; none at l = L, where the student is the base model."""
         return {f"model.{n}": p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def go_on_from_start(self, base_sha256: str) -> dict:
+        """Take the trained tensors that the configuration names as `start`; returns the record of their training.
+
+        Raises UserError if they are those of another base, cut, group or choice of weights.
+        """
+        trained = self.trained
+        shapes = {name: list(tensor.shape) for name, tensor in trained.items()}
+        of = trained_tensors.about(base_sha256, self.cut, self.group)
+        tensors, record = trained_tensors.read(self.start, of, shapes)
+        for name, tensor in tensors.items():
+            trained[name].copy_(tensor)
+        return record
 
     @property
     def kept_layers(self) -> set[int]:

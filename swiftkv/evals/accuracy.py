@@ -43,13 +43,19 @@ def test_items(config: RunConfig, tokenizer=None) -> dict[str, list[Item]]:
     The tokenizer decides how the prompts of real tasks are written; without real tasks there is no need of it.
     """
     asked, items = config.accuracy, {}
-    for task, settings in config.tasks.items():
+    for task, settings in generated_tasks(config).items():
         items[task] = tasks.items(task, "test", asked.items_per_task, config.seed, settings)
         if not items[task]:
             raise UserError(f"task {task!r}: no test rows")
     for task, settings in real_tasks(config).items():
-        items[task] = real.items(task, settings, config.seed, tokenizer, asked.chat_template)
+        chat = settings.get("chat_template", asked.chat_template)
+        items[task] = real.items(task, settings, config.seed, tokenizer, chat)
     return items
+
+
+def generated_tasks(config: RunConfig) -> dict[str, dict]:
+    """Settings of the generated tasks; none where no item of them is asked for."""
+    return config.tasks if config.accuracy.items_per_task else {}
 
 
 def real_tasks(config: RunConfig) -> dict[str, dict]:
@@ -59,7 +65,7 @@ def real_tasks(config: RunConfig) -> dict[str, dict]:
 
 def limits(config: RunConfig) -> dict[str, int]:
     """The most tokens that are generated per item of each task."""
-    generated = dict.fromkeys(config.tasks, config.accuracy.max_new_tokens)
+    generated = dict.fromkeys(generated_tasks(config), config.accuracy.max_new_tokens)
     return generated | {task: real.max_new_tokens(task, settings) for task, settings in real_tasks(config).items()}
 
 

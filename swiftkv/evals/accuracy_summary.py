@@ -70,10 +70,17 @@ def ratio(value: float, base: float) -> float:
     return value / base if base else float("nan")
 
 
-def task_rows(arm: str, base, other, seed: int, margin: float) -> list[dict]:
-    """Rows of summary.csv for one arm: each task, then the mean over tasks (tasks weigh the same)."""
+def above_floor(base, floor: float) -> list[str]:
+    """The tasks that can show a loss: those on which the base scores at least `floor`. All of them if none does, and
+    whoever judges them sees how weak the base is."""
+    means = base.groupby("task", sort=False)["score"].mean()
+    return list(means.index[means >= floor]) or list(means.index)
+
+
+def task_rows(arm: str, base, other, seed: int, margin: float, floor: float = 0.0) -> list[dict]:
+    """Rows of summary.csv for one arm: each task, then the mean over the tasks above `floor` (tasks weigh the same)."""
     other = other.loc[base.index]
-    rows, differences = [], []
+    rows, differences, counted = [], [], above_floor(base, floor)
     for task, reference in base.groupby("task", sort=False):
         mine = other.loc[reference.index]
         differences.append((mine["score"] - reference["score"]).to_numpy())
@@ -83,12 +90,15 @@ def task_rows(arm: str, base, other, seed: int, margin: float) -> list[dict]:
         rows.append(row_of(arm, task, mine, reference, compared, mine["exact_match"].mean()) | tests)
     for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = corrected
-    compared = compare_means(rows, differences, seed)
+    in_mean = [index for index, row in enumerate(rows) if row["task"] in counted]
+    weighed, differences = [rows[index] for index in in_mean], [differences[index] for index in in_mean]
+    compared = compare_means(weighed, differences, seed)
     fewest = len(differences) * min(map(len, differences))  # an equal number of items per task, no more than there are
     tests = dict.fromkeys(TESTS) | judge(
         equally_weighted(differences), fewest, (compared["ci_low"], compared["ci_high"]), margin
     )
-    rows.append(row_of(arm, MEAN, other, base, compared, mean_of(rows, "exact_match")) | tests)
+    mine, reference = (frame[frame["task"].isin(counted)] for frame in (other, base))
+    rows.append(row_of(arm, MEAN, mine, reference, compared, mean_of(weighed, "exact_match")) | tests)
     return [row | dict.fromkeys(TESTS) for row in rows] if arm == BASE_ARM else rows
 
 
@@ -119,12 +129,14 @@ def judge(differences, items: int, interval: tuple[float, float], margin: float)
 
 
 def row_of(arm: str, task: str, mine, reference, compared: dict, exact_match: float) -> dict:
-    """One task of one arm against the base, or their mean; `length_ratio` is generated tokens over the base's."""
+    """One task of one arm against the base, or their mean; `differing` counts the items with another score than the
+    base's, `length_ratio` is generated tokens over the base's."""
     length_ratio = ratio(mine["generated_tokens"].sum(), reference["generated_tokens"].sum())
     return {
         "arm": arm,
         "task": task,
         "items": len(mine),
+        "differing": int((mine["score"] != reference["score"].reindex(mine.index)).sum()),
         **compared,
         "retention": ratio(compared["score"], compared["base_score"]),
         "length_ratio": length_ratio,
@@ -158,7 +170,11 @@ def summarise(config: RunConfig, arm_dirs: dict[str, Path], out: Path) -> None:
         frames = {arm: read_arm(arm, folder) for arm, folder in arm_dirs.items()}
         for arm, frame in frames.items():
             check_same(frames[BASE_ARM], frame, arm)
-        base, margin = frames[BASE_ARM], config.accuracy.margin
-        rows = [row for arm, frame in frames.items() for row in task_rows(arm, base, frame, config.seed, margin)]
+        base, asked = frames[BASE_ARM], config.accuracy
+        rows = [
+            row
+            for arm, frame in frames.items()
+            for row in task_rows(arm, base, frame, config.seed, asked.margin, asked.floor)
+        ]
         provenance.save(out)
         files.write_text(out, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))

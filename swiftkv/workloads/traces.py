@@ -200,14 +200,14 @@ def trace_lengths(names: list[str], mirror: Path | None) -> list[MeasuredLengths
 
 
 def task_lengths(config: RunConfig, base_dir: Path) -> list[MeasuredLengths]:
-    """Prompt and answer tokens of the held-out items of each task, in the base's tokenizer.
+    """Prompt and answer tokens of the held-out items of each generated task that is scored, in the base's tokenizer.
 
     The EOS counts as output: an engine generates it like any other token.
     """
-    tokenizer = load_tokenizer(base_dir)
+    tokenizer, number = load_tokenizer(base_dir), config.accuracy.items_per_task
     measured = []
-    for task, settings in config.tasks.items():
-        items = tasks.items(task, "test", config.accuracy.items_per_task, config.seed, settings)
+    for task, settings in config.tasks.items() if number else ():
+        items = tasks.items(task, "test", number, config.seed, settings)
         prompts = count_tokens(tokenizer, [item.prompt for item in items])
         answers = [1 + count for count in count_tokens(tokenizer, [item.answer for item in items])]
         measured.append(measure(task, "task", GENERATED, prompts, answers))

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from swiftkv.config import SwiftKVVariant
 from swiftkv.config.training import Distill
+from swiftkv.costmodel.memory import memory, student_plan
 from swiftkv.distill import advise
 from swiftkv.distill.data import documents, select
 from swiftkv.distill.parallel import World
@@ -14,6 +15,7 @@ from swiftkv.distill.probe import answer_numbers, probe
 from swiftkv.distill.students import Student
 from swiftkv.distill.teacher import Teacher
 from swiftkv.errors import UserError
+from swiftkv.modeling.checkpoint import read_config
 from swiftkv.modeling.convert import convert
 from swiftkv.workloads.stream import Batch
 from tests.helpers.distillation import SETTINGS, distill_config, make_batch
@@ -23,6 +25,35 @@ def test_candidates_are_every_cut_with_every_group_that_divides():
     names = {candidate.name for candidate in advise.candidates(8)}
     assert {"cut1-group1", "cut4-group4", "cut2-group2", "cut7-group1"} <= names
     assert not {"cut8-group1", "cut1-group2", "cut4-group8", "cut5-group2"} & names
+    assert {"cut15-group3", "cut15-group5"} <= {candidate.name for candidate in advise.candidates(30)}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
+def test_candidates_train_in_groups_that_fit(tiny_base, share):
+    """All of them once, in order, each group within the budget if any could be; an 8B's are too many for 80 GiB."""
+    config, shape = distill_config(), read_config(tiny_base)
+    plans = {c.name: student_plan(shape, c, config.distill, 1.0) for c in advise.candidates(8)}
+
+    def need(names) -> int:
+        return sum(memory(shape, [plans[name] for name in names], 1, config.distill.batch_tokens, False).values())
+
+    budget = share * need(plans)
+    groups = [[c.name for c in group] for group in advise.in_memory(config, shape, budget)]
+    assert [name for group in groups for name in group] == list(plans)
+    assert all(len(group) == 1 or need(group) <= budget for group in groups)
+    assert (len(groups) == 1) == (share == 1.0)
+
+
+def test_the_table_does_not_depend_on_how_many_fit(tiny_base, tmp_path, monkeypatch, capsys):
+    config = distill_config(steps=1, sequence_length=512, batch_tokens=512)
+    monkeypatch.setattr("swiftkv.distill.teacher.fast_bfloat16", lambda device: False)
+    tables = []
+    for name, free in (("one", 0), ("all", 1e12)):
+        monkeypatch.setattr(advise, "free_bytes", lambda free=free: free)
+        tables.append(advise.table(config, tiny_base, tmp_path / name, 1, 1))
+    pd.testing.assert_frame_equal(*tables)
+    number = len(tables[0])
+    assert f"1 candidates at once, {number} of {number}" in capsys.readouterr().out
 
 
 def test_answers_are_numbered_by_runs_of_positions():

@@ -220,11 +220,12 @@ def test_summary_figures(tmp_path):
     base = write_arm(tmp_path, "base", {"sql": [1, 1, 1, 1], "rag": [1, 0.5]})
     arm = write_arm(tmp_path, "skip50", {"sql": [1, 1, 1, 0], "rag": [0.5, 0.5]}, tokens=12)
     found = summary(tmp_path, base=base, skip50=arm)
-    columns = "items score base_score difference ci_low ci_high retention length_ratio exact_match length_ok "
+    columns = "items differing score base_score difference ci_low ci_high retention length_ratio exact_match length_ok "
     assert list(found.columns) == (columns + "p_value p_holm detectable_difference retained").split()
     sql, mean = found.loc[("skip50", "sql")], found.loc[("skip50", "mean")]
     assert (sql["items"], sql["score"], sql["difference"], sql["retention"]) == (4, 0.75, -0.25, 0.75)
     assert (mean["items"], mean["score"], mean["base_score"]) == (6, 0.625, 0.875)
+    assert (sql["differing"], mean["differing"]) == (1, 2)
     assert mean["difference"] == -0.25
     assert mean["retention"] == pytest.approx(0.625 / 0.875, abs=1e-6)
     assert mean["exact_match"] == 0.375
@@ -234,6 +235,23 @@ def test_summary_figures(tmp_path):
     assert (itself[["difference", "ci_low", "ci_high"]] == 0).all().all()
     assert (itself["retention"] == 1).all()
     assert itself[list(accuracy_summary.TESTS)].isna().all().all() and itself["length_ok"].all()
+
+
+def test_a_task_below_the_floor_is_shown_and_does_not_count(tmp_path):
+    scores = {"sql": [1, 1, 0, 0], "rag": [1, 1, 1, 0], "code": [0.1, 0, 0, 0]}
+    arms = {"base": write_arm(tmp_path, "base", scores)}
+    arms["skip50"] = write_arm(tmp_path, "skip50", {"sql": [1, 0, 0, 0], "rag": [1, 1, 0, 0], "code": [1, 1, 1, 1]})
+    means = {}
+    for floor in (0, 0.1, 0.9):
+        accuracy_summary.summarise(config_of(accuracy={"floor": floor}), arms, tmp_path / "summary.csv")
+        found = pd.read_csv(tmp_path / "summary.csv").set_index(["arm", "task"]).loc["skip50"]
+        assert list(found.index) == ["sql", "rag", "code", "mean"]
+        means[floor] = found.loc["mean", ["items", "base_score", "score", "differing"]].tolist()
+    assert means[0] == [12, pytest.approx(0.425, abs=1e-6), pytest.approx(1.75 / 3, abs=1e-6), 6]
+    assert means[0.1] == [8, 0.625, 0.375, 2]
+    assert means[0.9] == means[0], (
+        "where no task is above the floor, all count, and the claim sees how weak the base is"
+    )
 
 
 def test_summary_tests(tmp_path):

@@ -11,6 +11,7 @@ from swiftkv import config as module
 from swiftkv.config import SwiftKVVariant, check_cut, load_config, merge
 from swiftkv.config.settings import Settings
 from swiftkv.errors import UserError
+from tests.helpers.config import make_config
 
 DEFAULT = load_config(module.ROOT / "config" / "config.yaml")
 STAGE = {"sequence_length": 64, "prompt_weight": 1, "tokens": 1}
@@ -124,6 +125,38 @@ def test_cut_of_each_published_share_is_a_whole_layer():
 def test_cut_or_group_that_does_not_fit_is_named(variant, layers, word):
     with pytest.raises(UserError, match=word):
         variant.num_key_value_layers(layers)
+
+
+def test_a_share_that_is_no_whole_cut_names_those_that_are_near():
+    with pytest.raises(
+        UserError, match=r"0\.25 of 30 layers .* nearest is cut: 22 or 23"
+    ):
+        SwiftKVVariant("v", 0.25).num_key_value_layers(30)
+
+
+def test_a_cut_is_of_models_of_one_depth():
+    config = make_config(instead={"variants": [{"name": "v", "cut": 6, "key_value_group_size": 2}]})
+    (variant,) = config.variants
+    assert (variant.skip, variant.num_key_value_layers(8), variant.key_value_group_size) == (0.25, 6, 2)
+    with pytest.raises(
+        UserError, match=r"variants\.v\.cut: 6 is of the 8 layers of throughput.model, and this model has 32"
+    ):
+        variant.num_key_value_layers(32)
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({}, "skip or cut is missing"),
+        ({"cut": 4, "skip": 0.5}, "skip and cut exclude each other"),
+        ({"cut": 0}, r"variants\.0\.cut: 0 is not allowed; allowed is .*1"),
+    ],
+)
+def test_a_variant_has_one_depth(tmp_path, variant, message):
+    raw = MINE | {"extends": str(module.ROOT / "config" / "config.yaml"), "variants": [{"name": "v"} | variant]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / "mine.yaml")
 
 
 def test_cut_larger_than_the_model_is_named():

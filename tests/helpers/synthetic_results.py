@@ -149,7 +149,7 @@ def latency(config) -> tuple[list[dict], list[dict]]:
 
 def score_of(arm: str, skip: float, group: int) -> float:
     return (
-        0.12 if arm.endswith("-undistilled") else 0.97 - 0.02 * skip - 0.12 * max(0, skip - 0.5) - 0.008 * (group - 1)
+        0.12 if arm.endswith("-undistilled") else 0.94 - 0.02 * skip - 0.12 * max(0, skip - 0.5) - 0.008 * (group - 1)
     )
 
 
@@ -161,7 +161,7 @@ def accuracy(config) -> tuple[list[dict], dict[str, list[dict]]]:
         generator, rows = random.Random(arm), []
         for task in TASKS:
             score = score_of(arm, skip, group) - 0.01 * TASKS.index(task)
-            summary.append(accuracy_row(arm, task, 200, score, 0.97 - 0.01 * TASKS.index(task)))
+            summary.append(accuracy_row(arm, task, 200, score, 0.94 - 0.01 * TASKS.index(task)))
             for number in range(20):
                 hit = float(generator.random() < score)
                 one = {
@@ -173,7 +173,7 @@ def accuracy(config) -> tuple[list[dict], dict[str, list[dict]]]:
                 }
                 text = {"prediction": "a" if hit else "b", "target": "a", "score": hit, "exact_match": hit}
                 rows.append({**one, "generated_tokens": 10, **text})
-        summary.append(accuracy_row(arm, "mean", 800, score_of(arm, skip, group) - 0.015, 0.955))
+        summary.append(accuracy_row(arm, "mean", 800, score_of(arm, skip, group) - 0.015, 0.925))
         samples[arm] = rows
     return summary, samples
 
@@ -184,6 +184,7 @@ def accuracy_row(arm: str, task: str, items: int, score: float, base: float) -> 
         "arm": arm,
         "task": task,
         "items": items,
+        "differing": 0 if arm == "base" else items // 10,
         "score": score,
         "base_score": base,
         "difference": score - base,

@@ -223,9 +223,36 @@ def test_failed_gate_stops_what_depends_on_it(root):
 def test_retention_of_a_weak_base_is_not_comparable(root):
     path = root / "cpu" / "accuracy" / "summary.csv"
     frame = pd.read_csv(path)
-    frame[["score", "base_score"]] *= 0.3
+    frame[["score", "base_score"]] *= 0.1
     frame.to_csv(path, index=False)
-    assert verdicts(root).verdict["accuracy"] == "not comparable"
+    judged = verdicts(root)
+    assert judged.verdict["accuracy"] == "not comparable"
+    assert "the base scores 9.3%, below 10%" in judged.evidence["accuracy"]
+
+
+ACCURACY = ["accuracy", "accuracy-25", "accuracy-62", "acrosskv-accuracy", "light-distillation"]
+
+
+@pytest.mark.parametrize(
+    ("column", "seen", "still", "reason"),
+    [
+        ("base_score", 0.951, 0.95, "saturated: the base scores 95.1%, above 95%"),
+        ("differing", 9, 10, "saturated: 9 of 800 items differ from the base's, under 10"),
+    ],
+)
+def test_tasks_that_cannot_show_a_loss_judge_nothing(root, column, seen, still, reason):
+    """Neither what is kept nor what is won back; right at the limit they still judge."""
+    path = root / "cpu" / "accuracy" / "summary.csv"
+    frame = pd.read_csv(path)
+    for value in (still, seen):
+        frame.loc[frame.task == "mean", column] = value
+        frame.to_csv(path, index=False)
+        judged = verdicts(root)
+        saturated = judged.evidence[ACCURACY].str.contains("saturated")
+        assert saturated.all() == saturated.any() == (value == seen)
+    assert (judged.verdict[ACCURACY] == "not comparable").all()
+    assert judged.evidence[ACCURACY].str.contains(reason, regex=False).all()
+    assert judged.evidence[ACCURACY].str.contains("`qwen-coder`").all(), "the scale that can judge is named"
 
 
 def test_no_distillation_step_is_no_light_distillation(root):

@@ -102,6 +102,14 @@ def base_files(wildcards):
     return local(sorted(map(str, place.glob("*.safetensors"))))
 
 
+def starts_of_variants(wildcards):
+    """Trained tensors that students go on from."""
+    try:
+        return local([str(v.start_file) for v in RUN.variants if v.start])
+    except UserError:  # which the command then tells
+        return []
+
+
 def model_of(wildcards):
     """The model directory of an accuracy arm."""
     return f"<results>/models/{wildcards.arm}"

@@ -21,6 +21,7 @@ rule convert:
 rule distill:
     input:
         base="<results>/models/base",
+        starts=starts_of_variants,
     output:
         directory(collect("<results>/models/{variant}", variant=VARIANTS)),
         curve=made_by("distill"),

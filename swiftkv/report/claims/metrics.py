@@ -17,6 +17,8 @@ NO_SERVED_LOAD = (
     "`snakemake --cores all --configfile config/served.yaml -- served` (docs/serving.md)"
 )
 
+JUDGES = "the scales `smollm2` and `qwen-coder`, on pretrained models, can"
+
 
 def cell(metric: dict, context) -> Measurement:
     """One cell: `frame`, `column`; optional where, matching, student, low, high, limit, factor."""
@@ -77,7 +79,8 @@ def describe(where: dict, row: pd.Series, take: dict) -> str:
 def retention(metric: dict, context) -> Measurement:
     """100 * score / base score, mean over tasks; the CI is that of the paired difference over the base score.
 
-    Not comparable when the base itself scores below `min_base`: retention of a bad model says nothing.
+    Not comparable when the base itself scores below `min_base`, for retention of a bad model says nothing, or where the
+    tasks are saturated.
     """
     arm = student(metric, context)
     frame = context.results.accuracy
@@ -85,7 +88,8 @@ def retention(metric: dict, context) -> Measurement:
     if row.base_score < metric["min_base"]:
         weak = f"the base scores {row.base_score:.1%}, below {metric['min_base']:.0%}"
         raise Unanswerable("not comparable", f"{weak}; keeping a share of that says little")
-    tasks = frame[(frame.arm == arm) & (frame.task != "mean")]
+    check_saturation(row, metric)
+    tasks = frame[(frame.arm == arm) & (frame.task != "mean") & (frame.base_score >= context.config.accuracy.floor)]
     # The mean is judged; that a weak task hides behind it must not go unsaid.
     worst = tasks.loc[tasks.retention.idxmin()]
     return Measurement(
@@ -101,6 +105,20 @@ def retention(metric: dict, context) -> Measurement:
     )
 
 
+def check_saturation(row: pd.Series, metric: dict) -> None:
+    """Raise Unanswerable where the tasks cannot show a loss: the base answers more than `max_base` of them, or fewer
+    than `min_differing` items have another score than the base's."""
+    if row.base_score > metric["max_base"]:
+        seen = f"the base scores {row.base_score:.1%}, above {metric['max_base']:.0%}"
+    elif row.differing < metric["min_differing"]:
+        seen = (
+            f"{row.differing:.0f} of {row['items']:.0f} items differ from the base's, under {metric['min_differing']}"
+        )
+    else:
+        return
+    raise Unanswerable("not comparable", f"saturated: {seen}, so these tasks cannot show what is lost; {JUDGES}")
+
+
 def gap_recovered(metric: dict, context) -> Measurement:
     """Share (%) of the loss without distillation that distillation wins back.
 
@@ -110,7 +128,7 @@ def gap_recovered(metric: dict, context) -> Measurement:
     losses = {}
     for chosen in ({"student": metric["student"]}, *({"student": other} for other in metric.get("otherwise", []))):
         arm = student(chosen, context)
-        row, losses[arm] = gap_of(arm, context)
+        row, losses[arm] = gap_of(arm, metric, context)
         if losses[arm] >= metric["min_gap"]:
             return recovered(arm, row, losses, context)
     lost = ", ".join(f"{arm} {gap:.1%}" for arm, gap in losses.items())
@@ -119,11 +137,13 @@ def gap_recovered(metric: dict, context) -> Measurement:
     )
 
 
-def gap_of(arm: str, context) -> tuple[pd.Series, float]:
-    """The arm's mean row of the accuracy summary, and what its undistilled control loses to the base."""
+def gap_of(arm: str, metric: dict, context) -> tuple[pd.Series, float]:
+    """The arm's mean row of the accuracy summary, and what its undistilled control loses to the base, on tasks that
+    can show it."""
     frame = context.results.accuracy
     # The base's score stands in every arm's row; the control's is that of the same items.
     control = only(frame, {"arm": arm + UNDISTILLED, "task": "mean"}, file_of("accuracy"))
+    check_saturation(control, metric)
     return only(frame, {"arm": arm, "task": "mean"}, file_of("accuracy")), control.base_score - control.score
 
 
