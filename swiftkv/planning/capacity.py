@@ -206,7 +206,7 @@ def assumptions(model: str, machine: Machine, load: Traffic, scenario: Scenario,
         f"{scenario.sequences} sequences at most.",
         f"KV cache: {USABLE_MEMORY:.0%} of memory less weights, no prefix caching. Room for prompt and output is "
         "reserved on admission, so nothing is preempted; a request that can never fit is refused, a miss.",
-        f"Traffic: {load.name} from {load.source}: {load.span_s:.0f} s, {rate:.3g} requests/s, on average "
+        f"Traffic: {load.name} from {load.source}. {load.span_s:.0f} s, {rate:.3g} requests/s, on average "
         f"{requests.prompt.mean():.0f} prompt and {requests.output.mean():.0f} output tokens.",
         f"The trace is repeated to {scenario.hours:g} h, so without a daily rhythm, and scaled {scenario.scale:g} "
         f"times by Poisson copies within {traffic.JITTER_S:.0f} s of the original.",

@@ -28,6 +28,7 @@ MIRROR, NETWORK, COMMITTED, GENERATED = "mirror", "network", "committed quantile
 GRID = np.linspace(0, 1, 201)
 PERCENTILES = (25, 50, 75, 90, 99)
 QUANTITIES = ("prompt", "output", "ratio")
+MOST_DIGITS = 12  # of a token count
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,15 @@ def known_traces() -> dict[str, Trace]:
 
 
 def csv_records(text: str, where: str) -> Iterator[tuple[int, dict]]:
-    """Line number and fields of each CSV row. Raises UserError for a row that is too long or not CSV."""
-    reader = csv.DictReader(io.StringIO(text))
+    """Line number and fields of each CSV row, without blanks around names and fields. Raises UserError for a row that
+    is too long or not CSV."""
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for row in reader:
             if None in row:
                 raise UserError(f"{where}:{reader.line_num}: malformed row, more fields than {reader.fieldnames}")
-            yield reader.line_num, row
+            yield reader.line_num, {name: field and field.strip() for name, field in row.items()}
     except csv.Error as error:
         raise UserError(f"{where}:{reader.line_num}: malformed row ({error})") from None
 
@@ -93,12 +96,21 @@ def records(text: str, where: str) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
+def field(row: dict, name: str, where: str):
+    """What a row has in the column `name`. Raises UserError where there is no such column."""
+    if name not in row:
+        raise UserError(f"{where}: no column {name!r}; the columns are {', '.join(map(repr, row))}")
+    return row[name]
+
+
 def tokens(row: dict, name: str, where: str) -> int:
-    """The token count in field `name`. Raises UserError unless it is a whole number of at least 0."""
-    text = str(row.get(name))
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+    """The token count in column `name`, which may be written as pandas writes whole numbers, 500.0. Raises UserError
+    unless it is a whole number of at least 0."""
+    text = str(field(row, name, where))
+    whole = text.removesuffix(".0")
+    if not (whole.isascii() and whole.isdigit() and len(whole) <= MOST_DIGITS):
         raise UserError(f"{where}: malformed row, {name} is {text[:60]!r}; allowed is a whole number from 0 up")
-    return int(text)
+    return int(whole)
 
 
 def rows_of(data: bytes, where: str) -> list[tuple[int, dict]]:

@@ -5,6 +5,7 @@ each copy up to JITTER_S before or after the original. Rates then follow the tra
 of the fleet sees the same process at its share of the rate, which is what makes its engines exchangeable.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ class Requests(NamedTuple):
 
 @dataclass(frozen=True)
 class Traffic:
-    """Requests of a trace, `span_s` seconds of them, and in words where they are from.
+    """Requests of a trace, `span_s` seconds of them, and in words where they are from and what was made of them.
 
     `blocks`: ids of each request's prompt blocks, equal where the text is, of a trace that has them (Mooncake).
     """
@@ -68,27 +69,40 @@ def _parsed(trace: traces.Trace, data: bytes, where: str, source: str) -> Traffi
     rows = traces.rows_of(data, where)
     prompts, outputs = traces.lengths_of(trace, rows, where)
     times = np.array(
-        [_seconds(row.get(trace.time_field), f"{where}:{number}: {trace.time_field}") for number, row in rows]
-    )
-    span = float(np.ptp(times))
+        [_seconds(traces.field(row, trace.time_field, f"{where}:{number}"), f"{where}:{number}: {trace.time_field}")
+         for number, row in rows]
+    )  # fmt: skip
+    served = outputs > 0
+    if not served.any():
+        raise UserError(f"{where}: no request has output tokens, so there is nothing to plan for")
+    span = float(np.ptp(times))  # of all requests: those that failed came, too
     if span <= 0:
         raise UserError(f"{where}: all requests arrive at once; the rate cannot be told")
-    blocks = [rows[i][1].get(BLOCK_FIELD) for i in np.argsort(times, kind="stable")]
-    requests = _ordered(times - times.min(), prompts, outputs)
+    blocks = [rows[i][1].get(BLOCK_FIELD) for i in np.argsort(times, kind="stable") if served[i]]
+    requests = _ordered((times - times.min())[served], prompts[served], outputs[served])
     known = all(isinstance(ids, list) for ids in blocks)
+    source += _changes(int((~served).sum()), int((prompts[served] == 0).sum()), len(rows))
     return Traffic(trace.workload, source, requests, span, blocks if known else None)
 
 
+def _changes(failed: int, empty: int, total: int) -> str:
+    """What was made of a trace's requests, in words."""
+    said = f"; {failed:,} of {total:,} requests, without output tokens, are left out as failed" if failed else ""
+    return said + (f"; {empty:,} without prompt tokens count as one token of prompt" if empty else "")
+
+
 def _seconds(text, where: str) -> float:
-    """Azure's date and time, Mooncake's integer milliseconds, or seconds of a CSV of one's own."""
+    """Mooncake's integer milliseconds, seconds, or a date and time as ISO 8601 has it: of any fraction, with its
+    offset from UTC, and of UTC where it names none."""
+    value = np.nan
+    if isinstance(text, int):
+        return text / 1e3
     try:
-        if isinstance(text, int):
-            return text / 1e3
-        value = (
-            float(text) if "-" not in text[1:] else datetime.fromisoformat(text[:26]).replace(tzinfo=UTC).timestamp()
-        )
+        value = float(text)
     except (TypeError, ValueError):
-        value = np.nan
+        with suppress(TypeError, ValueError):
+            moment = datetime.fromisoformat(text)
+            value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not np.isfinite(value):
         raise UserError(f"{where} is {text!r}; allowed are seconds or a date and time")
     return value
@@ -109,9 +123,9 @@ def _from_quantiles(trace: traces.Trace, seed: int) -> Traffic:
 
 
 def _ordered(times: np.ndarray, prompts: np.ndarray, outputs: np.ndarray) -> Requests:
-    """By arrival; a request without prompt or output counts as one token of it."""
+    """By arrival; a request without prompt counts as one token of it."""
     order = np.argsort(times, kind="stable")
-    return Requests(times[order], np.maximum(prompts, 1)[order], np.maximum(outputs, 1)[order])
+    return Requests(times[order], np.maximum(prompts, 1)[order], outputs[order])
 
 
 def scaled(traffic: Traffic, hours: float, factor: float, seed: int = 0) -> Requests:

@@ -128,9 +128,7 @@ def test_cut_or_group_that_does_not_fit_is_named(variant, layers, word):
 
 
 def test_a_share_that_is_no_whole_cut_names_those_that_are_near():
-    with pytest.raises(
-        UserError, match=r"0\.25 of 30 layers .* nearest is cut: 22 or 23"
-    ):
+    with pytest.raises(UserError, match=r"0\.25 of 30 layers .* nearest is cut: 22 or 23"):
         SwiftKVVariant("v", 0.25).num_key_value_layers(30)
 
 

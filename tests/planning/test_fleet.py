@@ -156,7 +156,7 @@ def test_mirrored_trace(tmp_path, monkeypatch):
     (tmp_path / "traces" / known["azure2023_code"].file).write_text(azure)
     (tmp_path / "traces" / known["mooncake_conversation"].file).write_text("\n".join(map(json.dumps, mooncake)))
     code, conversation = (traffic.read(name, tmp_path) for name in ("azure2023_code", "mooncake_conversation"))
-    assert code.span_s == pytest.approx(60.5) and code.requests.output.tolist() == [10, 1]
+    assert code.span_s == pytest.approx(60.5) and code.requests.output.tolist() == [10]
     assert conversation.requests.arrival.tolist() == [0, 1.5]
     with pytest.raises(UserError, match=r"No such file.* trace 'azure2023_conv' needs"):
         traffic.read("azure2023_conv", tmp_path)
