@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 
 from swiftkv import outputs
+from swiftkv.base_model import gguf_origin, hub
 from swiftkv.config import ROOT, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
+from swiftkv.workloads.downloads import mirror_of
 
 COPY_BELOW_BYTES = 256 * 2**20
-# What a pinned hub revision is asked for; no pickles, no code.
-HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md")
 
 
 def local_dir(path: str) -> Path:
@@ -19,28 +19,6 @@ def local_dir(path: str) -> Path:
         if candidate.is_dir():
             return candidate
     raise UserError(f"base.path: {path}: no such directory")
-
-
-def hub_dir(repository: str, revision: str) -> Path:
-    """The local snapshot of a pinned hub revision, downloaded if it is not cached yet.
-
-    Raises UserError for an unknown repository or revision, a gated one, or no network.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    where = f"base: hub repository {repository} at revision {revision}"
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(HUB_FILES)))
-    except GatedRepoError:
-        raise UserError(f"{where}: access is gated; accept its licence and log in with `hf auth login`") from None
-    except RevisionNotFoundError:
-        raise UserError(f"{where}: no such revision") from None
-    except RepositoryNotFoundError:
-        raise UserError(f"{where}: no such repository, or it is private") from None
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where}: not cached and not reachable ({type(error).__name__}: {reason})") from None
 
 
 def place(source: Path, directory: Path) -> None:
@@ -54,21 +32,44 @@ def place(source: Path, directory: Path) -> None:
             (directory / path.name).symlink_to(path.resolve())
 
 
-def resolve_base(config: RunConfig, out_dir: Path) -> None:
-    """Put the base model of `config`, unless it is to be trained, into `out_dir`, checked, with provenance.
+def resolve_base(config: RunConfig, out_dir: Path, mirror: str | Path | None = None) -> None:
+    """Put the base model of `config`, unless it is to be trained, into `out_dir`, checked, with provenance. A GGUF file
+    may lie in `mirror`.
 
-    Raises UserError if the model cannot be had, is damaged, or is of a family that is not supported, and if `out_dir`
-    holds anything but an earlier base.
+    Raises UserError if the model cannot be had, is damaged, is of a family that is not supported, or has a tokenizer
+    that loses characters, and if `out_dir` holds anything but an earlier base.
     """
+    outputs.check_dir(out_dir, ["base"])
+    if config.base.is_gguf:
+        return resolve_gguf(config, out_dir, mirror_of(mirror))
+    from swiftkv.base_model.round_trip import check_tokenizer
     from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 
     base = config.base
-    source = hub_dir(base.path, base.revision) if base.source == "hub" else local_dir(base.path)
+    source = hub.repository_dir(base.path, base.revision) if base.source == "hub" else local_dir(base.path)
     read_config(source, BASE_TYPES)
-    check_checkpoint(source)
+    check_tokenizer(source, check_checkpoint(source).vocab_size)
     with (
         outputs.directory(out_dir, ["base"], [source]) as directory,
         Provenance("base", config, inputs=weight_files(source), base=config.raw["base"]) as provenance,
     ):
         place(source, directory)
+        provenance.save(directory / "config.json")
+
+
+def resolve_gguf(config: RunConfig, out_dir: Path, mirror: Path | None) -> None:
+    """As `resolve_base`, from a GGUF file."""
+    from swiftkv.base_model import dequantise
+    from swiftkv.base_model.gguf_file import library, open_gguf
+    from swiftkv.base_model.round_trip import check_tokenizer
+    from swiftkv.modeling.checkpoint import check_checkpoint
+
+    library()  # before anything is downloaded
+    gguf = open_gguf(gguf_origin.find(config.base, mirror), tuple(dequantise.ARCHITECTURES))
+    with (
+        outputs.directory(out_dir, ["base"], [gguf.path]) as directory,
+        Provenance("base", config, inputs=[gguf.path], base=config.raw["base"], gguf=gguf.record()) as provenance,
+    ):
+        dequantise.write_directory(gguf, directory, gguf_origin.in_words(config.base))
+        check_tokenizer(directory, check_checkpoint(directory).vocab_size, where=str(gguf.path))
         provenance.save(directory / "config.json")

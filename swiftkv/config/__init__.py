@@ -211,8 +211,14 @@ def merge(base: dict, change: dict) -> dict:
 
 def lay(raw: dict, change: dict) -> dict:
     """`merge` of configurations. Where `change` brings variants of its own, lists of variants that `raw` had chosen and
-    `change` does not mention lose the names that are gone."""
+    `change` does not mention lose the names that are gone; where it brings another base, what `raw` had said of a GGUF
+    file is gone, too."""
     merged = merge(raw, change)
+    before, base = raw.get("base"), change.get("base")
+    both = isinstance(before, dict) and isinstance(base, dict)
+    if both and any(base.get(key, before.get(key)) != before.get(key) for key in ("source", "path")):
+        gone = set(training.GGUF_KEYS) - base.keys()
+        merged["base"] = {key: value for key, value in merged["base"].items() if key not in gone}
     if not isinstance(change.get("variants"), list):
         return merged
     names = [variant.get("name") for variant in change["variants"] if isinstance(variant, dict)]

@@ -9,6 +9,8 @@ from pydantic_core import PydanticCustomError
 
 NAMES = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 COMMITS = r"^[0-9a-f]{40}$"
+SHA256 = r"^[0-9a-f]{64}$"
+GGUF_NAMES = r"^[^/\s].*\.gguf$"
 RULE = "rule"  # the type of an error that brings its own words
 
 
@@ -61,6 +63,8 @@ WholeNumber = Annotated[int, Field(ge=0)]
 OddCount = Annotated[int, Field(ge=1, json_schema_extra={"not": {"multipleOf": 2}}), AfterValidator(is_odd)]
 Name = Annotated[str, Field(pattern=NAMES)]
 Commit = Annotated[str, Field(pattern=COMMITS)]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
+GgufName = Annotated[str, Field(pattern=GGUF_NAMES)]
 Text = Annotated[str, Field(min_length=1)]
 UNIQUE = (AfterValidator(are_unique), Field(json_schema_extra={"uniqueItems": True}))
 

@@ -1,5 +1,6 @@
 """The sections about models: the base, its training, the students and their distillation."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -9,11 +10,13 @@ from swiftkv.config.fields import (
     UNIQUE,
     Commit,
     Count,
+    GgufName,
     Name,
     NotNegative,
     Positive,
     PositiveShare,
     Section,
+    Sha256,
     Share,
     Text,
     WholeNumber,
@@ -22,7 +25,9 @@ from swiftkv.config.fields import (
     wrong,
 )
 
-BASE_NEEDS = {"embedded": "path", "local": "path", "hub": "path revision"}
+BASE_NEEDS = {"embedded": "path", "local": "path", "hub": "path revision", "package": "path sha256"}
+GGUF, GGUF_KEYS = ".gguf", ("file", "sha256")
+PACKAGE = r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*"
 DATA_NEEDS = {"jsonl": "files", "hub": "datasets"}
 Width = Annotated[int, Field(ge=32)]
 Length = Annotated[int, Field(ge=64)]
@@ -51,18 +56,45 @@ TRAIN = (
 class Base(Section):
     """The base model."""
 
-    model_config = ConfigDict(json_schema_extra=conditions("source", BASE_NEEDS))
-
-    source: Literal["embedded", "train", "local", "hub"] = Field(
-        description="embedded: shipped with the project; train: train it here; local: a directory; hub: a pinned "
-        "repository."
+    model_config = ConfigDict(
+        json_schema_extra=conditions("source", BASE_NEEDS) | {"dependentRequired": {"file": ["sha256"]}}
     )
-    path: str | None = Field(None, description="Directory (embedded, local) or repository id (hub).")
+
+    source: Literal["embedded", "train", "local", "hub", "package"] = Field(
+        description="embedded: shipped with the project; train: train it here; local: a directory or a GGUF file; hub: "
+        "a pinned repository, or one GGUF file of it; package: the GGUF file in a Python package."
+    )
+    path: str | None = Field(
+        None,
+        description="Directory (embedded, local), GGUF file (local), repository id (hub) or name==version (package).",
+    )
     revision: Commit | None = Field(None, description="Commit of the hub repository; required for hub.")
+    file: GgufName | None = Field(
+        None,
+        description="GGUF file of the hub repository; of a package, the one to take where it holds several. "
+        "Its weights are dequantised.",
+    )
+    sha256: Sha256 | None = Field(
+        None, description="Of the GGUF file; required for package and for a file of the hub, optional for a local one."
+    )
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the base is read from one GGUF file."""
+        by_name = self.source == "local" and str(self.path).lower().endswith(GGUF)
+        return by_name or self.source == "package" or self.file is not None
 
     @model_validator(mode="after")
     def has_what_its_source_needs(self) -> Self:
         check_needs(self, "source", BASE_NEEDS)
+        if self.source == "package" and not re.fullmatch(PACKAGE, str(self.path)):
+            raise wrong("path", f"{self.path!r} is not allowed; allowed is name==version for source package")
+        if self.file is not None and self.source not in ("hub", "package"):
+            raise wrong("file", f"is a key of the sources hub and package, not of {self.source}; leave it out")
+        if self.file is not None and self.sha256 is None:
+            raise wrong("", "sha256 is missing; file needs it (that of the GGUF file, as the hub shows it)")
+        if self.sha256 is not None and not self.is_gguf:
+            raise wrong("sha256", "is that of a GGUF file, and this base is none; leave it out, or name the file")
         return self
 
 

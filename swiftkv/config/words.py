@@ -4,11 +4,13 @@ import difflib
 import json
 from collections.abc import Iterable
 
-from swiftkv.config.fields import COMMITS, NAMES, RULE
+from swiftkv.config.fields import COMMITS, GGUF_NAMES, NAMES, RULE, SHA256
 
 PATTERNS = {
     NAMES: "letters, digits, '.', '_' and '-', beginning with a letter or digit",
     COMMITS: "a commit, 40 digits of 0-9a-f",
+    SHA256: "a sha256, 64 digits of 0-9a-f",
+    GGUF_NAMES: "the name of a file that ends in .gguf",
 }
 LOWER = {"minimum": "from", "exclusiveMinimum": "above"}
 UPPER = {"maximum": "up to", "exclusiveMaximum": "below"}

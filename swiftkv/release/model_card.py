@@ -193,7 +193,10 @@ def parameters(evidence: Evidence) -> dict[str, str]:
 def base_name(base: dict) -> str:
     """The base model in words."""
     if base.get("source") == "hub":
-        return f"[{base['path']}](https://huggingface.co/{base['path']}) at revision `{base['revision']}`"
+        part = f"`{base['file']}` of " if "file" in base else ""
+        return f"{part}[{base['path']}](https://huggingface.co/{base['path']}) at revision `{base['revision']}`"
+    if base.get("source") == "package":
+        return f"the GGUF file in the Python package `{base['path']}`"
     if base.get("source") == "embedded":
         return "the small base model that ships with the suite"
     return f"the local model `{Path(base['path']).name}`" if base else f"a base model that is {NOT_RECORDED}"

@@ -16,6 +16,8 @@ from tests.helpers.config import make_config
 DEFAULT = load_config(module.ROOT / "config" / "config.yaml")
 STAGE = {"sequence_length": 64, "prompt_weight": 1, "tokens": 1}
 EASY, WARM = {"difficulty": 0.5}, {"recall": {"records": 1, "values": 1}}
+SHA = "0" * 64
+HUB_FILE = {"source": "hub", "path": "org/name", "revision": "0" * 40}
 SHIPPED = [path for path in sorted((module.ROOT / "config").glob("*.yaml")) if path.name != "claims.yaml"]
 
 
@@ -60,8 +62,19 @@ def test_default_config_is_valid_and_names_every_arm():
             ["distill: unknown key 'stepz'", "mean 'steps'?", "allowed are batch_tokens"],
         ),
         ({"distill": {"steps": -1}}, ["distill.steps: -1", "a whole number from 0"]),
-        ({"base": {"source": "cloud"}}, ["base.source", "cloud", "allowed is embedded, train, local or hub"]),
+        ({"base": {"source": "cloud"}}, ["base.source", "cloud", "allowed is embedded, train, local, hub or package"]),
         ({"base": {"source": "hub"}}, ["base: revision is missing"]),
+        (
+            {"base": {"source": "package", "path": "x==1"}},
+            ["base: sha256 is missing; source package needs"],
+        ),
+        ({"base": {"source": "package", "path": "x", "sha256": SHA}}, ["base.path: 'x'", "name==version"]),
+        ({"base": {"source": "package", "path": "--help==1", "sha256": SHA}}, ["base.path", "name==version"]),
+        ({"base": HUB_FILE | {"file": "x.gguf"}}, ["base: sha256 is missing; file needs it"]),
+        ({"base": HUB_FILE | {"file": "x.bin", "sha256": SHA}}, ['base.file: "x.bin"', "ends in .gguf"]),
+        ({"base": HUB_FILE | {"sha256": SHA}}, ["base.sha256: is that of a GGUF file"]),
+        ({"base": {"source": "local", "path": "x.gguf", "sha256": "abc"}}, ["base.sha256", "64 digits of 0-9a-f"]),
+        ({"base": {"file": "x.gguf", "sha256": SHA}}, ["base.file: is a key of the sources hub and package"]),
         ({"variants": [{"name": "x", "skip": 1.5}]}, ["variants.0.skip: 1.5", "from 0 and below 1"]),
         ({"variants": [{"name": "base", "skip": 0.5}]}, ["variants", "base"]),
         ({"variants": [{"name": "skip50-undistilled", "skip": 0.5}]}, ["variants", "'skip50-undistilled'", "controls"]),
@@ -168,6 +181,16 @@ def test_extends_lays_the_child_over_the_parent(tmp_path):
     child = load_config(tmp_path / "child.yaml")
     assert child.raw["distill"] == {**DEFAULT.raw["distill"], "steps": 7}
     assert child.sha256 != DEFAULT.sha256
+
+
+@pytest.mark.parametrize("change", [{"source": "embedded"}, {"path": "workflow/resources/base"}])
+def test_another_base_leaves_the_gguf_file_of_the_former_behind(change, tmp_path):
+    parent = merge(DEFAULT.raw, {"base": {"source": "local", "path": "x.gguf", "sha256": SHA}})
+    (tmp_path / "parent.yaml").write_text(yaml.safe_dump(parent))
+    assert load_config(tmp_path / "parent.yaml").base.is_gguf
+    (tmp_path / "child.yaml").write_text(yaml.safe_dump({"extends": "parent.yaml", "base": change}))
+    child = load_config(tmp_path / "child.yaml").raw["base"]
+    assert child == {"source": "local", "path": "x.gguf"} | change
 
 
 def test_circular_extends_missing_file_and_bad_yaml_are_user_errors(tmp_path):

@@ -8,6 +8,7 @@ from snakemake.settings.types import DeploymentMethod, ExecMode
 
 from swiftkv import registry
 from swiftkv.base_model.fetch import local_dir
+from swiftkv.base_model.gguf_origin import local_file
 from swiftkv.config import freeze, resolve
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
@@ -92,10 +93,12 @@ def made_by(stage):
 
 
 def base_files(wildcards):
-    """Weights of a base model that lies in a directory: another model there reruns everything."""
+    """Weights of a base model that lies here, a directory's or a GGUF file: another model there reruns everything."""
     if RUN.base.source not in ("embedded", "local"):
         return []
     try:
+        if RUN.base.is_gguf:
+            return local(str(local_file(RUN.base.path)))
         place = local_dir(RUN.base.path)
     except UserError:  # which the command then tells
         return []
