@@ -21,6 +21,7 @@ rule convert:
 rule distill:
     input:
         base="<results>/models/base",
+        data=TRAINING_DATA,
     output:
         directory(collect("<results>/models/{variant}", variant=VARIANTS)),
         curve=made_by("distill"),
@@ -37,7 +38,8 @@ rule distill:
         config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/distill",
+        data=given_data,
         settings=section("variants", "distill", "tasks", "parallel"),
     shell:
         "swiftkv distill --config {params.config:q} --base {input.base:q} --out {params.out:q} --work {params.work:q}"
-        " 2>&1 | tee {log:q}"
+        " {params.data} 2>&1 | tee {log:q}"
