@@ -4,6 +4,7 @@ import glob
 import gzip
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import tempfile
@@ -45,11 +46,15 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
-    """Write one JSON object per line, atomically (gzip if the name ends in .gz)."""
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    """Write one JSON object per line, atomically (compressed if the name ends in .gz or .xz)."""
+    data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+    match Path(path).suffix:
+        case ".gz":
+            data = gzip.compress(data, mtime=0)
+        case ".xz":
+            data = lzma.compress(data)
     with atomic_path(path) as temporary:
-        data = text.encode()
-        temporary.write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
+        temporary.write_bytes(data)
 
 
 def read_json(path: str | Path) -> Any:
@@ -63,9 +68,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Parse a JSON Lines file (gzip if the name ends in .gz). Raises UserError naming the file, and the bad line."""
+    """Parse a JSON Lines file (compressed if the name ends in .gz or .xz). Raises UserError naming the file, and the
+    bad line."""
     path = Path(path)
-    opener: Callable = gzip.open if path.suffix == ".gz" else open
+    opener: Callable = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     rows = []
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
@@ -76,7 +82,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
                     raise UserError(f"{path}:{number}: not valid JSON") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (gzip.BadGzipFile, lzma.LZMAError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
     return rows
 

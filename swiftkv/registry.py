@@ -154,6 +154,9 @@ REGISTERED = (
                keys=words("arm task records")),
     ResultFile("diagnosis_lost", "diagnosis/lost.jsonl", stage="diagnose", may_be_empty=True,  # if nothing was lost
                columns=words("arm task records id prompt_tokens position said answer prompt")),
+    ResultFile("training_data", "data/train.jsonl.xz", stage="training-data", target=None, keep=Keep.NO),
+    ResultFile("training_data_card", "data/README.md", stage="training-data", target=None, recorded=False,
+               keep=Keep.FILE),
     ResultFile("distill", "models/distill.jsonl", stage="distill", may_be_empty=True,  # if no step was taken
                columns=words("step variant loss kl learning_rate tokens seconds agreement"),
                keys=words("variant step"), agreement=Agreement.LOOSE, keep=Keep.FILE),

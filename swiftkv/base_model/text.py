@@ -5,10 +5,7 @@ its own. Row i depends on the stream, the row length, the seed and i alone, so t
 """
 
 import hashlib
-import io
-import json
 import sysconfig
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,32 +18,12 @@ import torch
 from swiftkv import files
 from swiftkv.config.training import PlainText
 from swiftkv.errors import UserError
-from swiftkv.workloads import downloads
+from swiftkv.workloads.corpora import corpus
 from swiftkv.workloads.packing import shuffled
 
 PYTHON = "python"  # the interpreter's library and the installed packages
 LARGEST = 200_000  # bytes of a file: longer ones are mostly generated tables
-TEXT_SUFFIXES = (".rst", ".md", ".txt")
 TOGETHER = 256  # texts that are tokenised together
-
-
-def known() -> dict[str, dict]:
-    """The corpora by name: file below the mirror's corpora/, sha256, origin and licence."""
-    return downloads.sources("corpora", "name")
-
-
-def corpus(name: str, mirror: Path | None) -> Iterator[str]:
-    """The texts of a corpus. Raises UserError if the mirror does not hold it as published."""
-    row = known()[name]
-    data = downloads.Pinned(f"corpora/{row['file']}", f"train_base.text: {name}", row["sha256"]).read(mirror)
-    if row["file"].endswith(".jsonl"):
-        for item in map(json.loads, data.splitlines()):
-            yield f"{item['question']}\n{item['answer']}\n"
-        return
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        for member in archive:
-            if member.isfile() and member.name.endswith(TEXT_SUFFIXES):
-                yield archive.extractfile(member).read().decode("utf-8", errors="replace")
 
 
 def python_sources(limit: int) -> Iterator[str]:
@@ -68,7 +45,7 @@ def python_sources(limit: int) -> Iterator[str]:
 def texts(settings: PlainText, mirror: Path | None) -> Iterator[str]:
     """Every text of `train_base.text`, source by source."""
     for name in settings.sources:
-        yield from python_sources(settings.python_bytes) if name == PYTHON else corpus(name, mirror)
+        yield from python_sources(settings.python_bytes) if name == PYTHON else corpus(name, mirror, "train_base.text")
 
 
 def write_tokens(made: Iterable[str], tokenizer, path: Path) -> None:

@@ -61,6 +61,24 @@ def convert(base: Base, out: Out, variant: Annotated[str, typer.Option()], confi
 
 
 @cli.command()
+def training_data(
+    base: Annotated[Path | None, typer.Option(help="Directory of the base model [results/SCALE/models/base].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Gets the rows and their card [results/SCALE/data].")] = None,
+    work: Annotated[Path | None, typer.Option(help="Where answers are kept [results/SCALE/work/data].")] = None,
+    config: Config = CONFIG,
+    mirror: Mirror = None,
+) -> None:
+    """Make rows to distil on: text, code, tasks, SQL, files, and what the base itself writes (distill.data.mix)."""
+    from swiftkv.distill import training_data as stage
+
+    loaded = load(config)
+    if loaded.distill.data.base_writes:
+        take_gpu(loaded.tensor_parallel_size)
+    base, work = base or loaded.model_dir("base"), work or loaded.results / "work" / "data"
+    stage.run(loaded, base, out or loaded.results / "data", work, mirror)
+
+
+@cli.command()
 def distill(
     base: Annotated[Path | None, typer.Option(help="Directory of the base model [results/SCALE/models/base].")] = None,
     out: Annotated[Path | None, typer.Option(help="Gets a directory per student [results/SCALE/models].")] = None,
@@ -74,6 +92,9 @@ def distill(
         bool | None, typer.Option(help="Run late layers again in the backward pass: less memory [parallel.recompute].")
     ] = None,
     float32: Annotated[bool, typer.Option(help="Full precision even where bfloat16 is faster.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Rows of data source self [results/SCALE/data/train.jsonl.xz].")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print memory and time, load nothing.")] = False,
     gpu_memory: Annotated[float | None, typer.Option(help="With --plan: GiB of a GPU [this machine's].")] = None,
     tflops: Annotated[float | None, typer.Option(help="With --plan: peak TFLOP/s of a GPU [this machine's].")] = None,
@@ -95,7 +116,7 @@ def distill(
         )
     from swiftkv.distill import loop
 
-    options = loop.Options(micro_batch_tokens, recompute, float32)
+    options = loop.Options(micro_batch_tokens, recompute, float32, data)
     work = work or loaded.results / "work" / "distill"
     take_gpu(processes)
     loop.start(loaded, base, out or loaded.results / "models", work, options, processes)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from swiftkv.config.data import Data
 from swiftkv.config.fields import (
     AS_WRITTEN,
     UNIQUE,
@@ -28,7 +29,6 @@ from swiftkv.config.fields import (
 BASE_NEEDS = {"embedded": "path", "local": "path", "hub": "path revision", "package": "path sha256"}
 GGUF, GGUF_KEYS = ".gguf", ("file", "sha256")
 PACKAGE = r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*"
-DATA_NEEDS = {"jsonl": "files", "hub": "datasets"}
 Width = Annotated[int, Field(ge=32)]
 Length = Annotated[int, Field(ge=64)]
 LossOn = Literal["answers", "all"]
@@ -240,40 +240,6 @@ class Parallel(Section):
     recompute: bool = Field(
         False, description="Run late layers again in the backward pass of the distillation: less memory, more time."
     )
-
-
-class Dataset(Section):
-    """One dataset."""
-
-    path: Text = Field(description="Repository id of the dataset.")
-    revision: Commit = Field(description="Commit of the dataset repository.")
-    name: Text | None = Field(None, description="Configuration of the dataset, if it has several.")
-    split: Text = Field(description="Split to read.")
-    samples: Count = Field(description="Conversations to take.")
-
-
-class Data(Section):
-    """Training text: the four tasks, local chat files, or pinned chat sets from the hub."""
-
-    model_config = ConfigDict(json_schema_extra=conditions("source", DATA_NEEDS))
-
-    source: Literal["tasks", "jsonl", "hub"] = Field(
-        description="tasks: generated from the seed; jsonl: files of chat messages; hub: datasets."
-    )
-    files: list[Text] | None = Field(
-        None,
-        min_length=1,
-        description="Files of chat messages, JSON Lines with one conversation a line (source jsonl).",
-    )
-    datasets: list[Dataset] | None = Field(
-        None, min_length=1, description="Datasets, interleaved in proportion to their samples (source hub)."
-    )
-    min_answer_tokens: Count | None = Field(None, description="Conversations with fewer answer tokens are left out.")
-
-    @model_validator(mode="after")
-    def has_what_its_source_needs(self) -> Self:
-        check_needs(self, "source", DATA_NEEDS)
-        return self
 
 
 class Distill(Section):

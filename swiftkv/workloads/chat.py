@@ -12,9 +12,18 @@ from swiftkv.workloads.packing import Document
 LISTS = ("messages", "conversations", "conversation")
 FIELDS = (("role", "content"), ("from", "value"))  # the second pair and its roles: ShareGPT
 ROLES = {name: name for name in ("system", "user", "assistant")} | {"human": "user", "gpt": "assistant"}
+# Columns of prompt and answer: OpenOrca; GSM8K; TRL, whose columns may also be lists of messages; others; Alpaca.
+PAIRS = (
+    ("question", "response"),
+    ("question", "answer"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+)
+SYSTEM = ("system_prompt", "system")
 ACCEPTED = (
-    "a list `messages`, `conversations` or `conversation` of {role, content} or {from, value}, or the columns "
-    "`question`, `response` and, optionally, `system_prompt`"
+    "a list `messages`, `conversations` or `conversation` of {role, content} or {from, value}; the columns of one pair "
+    f"of {', '.join(f'`{asked}`/`{answered}`' for asked, answered in PAIRS)} and, if wanted, `system_prompt`; or `text`"
 )
 GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 # Llama 3.x templates write a date, 3.2 today's unless it is given: this one is 3.1's default.
@@ -41,6 +50,30 @@ def message(turn, where: str) -> dict:
     )
 
 
+def columns_of(row: dict) -> tuple[str, str] | None:
+    """The columns of prompt and answer, if the row has such a pair."""
+    return next((pair for pair in PAIRS if {*pair} <= row.keys()), None)
+
+
+def is_chat(row: dict) -> bool:
+    """Whether a row has the columns of a conversation."""
+    return any(isinstance(row.get(name), list) for name in LISTS) or columns_of(row) is not None
+
+
+def turns_of(value, role: str) -> list:
+    """The turns that a column holds: a list of them, or the text of one."""
+    return value if isinstance(value, list) else [{"role": role, "content": value}]
+
+
+def paired(row: dict, columns: tuple[str, str]) -> list:
+    """The turns of a row with columns of prompt and answer. Alpaca's `input` is the rest of its instruction."""
+    asked, answered = (row[name] for name in columns)
+    if columns == ("instruction", "output") and row.get("input"):
+        asked = f"{asked}\n\n{row['input']}"
+    system = next((row[name] for name in SYSTEM if row.get(name)), "")
+    return [{"role": "system", "content": system}, *turns_of(asked, "user"), *turns_of(answered, "assistant")]
+
+
 def messages(row, where: str) -> list[dict]:
     """The conversation of a data set's row as {role, content} of system, user and assistant.
 
@@ -50,11 +83,10 @@ def messages(row, where: str) -> list[dict]:
     if not isinstance(row, dict):
         raise UserError(f"{where}: {str(row)[:80]!r} is not an object; accepted is {ACCEPTED}")
     turns = next((row[name] for name in LISTS if isinstance(row.get(name), list)), None)
-    if turns is None and {"question", "response"} <= row.keys():  # OpenOrca
-        texts = {"system": row.get("system_prompt") or "", "user": row["question"], "assistant": row["response"]}
-        turns = [{"role": role, "content": text} for role, text in texts.items()]
+    if turns is None and (columns := columns_of(row)):
+        turns = paired(row, columns)
     if turns is None:
-        raise UserError(f"{where}: the columns {', '.join(row)} hold no conversation; accepted is {ACCEPTED}")
+        raise UserError(f"{where}: the columns {', '.join(map(str, row))} hold no conversation; accepted is {ACCEPTED}")
     read = [message(turn, where) for turn in turns]
     if "answer" in row and read and read[-1]["role"] == "user":  # AceMath-Instruct
         read.append(message({"role": "assistant", "content": row["answer"]}, where))

@@ -31,6 +31,13 @@ def pad_id(tokenizer) -> int:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
+def bos_id(tokenizer) -> int | None:
+    """The beginning-of-sequence token, where the tokenizer begins every text with it by itself."""
+    if tokenizer.bos_token_id is None or tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:
+        return None
+    return tokenizer.bos_token_id
+
+
 def count_tokens(tokenizer, texts: list[str]) -> list[int]:
     """Tokens of each text, without special tokens (no BOS, no EOS)."""
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []

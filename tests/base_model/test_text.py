@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from swiftkv.base_model import curriculum, text
 from swiftkv.config.training import PlainText
 from swiftkv.errors import UserError
+from swiftkv.workloads import corpora
 from tests.helpers.config import make_config
 
 RECIPE = {
@@ -45,7 +46,7 @@ def write_mirror(folder, monkeypatch, damaged=False):
         for name in ("a.rst", "b.py"):
             archive.add(folder / name, arcname=name)
     digest = "0" * 64 if damaged else hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(text, "known", lambda: {"peps": {"file": path.name, "sha256": digest}})
+    monkeypatch.setattr(corpora, "known", lambda: {"peps": {"file": path.name, "sha256": digest}})
 
 
 def test_a_corpus_is_its_text_files(tmp_path, monkeypatch):

@@ -66,6 +66,10 @@ OPENORCA = {"id": "x", "system_prompt": "S", "question": "Q", "response": "A"}
         pytest.param({"conversations": SHAREGPT, "source": "x"}, id="slimorca-openhermes"),
         pytest.param({"messages": chat("Q", system="S"), "answer": "A"}, id="acemath"),
         pytest.param(OPENORCA, id="openorca"),
+        pytest.param({"system": "S", "question": "Q", "answer": "A"}, id="gsm8k"),
+        pytest.param({"system": "S", "instruction": "Q", "input": "", "output": "A"}, id="alpaca"),
+        pytest.param({"prompt": OPENAI[:2], "completion": OPENAI[2:]}, id="trl-messages"),
+        pytest.param({"prompt": "Q", "completion": "A", "system": "S"}, id="trl"),
     ],
 )
 def test_known_data_sets_are_read_as_messages(row):

@@ -6,8 +6,8 @@ import pytest
 
 from swiftkv.errors import UserError
 from swiftkv.workloads import real, sqlite_sandbox
+from swiftkv.workloads.fim import FIM_TOKENS
 from swiftkv.workloads.real import SETS, defog
-from swiftkv.workloads.real.base import FIM_TOKENS
 from swiftkv.workloads.real.postgres import to_sqlite
 from swiftkv.workloads.tasks.base import Item
 from tests.helpers.real_rows import ADD, QUERIES, items, make_mirror, right

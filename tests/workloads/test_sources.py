@@ -1,15 +1,21 @@
 """Sources of training data: splits apart, what is dropped is counted, any batch comes again, clear errors."""
 
 import json
+from pathlib import Path
 
 import datasets
 import pytest
 import torch
 
+from swiftkv import files
 from swiftkv.config import RunConfig
+from swiftkv.config.data import Dataset
+from swiftkv.distill.data import documents, select
 from swiftkv.errors import UserError
 from swiftkv.workloads import stream
-from swiftkv.workloads.sources import split_of, stream_of
+from swiftkv.workloads.documents import split_of
+from swiftkv.workloads.rows import hub_rows
+from swiftkv.workloads.sources import stream_of
 from tests.helpers.chat_templates import FOLDED, PLAIN, chat, with_template
 from tests.helpers.config import make_config
 
@@ -28,6 +34,12 @@ def config_of(data: dict, length: int = 64, rows: int = 4) -> RunConfig:
 def write(path, conversations) -> dict:
     """A file of conversations, as the configuration's `data`."""
     path.write_text("".join(json.dumps({"messages": conversation}) + "\n" for conversation in conversations))
+    return {"source": "jsonl", "files": [str(path)]}
+
+
+def write_rows(path, rows) -> dict:
+    """A file of rows, as the configuration's `data`."""
+    files.write_jsonl(path, rows)
     return {"source": "jsonl", "files": [str(path)]}
 
 
@@ -101,7 +113,7 @@ def test_short_and_late_answers_are_dropped_and_long_chats_cut(tiny_tokenizer, t
         ("", "chats.jsonl: empty file"),
         (json.dumps({"messages": chat("q", "a")}) + "\n{broken\n", "chats.jsonl:2: not valid JSON"),
         ("[1]\n", "chats.jsonl:1: .* is not an object"),
-        (json.dumps({"messages": chat("q")}), "no conversation is left for the train split; dropped: 1 with fewer"),
+        (json.dumps({"messages": chat("q")}), "nothing is left for the train split; dropped: 1 with fewer"),
         ("\udcff", "chats.jsonl: damaged"),
     ],
 )
@@ -119,7 +131,7 @@ def test_a_missing_file_and_a_missing_template_are_named(tokenizer, tiny_tokeniz
         first(config_of(many), tiny_tokenizer)
 
 
-def test_hub_sets_are_streamed_and_cut_to_their_samples(tokenizer, monkeypatch):
+def test_hub_sets_are_streamed_and_sampled_by_the_seed(tokenizer, monkeypatch):
     asked = []
 
     def load_dataset(path, name=None, **more):
@@ -131,8 +143,11 @@ def test_hub_sets_are_streamed_and_cut_to_their_samples(tokenizer, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     texts = texts_in(first(config_of({"source": "hub", "datasets": HUB}, 4096, 1), tokenizer), tokenizer)
     for entry in HUB:
-        kept = sum(split_of(chat(f"{entry['path']} {n}")) == "train" for n in range(entry["samples"]))
-        assert sum(entry["path"] in text for text in texts) == kept
+        name = f"<|end|>\n\n{entry['path']} "
+        taken = [int(text.split(name)[1].split("<")[0]) for text in texts if name in text]
+        held_out = sum(split_of(chat(f"{entry['path']} {n}")) == "test" for n in range(50))
+        assert entry["samples"] - held_out <= len(set(taken)) == len(taken) <= entry["samples"]
+        assert max(taken) >= entry["samples"]  # and not the first ones
     common = {"revision": REVISION, "streaming": True}
     assert asked[0] == ("org/large", None, common | {"split": "train_sft"})
     assert asked[1] == ("org/small", "en", common | {"split": "train"})
@@ -153,6 +168,65 @@ def test_datasets_streams_a_real_set(tokenizer, tmp_path):
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
     entry = {"path": str(tmp_path), "revision": REVISION, "split": "train", "samples": 12}
     batch = first(config_of({"source": "hub", "datasets": [entry]}, length=1024, rows=1), tokenizer)
-    assert len(texts_in(batch, tokenizer)) == sum(split_of(chat(f"q {n}")) == "train" for n in range(12))
+    assert 12 - sum(split_of(chat(f"q {n}")) == "test" for n in range(20)) <= len(texts_in(batch, tokenizer)) <= 12
     with pytest.raises(UserError, match="split: none"):
         first(config_of({"source": "hub", "datasets": [entry | {"split": "none"}]}), tokenizer)
+
+
+def test_samples_depend_on_the_seed_alone(tmp_path):
+    datasets.Dataset.from_list([{"text": f"text {n}"} for n in range(200)]).to_parquet(tmp_path / "train.parquet")
+    entry = Dataset(path=str(tmp_path), revision=REVISION, split="train", samples=20)
+    drawn = [[row["text"] for _, row in hub_rows(entry, seed)] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 20
+
+
+def test_text_needs_no_template_and_every_token_but_the_first_is_trained_on(tiny_tokenizer, tmp_path):
+    lines = ["def f(x):\n    return x\n", "plain words"]
+    config = config_of(write_rows(tmp_path / "texts.jsonl.xz", [{"text": line} for line in lines]), rows=1)
+    config.raw["distill"]["loss_on"] = "all"
+    batch = first(config, tiny_tokenizer)
+    texts, eos = documents(batch), tiny_tokenizer.eos_token
+    assert not batch.answers.any()
+    assert sorted(tiny_tokenizer.decode(texts.ids).split(eos)[:-1]) == sorted(lines)
+    assert int(select(texts, "all", False).loss.sum()) == len(texts.ids) - len(lines)
+
+
+@pytest.mark.parametrize("own", [{}, {"loss_on": "all"}])
+def test_text_is_dropped_unless_a_student_trains_on_all_tokens(own, tokenizer, tmp_path, capsys):
+    rows = [{"question": "q", "answer": "a"}, {"text": "plain words"}]
+    config = config_of(write_rows(tmp_path / "rows.jsonl.gz", rows))
+    config.raw["variants"] = [{"name": "one", "skip": 0.5, "distill": own}]
+    stream = stream_of(config, tokenizer)
+    next(stream(0))
+    dropped = {} if own else {"of text, which has no answers (loss_on: answers)": 1}
+    assert (stream.record["kept"].get("texts", 0), stream.record["dropped"]) == (len(own), dropped)
+    assert ("1 of text, which has no answers" in capsys.readouterr().out) is not bool(own)
+
+
+def test_what_is_longer_than_a_row_is_truncated_split_or_dropped(tokenizer, tmp_path):
+    """By default chats are truncated and texts split."""
+    rows = [{"text": "a b c " * 60}, {"messages": chat("q", "a b c " * 60)}]
+    counts = {}
+    for rule in (None, "truncate", "split", "drop"):
+        config = config_of(write_rows(tmp_path / "rows.jsonl", rows) | ({"long": rule} if rule else {}))
+        config.raw["distill"]["loss_on"] = "all"
+        stream = stream_of(config, tokenizer)
+        if rule == "drop":
+            with pytest.raises(UserError, match="1 chats longer than 64 tokens, 1 texts longer than 64 tokens"):
+                next(stream(0))
+        else:
+            next(stream(0))
+            counts[rule] = stream.record["changed"]
+    assert set(counts["truncate"]) == {"chats truncated", "texts truncated", "tokens cut off"}
+    assert counts["split"]["chats split"] == counts["split"]["texts split"] == 1
+    assert set(counts[None]) == {"chats truncated", "tokens cut off", "texts split", "pieces of texts"}
+
+
+def test_rows_made_for_the_base_are_read_and_missing_ones_say_how_they_are_made(tokenizer, tmp_path, many):
+    config = config_of({"source": "self", "tokens": 1, "mix": [{"kind": "sql", "share": 1}]})
+    made = Path(many["files"][0])
+    mine, theirs = next(stream_of(config, tokenizer, made=made)(0)), first(config_of(many), tokenizer)
+    assert torch.equal(mine.input_ids, theirs.input_ids)
+    with pytest.raises(UserError, match=r"train\.jsonl\.xz: no such file; `swiftkv training-data` makes it"):
+        first(config, tokenizer)

@@ -2,6 +2,7 @@
 rule ablations:
     input:
         base="<results>/models/base",
+        data=TRAINING_DATA,
     output:
         made_by("ablate"),
     log:

@@ -1,6 +1,7 @@
 # Helpers shared by the rules: the validated configuration and the names that follow from it.
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -50,6 +51,12 @@ CONDA_ENVIRONMENT = (
     else "../../environment.yml"
 )
 VARIANTS = [variant.name for variant in RUN.variants]
+# The rows that are made for the base, where the configuration asks for such (rules/data.smk).
+TRAINING_DATA = (
+    [f"<results>/{registry.FILES['training_data'].path}"]
+    if RUN.distill.data.source == "self"
+    else []
+)
 CONTROLS = [arm for arm in RUN.accuracy_arms if arm.endswith("-undistilled")]
 
 
@@ -111,6 +118,20 @@ def starts_of_variants(wildcards):
         return local([str(v.start_file) for v in RUN.variants if v.start])
     except UserError:  # which the command then tells
         return []
+
+
+def mix_files(wildcards):
+    """The user's files among the rows that are made for the base."""
+    paths = [
+        path for entry in RUN.distill.data.mix or () for path in entry.files or ()
+    ]
+    # Of one that is missing, the command tells.
+    return local([path for path in paths if os.path.isfile(path)])
+
+
+def given_data(wildcards, input):
+    """The option that names the rows of data source self, where the run has such."""
+    return f"--data {shlex.quote(input.data[0])}" if input.get("data") else ""
 
 
 def model_of(wildcards):

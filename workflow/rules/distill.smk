@@ -22,6 +22,7 @@ rule distill:
     input:
         base="<results>/models/base",
         starts=starts_of_variants,
+        data=TRAINING_DATA,
     output:
         directory(collect("<results>/models/{variant}", variant=VARIANTS)),
         curve=made_by("distill"),
@@ -38,7 +39,8 @@ rule distill:
         config=RUN.path,
         out=out_dir,
         work=f"results/{RUN.scale}/work/distill",
+        data=given_data,
         settings=section("variants", "distill", "tasks", "parallel"),
     shell:
         "swiftkv distill --config {params.config:q} --base {input.base:q} --out {params.out:q} --work {params.work:q}"
-        " 2>&1 | tee {log:q}"
+        " {params.data} 2>&1 | tee {log:q}"

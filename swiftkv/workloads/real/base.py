@@ -4,14 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swiftkv.errors import UserError
+from swiftkv.workloads.fim import fim_marks, fim_prompt
 from swiftkv.workloads.tasks.base import Item
-
-# Prefix, suffix, middle: Qwen2.5-Coder and Qwen3; StarCoder and Granite; DeepSeek-Coder.
-FIM_TOKENS = (
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
-)
+from swiftkv.workloads.tokens import bos_id
 
 
 @dataclass(frozen=True)
@@ -45,15 +40,6 @@ class RealTask:
     max_new_tokens: int
 
 
-def fim_prompt(hole: tuple[str, str], tokenizer) -> str | None:
-    """Prefix, suffix and the mark of the middle, if the tokenizer has these marks as tokens."""
-    known = tokenizer.get_vocab()
-    for before, after, middle in FIM_TOKENS:
-        if {before, after, middle} <= known.keys():
-            return f"{before}{hole[0]}{after}{hole[1]}{middle}"
-    return None
-
-
 def chat_prompt(example: Example, tokenizer) -> str:
     """The chat template's text, up to the lead. Raises UserError if the tokenizer has no template."""
     if tokenizer.chat_template is None:
@@ -67,6 +53,6 @@ def prompt_of(example: Example, tokenizer, chat: bool, fim: bool) -> str:
     if chat:
         return chat_prompt(example, tokenizer)
     # A base model reads the BOS that it was trained with: where the tokenizer adds one by itself.
-    starts = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    filled = fim_prompt(example.hole, tokenizer) if fim and example.hole else None
-    return (tokenizer.bos_token if starts else "") + (filled or example.instruction + example.lead)
+    start = "" if bos_id(tokenizer) is None else tokenizer.bos_token
+    marks = fim_marks(tokenizer) if fim and example.hole else None
+    return start + (fim_prompt(marks, *example.hole) if marks else example.instruction + example.lead)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 from swiftkv.workloads import downloads
 from swiftkv.workloads.downloads import Pinned
@@ -12,12 +13,13 @@ def sources() -> dict[str, dict[str, str]]:
     return downloads.sources("evals", "file")
 
 
-def read(name: str) -> bytes:
-    """The bytes of a published file. Raises UserError if it cannot be had or is not the pinned version."""
+def read(name: str, mirror: str | Path | None = None, user: str = "accuracy.real") -> bytes:
+    """The bytes of a published file. Raises UserError, which names the `user`, if it cannot be had or is not the pinned
+    version."""
     row = sources()[name]
     place, member = (row["archive"], name) if row["archive"] else (name, "")
-    pinned = Pinned(f"evals/{place}", "accuracy.real", row["sha256"], row["url"], member)
-    return pinned.read(downloads.mirror_of(None))
+    pinned = Pinned(f"evals/{place}", user, row["sha256"], row["url"], member)
+    return pinned.read(downloads.mirror_of(mirror))
 
 
 def rows(name: str) -> list[dict]:
