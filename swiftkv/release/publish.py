@@ -182,16 +182,18 @@ generation by vLLM:
 
 What these scores are, and are not:
 
-- "Held out" means new names. The generators, their templates and the words that names are made of are the same in training and
-  test, so a score says that the model copies and looks up in its context, and nothing about language.
-- The tasks are saturated: at nearly 100% no student can be seen to lose what a real model would. Claims about accuracy are
-  therefore `not comparable` on this base; the scales `smollm2` and `qwen-coder` judge them on pretrained models.
-- It was retrained so that rewiring costs something. Trained on answers alone, the first base lost nothing at 50% without any
-  distillation: its late layers had nothing to do on prompt tokens. In the last stage of the recipe the loss on prompt tokens
-  therefore weighs three times that on answers (`prompt_weight: 3.0`); tried on that first base, undistilled students at 50%
-  fell from 97.0 to 83.0% and distilled ones came back to 96.8%. That there is a gap to recover is a choice of this project.
-- In the needle test, which it was not trained on, it answers all items in contexts of up to 256 tokens (its training rows), a
-  quarter at 384 and 512, and none at 2,048.
+- "Held out" means new names. The generators, their templates and the words that names are made of are the same in
+  training and test, so a score says that the model copies and looks up in its context, and nothing about language.
+- The tasks are saturated: at nearly 100% no student can be seen to lose what a real model would. Claims about
+  accuracy are therefore `not comparable` on this base; the scales `smollm2` and `qwen-coder` judge them on pretrained
+  models.
+- It was retrained so that rewiring costs something. Trained on answers alone, the first base lost nothing at 50%
+  without any distillation: its late layers had nothing to do on prompt tokens. In the last stage of the recipe the
+  loss on prompt tokens therefore weighs three times that on answers (`prompt_weight: 3.0`); tried on that first base,
+  undistilled students at 50% fell from 97.0 to 83.0% and distilled ones came back to 96.8%. That there is a gap to
+  recover is a choice of this project.
+- In the needle test, which it was not trained on, it answers all items in contexts of up to 256 tokens (its training
+  rows), a quarter at 384 and 512, and none at 2,048.
 
 Training: {tokens:.1f} million tokens, {minutes:.0f} minutes on {machine}, seed {seed}, data hash `{data}`, code
 at commit `{sha}`. `training.json` is the record, `training.jsonl` the loss curve. To train it again:
