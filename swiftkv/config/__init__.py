@@ -93,6 +93,7 @@ class RunConfig:
     protocol = Part(scoring.Protocol)
     lengths = Part(measuring.Lengths)
     diagnosis = Part(scoring.Diagnosis)
+    divergence = Part(scoring.Divergence)
     similarity = Part(measuring.Similarity)
     ablations = Part(training.Ablations)
 

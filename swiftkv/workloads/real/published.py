@@ -6,22 +6,25 @@ import json
 from swiftkv.workloads import downloads
 from swiftkv.workloads.downloads import Pinned
 
+USER = "accuracy.real"
+
 
 def sources() -> dict[str, dict[str, str]]:
     """Rows of workflow/resources/evals/sources.csv by file; `archive` is what holds the file in a mirror."""
     return downloads.sources("evals", "file")
 
 
-def read(name: str) -> bytes:
-    """The bytes of a published file. Raises UserError if it cannot be had or is not the pinned version."""
+def read(name: str, user: str = USER) -> bytes:
+    """The bytes of a published file, for the section `user` of the configuration. Raises UserError if it cannot be had
+    or is not the pinned version."""
     row = sources()[name]
     place, member = (row["archive"], name) if row["archive"] else (name, "")
-    pinned = Pinned(f"evals/{place}", "accuracy.real", row["sha256"], row["url"], member)
+    pinned = Pinned(f"evals/{place}", user, row["sha256"], row["url"], member)
     return pinned.read(downloads.mirror_of(None))
 
 
-def rows(name: str) -> list[dict]:
+def rows(name: str, user: str = USER) -> list[dict]:
     """The rows of a published JSON Lines file (gzip if its name ends in .gz)."""
-    data = read(name)
+    data = read(name, user)
     lines = (gzip.decompress(data) if name.endswith(".gz") else data).splitlines()
     return [json.loads(line) for line in lines]
