@@ -154,6 +154,14 @@ REGISTERED = (
                keys=words("arm task records")),
     ResultFile("diagnosis_lost", "diagnosis/lost.jsonl", stage="diagnose", may_be_empty=True,  # if nothing was lost
                columns=words("arm task records id prompt_tokens position said answer prompt")),
+    ResultFile("divergence_documents", "divergence/documents.jsonl", stage="divergence",
+               columns=words("arm set document mode tokens read_tokens text_tokens nll base_nll kl agreement"),
+               keys=words("arm set document mode")),
+    ResultFile("divergence", "divergence/summary.csv", stage="divergence",
+               columns=words("arm set mode documents cut tokens perplexity base_perplexity kl kl_ci_low kl_ci_high "
+                             "agreement agreement_ci_low agreement_ci_high nll_difference nll_ci_low nll_ci_high "
+                             "detectable_nll_difference"),
+               keys=words("arm set mode"), table="tab-divergence"),
     ResultFile("training_data", "data/train.jsonl.xz", stage="training-data", target=None, keep=Keep.NO),
     ResultFile("training_data_card", "data/README.md", stage="training-data", target=None, recorded=False,
                keep=Keep.FILE),

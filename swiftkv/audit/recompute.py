@@ -17,7 +17,7 @@ from swiftkv.bench.plan import throughput_plan
 from swiftkv.bench.served import summary as served
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.settings import benchmark_arms
-from swiftkv.evals import accuracy_summary
+from swiftkv.evals import accuracy_summary, divergence_summary
 from swiftkv.registry import COUNTS, FILES, shown_in
 from swiftkv.report import claims as judge
 from swiftkv.report import exhibits, tables
@@ -96,6 +96,10 @@ def accuracy(run: AuditedRun, out: Path) -> None:
     accuracy_summary.summarise(run.config, folders, out)
 
 
+def divergence(run: AuditedRun, out: Path) -> None:
+    divergence_summary.summarise(run.config, run.results.path("divergence_documents"), out)
+
+
 def served_summary(run: AuditedRun, out: Path) -> None:
     config = run.config
     throughput.write_csv(out, served.summarise(run.rows("served_rounds"), config.served_arms, config.seed))
@@ -155,6 +159,7 @@ RECIPES: dict[str, Recipe] = {
     FILES["compute"].path: Recipe(compute, ()),
     COUNTS: Recipe(parameters, (COUNTS,)),
     FILES["accuracy"].path: Recipe(accuracy, (FILES["samples"].pattern, FILES["lm_eval"].pattern)),
+    FILES["divergence"].path: Recipe(divergence, (FILES["divergence_documents"].path,)),
     FILES["served"].path: Recipe(served_summary, (SERVED_ROUNDS,)),
     FILES["saturation"].path: Recipe(served_saturation, (SERVED_ROUNDS,)),
     **{path: Recipe(claims, ()) for path in CLAIMS.values()},

@@ -127,6 +127,16 @@ def diagnose(
 
 
 @cli.command()
+def divergence(base: Base, models: Students, out: Out, work: Work, config: Config = CONFIG) -> None:
+    """How far every arm is from the base, teacher-forced on published texts: perplexity, KL, agreement."""
+    from swiftkv.evals import divergence as stage
+    from swiftkv.planning import memory_plan
+
+    loaded = load_beside_others(config, base, memory_plan.divergence)
+    stage.run(loaded, base, {arm: models / arm for arm in loaded.accuracy_arms[1:]}, out, work)
+
+
+@cli.command()
 def calibrate(
     out: Annotated[Path, typer.Option(help="Result (JSON).")],
     config: Config = CONFIG,

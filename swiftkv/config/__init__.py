@@ -128,6 +128,7 @@ class RunConfig:
     protocol = Part(scoring.Protocol)
     lengths = Part(measuring.Lengths)
     diagnosis = Part(scoring.Diagnosis)
+    divergence = Part(scoring.Divergence)
     similarity = Part(measuring.Similarity)
     ablations = Part(training.Ablations)
 

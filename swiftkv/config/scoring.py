@@ -1,6 +1,7 @@
-"""The sections about quality: accuracy on the tasks, the paper's protocol, the diagnosis of students."""
+"""The sections about quality: accuracy on the tasks, the paper's protocol, diagnosis of students, divergence from the
+base."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -9,6 +10,7 @@ from swiftkv.config.fields import UNIQUE, Count, Positive, PositiveShare, Sectio
 PaperTask = Literal[
     "arc_challenge", "winogrande", "hellaswag", "truthfulqa_mc2", "mmlu", "mmlu_cot", "gsm8k_cot", "ifeval", "mmlu_pro"
 ]
+TextSet = Literal["qmsum", "gsm8k_test", "humaneval", "nq_passages"]
 
 
 class Sampling(Section):
@@ -119,3 +121,36 @@ class Diagnosis(Section):
         description="Context lengths of the needle test, in tokens of prompt and answer; those beyond the model's "
         "max_position_embeddings are left out.",
     )
+
+
+class Divergence(Section):
+    """Distance of every arm from the base, teacher-forced on published texts; not measured where this key is absent."""
+
+    sets: Annotated[list[TextSet], *UNIQUE] | None = Field(
+        None,
+        min_length=1,
+        description="Some of the sets (default all): transcripts of QMSum's test meetings, GSM8K's test questions with "
+        "answers, HumanEval's functions with solutions, gold passages of NQ-open.",
+    )
+    documents: Annotated[int, Field(ge=2)] = Field(
+        description="Documents per set, drawn by the seed. QMSum has 35, HumanEval 164."
+    )
+    max_tokens: Annotated[int, Field(ge=2)] = Field(description="What is read of a document, in tokens from its start.")
+    answer_tokens: Count = Field(
+        description="Last tokens of a document that count as the answer; those before them are its prompt and leave at "
+        "the cut. Documents that are no longer than this are passed over."
+    )
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The sets that are read."""
+        return tuple(self.sets or get_args(TextSet))
+
+    @model_validator(mode="after")
+    def a_prompt_comes_before_the_answer(self) -> Self:
+        if self.answer_tokens >= self.max_tokens:
+            raise wrong(
+                "answer_tokens",
+                f"{self.answer_tokens} is not allowed; allowed is a whole number below max_tokens, {self.max_tokens}",
+            )
+        return self

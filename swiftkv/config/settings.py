@@ -7,7 +7,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from swiftkv.config.fields import Name, Section, WholeNumber, wrong
 from swiftkv.config.measuring import Lengths, Served, Similarity, Throughput, Verify
-from swiftkv.config.scoring import Accuracy, Diagnosis, Protocol
+from swiftkv.config.scoring import Accuracy, Diagnosis, Divergence, Protocol
 from swiftkv.config.training import Ablations, Base, Distill, Parallel, Tasks, TrainBase, Variant
 
 BASE_ARM = "base"
@@ -36,6 +36,7 @@ class Settings(Section):
     protocol: Protocol | None = None
     lengths: Lengths
     diagnosis: Diagnosis | None = None
+    divergence: Divergence | None = None
     similarity: Similarity
     ablations: Ablations | None = None
 

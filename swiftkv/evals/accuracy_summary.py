@@ -11,7 +11,7 @@ import pandas as pd
 from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.evals.paired import MEAN, RESAMPLES, compare_items, compare_means, mean_of
+from swiftkv.evals.paired import MEAN, RESAMPLES, compare_items, compare_means, equally_weighted, mean_of
 from swiftkv.provenance import Provenance
 from swiftkv.stats import holm, mcnemar, minimum_detectable_difference, minimum_detectable_loss, sign_flip, unseen
 
@@ -100,12 +100,6 @@ def task_rows(arm: str, base, other, seed: int, margin: float, floor: float = 0.
     mine, reference = (frame[frame["task"].isin(counted)] for frame in (other, base))
     rows.append(row_of(arm, MEAN, mine, reference, compared, mean_of(weighed, "exact_match")) | tests)
     return [row | dict.fromkeys(TESTS) for row in rows] if arm == BASE_ARM else rows
-
-
-def equally_weighted(differences: list) -> np.ndarray:
-    """All items' differences, scaled so that their mean is the mean over tasks of [items] differences."""
-    share = sum(map(len, differences)) / len(differences)
-    return np.concatenate([task * share / len(task) for task in differences])
 
 
 def p_value(mine, reference, seed: int) -> float:

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
+from swiftkv.evals.teacher_forcing import Choices, choices, divergence
 from swiftkv.modeling.checkpoint import check_checkpoint, load_whole, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.registry import names
@@ -106,21 +106,6 @@ def answer_states(model, batch: list[Probe]) -> torch.Tensor:
     return torch.cat([s[len(p.prompt) - 1 : p.length - 1] for s, p in zip(states, batch, strict=True)])
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What a model makes of a batch: log-probabilities [N, vocabulary] and greedy choices [N] at its answer tokens."""
-
-    log_p: torch.Tensor
-    choice: torch.Tensor
-
-
-@torch.inference_mode()
-def choices(model, states: torch.Tensor) -> Choices:
-    """From final hidden states [N, D], on any device."""
-    log_p = model.lm_head(states.to(model.device)).float().log_softmax(-1)
-    return Choices(log_p, log_p.argmax(-1))
-
-
 def token_rows(arm: str, batch: list[Probe], mine: Choices, base: Choices, tokenizer) -> pd.DataFrame:
     """One row per answer token of a batch: KL(base || student), agreement of the greedy choices, right or not.
 
@@ -140,8 +125,7 @@ def token_rows(arm: str, batch: list[Probe], mine: Choices, base: Choices, token
         for probe in batch
         for position, token in enumerate(probe.answer, 1)
     )
-    kl = F.kl_div(mine.log_p, base.log_p, log_target=True, reduction="none").sum(-1)
-    rows["kl"] = kl.clamp(min=0).cpu().numpy()  # rounding may leave less than zero
+    rows["kl"] = divergence(mine, base).cpu().numpy()
     rows["agreement"] = (mine.choice == base.choice).float().cpu().numpy()
     rows["choice"] = mine.choice.cpu().numpy()
     new_line = np.array([text.startswith("\n") for text in tokenizer.batch_decode(mine.choice[:, None])])

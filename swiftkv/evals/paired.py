@@ -42,3 +42,9 @@ def mean_difference_ci(differences: list[np.ndarray], seed: int) -> tuple[float,
     means = [rng.choice(task, (RESAMPLES, len(task))).mean(axis=1) for task in differences]
     low, high = np.quantile(np.mean(means, axis=0), (0.025, 0.975))
     return float(low), float(high)
+
+
+def equally_weighted(differences: list[np.ndarray]) -> np.ndarray:
+    """All items' differences, scaled so that their mean is the mean over tasks of [items] differences."""
+    share = sum(map(len, differences)) / len(differences)
+    return np.concatenate([task * share / len(task) for task in differences])

@@ -12,7 +12,7 @@ import pandas as pd
 
 from swiftkv import costmodel
 from swiftkv.bench.plan import throughput_plan
-from swiftkv.config import RunConfig
+from swiftkv.config import UNDISTILLED, RunConfig
 from swiftkv.engines.engine import ENGINE_GIB, scoring_kv_gib
 from swiftkv.engines.settings import BLOCK, DTYPE_BYTES, Arm
 from swiftkv.errors import UserError
@@ -76,10 +76,14 @@ def verify(config: RunConfig, shape: Mapping) -> Need:
     return Need("verify", ranks, (weights + kv) / ranks + ENGINE, "an engine in float32")
 
 
+def own_bytes(shape: Mapping) -> int:
+    """Bytes of a weight as the base's checkpoint has it, those of bfloat16 if it does not say."""
+    return DTYPE_BYTES.get(shape.get("dtype") or shape.get("torch_dtype"), BFLOAT16)
+
+
 def own_format(shape: Mapping) -> float:
-    """Bytes of the base's weights as its checkpoint has them, in bfloat16 if it does not say."""
-    dtype = shape.get("dtype") or shape.get("torch_dtype")
-    return roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, DTYPE_BYTES.get(dtype, BFLOAT16))
+    """Bytes of the base's weights as its checkpoint has them."""
+    return roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, own_bytes(shape))
 
 
 def accuracy(config: RunConfig, shape: Mapping, gpu_memory_gib: float | None = None) -> Need:
@@ -93,6 +97,18 @@ def accuracy(config: RunConfig, shape: Mapping, gpu_memory_gib: float | None = N
 def models(config: RunConfig, shape: Mapping) -> Need:
     """Base and a student in Transformers, side by side, for what compares their states."""
     return Need("models", 1, 2 * PASS * own_format(shape) + GIB, "base and a student in Transformers")
+
+
+def divergence(config: RunConfig, shape: Mapping) -> Need:
+    """Base and every arm in Transformers, side by side; what an arm has in common with the base is there once."""
+    layers, size = shape["num_hidden_layers"], own_bytes(shape)
+    weights = own_format(shape)
+    for arm in config.accuracy_arms[1:]:
+        variant = config.variant(arm.removesuffix(UNDISTILLED))
+        kept = Arm(arm, variant.num_key_value_layers(layers), variant.key_value_group_size)
+        whole = variant.recipe(config.distill).train == "layers" and not arm.endswith(UNDISTILLED)
+        weights += own_format(shape) if whole else own_weights(shape, kept, size)
+    return Need("divergence", 1, PASS * weights + GIB, f"{len(config.accuracy_arms)} models in Transformers")
 
 
 def distill(config: RunConfig, shape: Mapping, gpu_memory_gib: float) -> Need:

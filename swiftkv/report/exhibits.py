@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 
+from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 
 
@@ -17,6 +18,7 @@ class Exhibit:
 
     shows: str
     made_by: str
+    section: str | None = None  # of the configuration, without which no run has it
 
     @property
     def maker(self) -> Callable:
@@ -36,6 +38,9 @@ FIGURES = {
     "fig-similarity": Exhibit("how little layer inputs change with depth", "plots.learning:similarity"),
     "fig-latency": Exhibit("TTFT and TPOT at concurrency 1, relative to the base", "plots.speed:latency"),
     "fig-diagnosis": Exhibit("where students part from the base", "plots.diagnosis:draw"),
+    "fig-divergence": Exhibit(
+        "how far students are from the base on published texts", "plots.divergence:draw", "divergence"
+    ),
 }
 SWEEP_FIGURES = {  # of the target `sweep`
     "fig-ratio": Exhibit("speed-up against prompt:output ratio, with prediction and limit", "plots.sweep:ratio"),
@@ -61,6 +66,9 @@ TABLES = {
     "tab-kv": Exhibit("KV cache per token and capacity, measured and by the formula", "tables:kv"),
     "tab-latency": Exhibit("TTFT and TPOT of one request at a time", "tables:latency"),
     "tab-lengths": Exhibit("prompt and output tokens per request and their ratio", "tables:lengths"),
+    "tab-divergence": Exhibit(
+        "perplexity, KL to the base and agreement with it on published texts", "tables:divergence", "divergence"
+    ),
     "tab-claims": Exhibit("published claims, measured values and verdicts", "tables:claims"),
 }
 PROTOCOL = {  # of the target `protocol`
@@ -82,6 +90,11 @@ DOCUMENT = r"""% All tables, a page each: `pdflatex tables.tex`. Needs LaTeX's r
 INPUTS
 \end{document}
 """
+
+
+def of(config: RunConfig, known: dict[str, Exhibit]) -> list[str]:
+    """The ids among `known` that a run of this configuration has."""
+    return [name for name, exhibit in known.items() if exhibit.section is None or exhibit.section in config.raw]
 
 
 def document(names: Iterable[str] = TABLES) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv import files
-from swiftkv.config import RunConfig
+from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.markup import pipe_table, with_interval
 from swiftkv.provenance import Provenance
 from swiftkv.registry import shown_in
@@ -161,6 +161,37 @@ def lengths(results: Results) -> Table:
     return Table("Prompt and output tokens per request, and their ratio", frame, text)
 
 
+def divergence(results: Results) -> Table:
+    frame = results.divergence
+    students = frame[frame.arm != BASE_ARM]
+    full, answers = (students[students["mode"] == mode].set_index(["arm", "set"]) for mode in ("full", "answers"))
+    answers = answers.loc[full.index]
+    text = pd.DataFrame(
+        {
+            "perplexity": formatted(full.perplexity, "{:.4g}"),
+            "base": formatted(full.base_perplexity, "{:.4g}"),
+            "KL [95% CI]": with_ci(full, "kl", "kl_ci_low", "kl_ci_high", digits=3),
+            "KL, answers": with_ci(answers, "kl", "kl_ci_low", "kl_ci_high", digits=3),
+            "same top token": percent_with_ci(full),
+            "same top token, answers": percent_with_ci(answers),
+            "NLL difference": with_ci(full, "nll_difference", "nll_ci_low", "nll_ci_high", digits=3),
+            "detectable": formatted(full.detectable_nll_difference, "{:.3f}"),
+            "documents (cut)": [f"{row.documents} ({row.cut})" for row in full.itertuples()],
+            "tokens": formatted(full.tokens, "{:,.0f}"),
+        }
+    )
+    caption = (
+        "Published texts, teacher-forced: perplexity, KL(base || student) and difference of negative log-likelihoods "
+        "in nats per token, positions with the base's most likely token in percent. Every token through every layer; "
+        "answers behind a prompt that leaves at the cut"
+    )
+    return Table(caption, frame, text.reset_index().rename(columns={"arm": "model"}))
+
+
+def percent_with_ci(frame: pd.DataFrame) -> pd.Series:
+    return with_ci(frame, "agreement", "agreement_ci_low", "agreement_ci_high", digits=1, factor=100)
+
+
 def spread(frame: pd.DataFrame, what: str) -> list[str]:
     columns = zip(*(frame[f"{what}_{name}"] for name in ("mean", "p50", "p99")), strict=True)
     return [f"{mean:,.0f} ({median:,.0f}, {high:,.0f})" for mean, median, high in columns]
@@ -239,10 +270,11 @@ def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "result
     Raises UserError for a missing result file; `partial` leaves such tables out.
     """
     results = load(config.scale, root)
-    inputs = [results.path(shown_in(name).name) for name in exhibits.TABLES]
-    written = [Path(out_dir) / f"{name}.csv" for name in exhibits.TABLES]
+    names = exhibits.of(config, exhibits.TABLES)
+    inputs = [results.path(shown_in(name).name) for name in names]
+    written = [Path(out_dir) / f"{name}.csv" for name in names]
     with Provenance("tables", config, inputs=inputs, out=written) as provenance:
-        made = exhibits.make(exhibits.TABLES, lambda name: write_one(results, name, out_dir), partial)
+        made = exhibits.make(names, lambda name: write_one(results, name, out_dir), partial)
         files.write_text(Path(out_dir) / "tables.tex", exhibits.document(made))
         provenance.record["ids"] = made
         provenance.save(Path(out_dir) / "tables")

@@ -14,16 +14,17 @@ from swiftkv import cli, files
 from swiftkv.audit import verify_results
 from swiftkv.audit.recompute import RECIPES, AuditedRun
 from swiftkv.bench import throughput
-from swiftkv.config import ROOT, load_config
+from swiftkv.config import ROOT
 from swiftkv.errors import UserError
-from swiftkv.evals import accuracy_summary
+from swiftkv.evals import accuracy_summary, divergence_summary
 from swiftkv.registry import COUNTS, FRAMES
 from swiftkv.report import claims, tables
 from swiftkv.results import Results
+from tests.helpers.config import make_config
 from tests.helpers.fake_engines import Machine
-from tests.helpers.synthetic_results import build
+from tests.helpers.synthetic_results import DIVERGENCE, build
 
-CONFIG = load_config(ROOT / "config" / "smoke.yaml")
+CONFIG = make_config({"divergence": DIVERGENCE}, of="smoke")
 SCALE = CONFIG.scale
 HASHED = [file.path for name, file in FRAMES.items() if file.path not in RECIPES and name != "claims"]
 MADE = [path for path in RECIPES if not path.startswith("served/")]  # those: tests/bench/test_served_summary.py
@@ -43,6 +44,8 @@ def made(tmp_path_factory):
     folders = {arm: scale / "accuracy" / arm for arm in CONFIG.accuracy_arms}
     (scale / "accuracy" / "summary.csv").unlink()  # has no provenance: not the stage's own
     accuracy_summary.summarise(CONFIG, folders, scale / "accuracy" / "summary.csv")
+    (scale / "divergence" / "summary.csv").unlink()
+    divergence_summary.summarise(CONFIG, *(scale / "divergence" / name for name in ("documents.jsonl", "summary.csv")))
     files.write_text(scale / COUNTS, Results(SCALE, scale).parameters.to_csv(index=False))
     files.write_text(scale / "config.yaml", yaml.safe_dump(CONFIG.raw, sort_keys=False))
     claims.run(CONFIG, scale / "claims.csv", scale / "claims.md", root)

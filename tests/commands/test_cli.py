@@ -10,7 +10,7 @@ from swiftkv.config import ROOT
 SWIFTKV = [sys.executable, "-m", "swiftkv.cli"]
 STAGES = (
     "train-base fetch-base convert distill similarity lengths verify throughput accuracy accuracy-summary "
-    "diagnose claims figures tables notebook publish"
+    "diagnose divergence claims figures tables notebook publish"
 ).split()
 
 
@@ -37,6 +37,7 @@ def test_help_lists_every_stage_without_loading_torch():
         (["lengths", "--base", "no/base", "--out", "o"], "no/base"),
         (["verify", "--base", "no/base", "--models", "no/models", "--out", "o.json"], "no/base"),
         (["diagnose", "--base", "no/base", "--models", "no/models", "--out", "o"], "no/base"),
+        (["divergence", "--base", "no/base", "--models", "no/models", "--out", "o", "--work", "w"], "no/base"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_culprit(arguments, culprit, tmp_path):

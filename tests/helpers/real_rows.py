@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 
 from swiftkv.workloads import downloads, real
-from swiftkv.workloads.real import defog, humaneval, infilling, nq_open, published, qmsum
+from swiftkv.workloads.real import defog, humaneval, infilling, nq_open, published, qmsum, texts
 from swiftkv.workloads.tasks.base import Item
 
 SHOP = """CREATE SCHEMA IF NOT EXISTS public;
@@ -46,10 +46,21 @@ PASSAGE = {
     "answers": ["The Ann Lee", "Lee"],
     "ctxs": [{"title": "It", "text": "Ann Lee wrote it."}],
 }
+# Documents enough to be drawn from: three of each set, of which one is short and two passages are the same.
+MEETINGS = [MEETING | {"meeting_transcripts": TURNS * times} for times in (1, 2, 4)]
+PROBLEMS = [{"question": f"What is {n} and {n}?", "answer": f"{n} + {n} = {2 * n}\n#### {2 * n}"} for n in (7, 70, 700)]
+FUNCTIONS = [ADD | {"task_id": f"Add/{n}", "prompt": f"def add{n}(a, b):\n" + n * "    # Sum.\n"} for n in range(3)]
+PASSAGES = [
+    PASSAGE | {"ctxs": [{"title": "It", "text": text}]} for text in ("Ann wrote it.", "Ben read it.", "Ann wrote it.")
+]
+
+
+def lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def gzipped(rows: list[dict]) -> bytes:
-    return gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+    return gzip.compress(lines(rows))
 
 
 def questions() -> bytes:
@@ -70,11 +81,11 @@ HAND_MADE = {
 }
 
 
-def make_mirror(folder: Path, monkeypatch) -> Path:
-    """Have the hand-made files count as the pinned ones, in a mirror at `folder`."""
+def make_mirror(folder: Path, monkeypatch, changed: dict[str, bytes] | None = None) -> Path:
+    """Have the hand-made files, some of them `changed`, count as the pinned ones, in a mirror at `folder`."""
     known = {}
     (folder / "evals").mkdir()
-    for name, data in HAND_MADE.items():
+    for name, data in (HAND_MADE | (changed or {})).items():
         archive = "ddl.tar.xz" if name.endswith(".sql") else ""
         known[name] = {"file": name, "archive": archive, "url": "u", "sha256": hashlib.sha256(data).hexdigest()}
         if archive:
@@ -96,3 +107,13 @@ def items(name: str, tokenizer, count: int = 1, chat: bool = False, **settings) 
 def right(item: Item) -> str:
     """A right answer as a model gives it: up to the text that stops it."""
     return item.answer.rstrip(";") if item.task == "defog" else item.answer
+
+
+def readable() -> dict[str, bytes]:
+    """The files of the sets that `swiftkv divergence` reads, for `make_mirror`."""
+    return {
+        qmsum.FILE: lines(MEETINGS),
+        texts.GSM8K_TEST: lines(PROBLEMS),
+        humaneval.FILE: gzipped(FUNCTIONS),
+        nq_open.FILE: gzipped(PASSAGES),
+    }

@@ -15,6 +15,7 @@ from swiftkv import files
 
 LAYERS = 8
 TASKS = ["code", "sql", "summarise", "rag"]
+DIVERGENCE = {"documents": 6, "max_tokens": 512, "answer_tokens": 64}  # of a configuration whose figures show it
 HARDWARE = {"cpu": "SYNTHETIC TEST DATA, no machine", "cores": 0, "gpus": []}
 
 
@@ -220,6 +221,34 @@ def diagnosis(config) -> dict[str, list[dict]]:
     return found
 
 
+def divergence(config) -> tuple[list[dict], list[dict]]:
+    """Summary and documents: KL grows with what is skipped, and most in controls."""
+    summary, documents = [], []
+    undistilled = [(f"{name}-undistilled", 0.9, 1) for name in config.accuracy.undistilled]
+    for arm, skip, group in [*arms(config), *undistilled]:
+        for mode, tokens in (("full", 511), ("answers", 64)):
+            for number, name in enumerate(["qmsum", "gsm8k_test", "humaneval", "nq_passages", "mean"]):
+                kl, base = 0.6 * skip**2 * group * (1 + 0.1 * number), 1.5 + 0.2 * number
+                wide = 0.1 if skip else 0.0
+                row = {"arm": arm, "set": name, "mode": mode, "documents": 6, "cut": 3, "tokens": 6 * tokens}
+                row |= {"perplexity": np.exp(base + kl), "base_perplexity": np.exp(base)}
+                for value, middle in {"kl": kl, "agreement": np.exp(-kl), "nll": kl}.items():
+                    row |= {"nll_difference" if value == "nll" else value: middle}
+                    row |= {f"{value}_ci_low": middle * (1 - wide), f"{value}_ci_high": middle * (1 + wide)}
+                summary.append(row | {"detectable_nll_difference": 0.02 if skip else None})
+                for document in range(6 if name != "mean" else 0):
+                    own = kl * (1 + 0.05 * document)
+                    one = {"arm": arm, "set": name, "document": f"{name}/{document}", "mode": mode, "tokens": tokens}
+                    one |= {
+                        "read_tokens": 512,
+                        "text_tokens": 500 + 12 * document + 1,
+                        "nll": base + own,
+                        "base_nll": base,
+                    }
+                    documents.append(one | {"kl": own, "agreement": np.exp(-own)})
+    return summary, documents
+
+
 def distill(config) -> list[dict]:
     """Falling KL and rising agreement for every student."""
     rows = []
@@ -299,6 +328,8 @@ def build(root: Path, config) -> Path:
         save(scale / "accuracy" / arm / "samples.jsonl", rows)
     for name, rows in diagnosis(config).items():
         save(scale / "diagnosis" / name, rows)
+    for name, rows in zip(("summary.csv", "documents.jsonl"), divergence(config), strict=True):
+        save(scale / "divergence" / name, rows)
     save(scale / "models" / "distill.jsonl", distill(config))
     save(scale / "similarity" / "similarity.csv", similarity())
     save(scale / "verify" / "gates.json", gates(config))

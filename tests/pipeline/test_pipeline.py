@@ -13,10 +13,13 @@ import pytest
 
 from swiftkv import files
 from swiftkv.config import ROOT
+from swiftkv.workloads.downloads import MIRROR_VARIABLE
 
 pytestmark = pytest.mark.pipeline
 ARMS = 3  # of the smoke scale: base and two variants
-COMMAND = ["snakemake", "--cores", "all", "--configfile", "config/smoke.yaml"]
+DIVERGENCE = "tests/pipeline/divergence.yaml"
+MIRROR = os.environ.get(MIRROR_VARIABLE)  # without one nothing here may need published texts
+COMMAND = ["snakemake", "--cores", "all", "--configfile", "config/smoke.yaml", *([DIVERGENCE] if MIRROR else [])]
 VERDICTS = {"reproduced", "partly", "not reproduced", "not comparable", "not gated", "not measured"}
 
 
@@ -74,6 +77,14 @@ def test_dry_run_of_both_scales_works(tmp_path):
         assert done.returncode == 0, done.stderr
 
 
+def test_divergence_is_part_of_the_run_where_it_is_configured(tmp_path):
+    command = ["snakemake", "-n", "--directory", tmp_path, "--configfile", "config/smoke.yaml"]
+    done = [subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True) for more in ([DIVERGENCE], [])]
+    with_it, without = (one.stdout for one in done)
+    assert "rule divergence:" in with_it and "fig-divergence.png" in with_it and "tab-divergence.csv" in with_it
+    assert "rule accuracy:" in without and "divergence" not in without
+
+
 def test_killed_run_went_on_where_it_was(finished, results):
     assert "resumed at step" in (results / "logs" / "distill.log").read_text()
     assert len(finished) > ARMS
@@ -87,6 +98,8 @@ def test_every_deliverable_is_there(finished, results):
     assert set(claims["verdict"]) <= VERDICTS and claims["id"].is_unique
     for pattern, least in (("figures/*.png", 7), ("tables/*.tex", 7), ("notebooks/*.ipynb", 2)):
         assert len(list(results.glob(pattern))) >= least, pattern
+    shown = results / "tables" / "tab-divergence.csv", results / "figures" / "fig-divergence.png"
+    assert all(path.is_file() for path in shown) == bool(MIRROR)
 
 
 def test_every_result_file_says_where_it_came_from(finished, results):

@@ -124,3 +124,15 @@ def test_a_small_gpu_scores_with_what_it_has_left(monkeypatch):
     assert memory["kv_cache_memory_bytes"] == pytest.approx((0.9 * 24 - 14 - 1) * 2**30, abs=1)
     assert scoring_kv_gib(15.5, 16) == 2
     assert fits(planned("llama-8b", 24), 24)["accuracy"]
+
+
+def test_models_side_by_side_share_what_they_have_in_common():
+    """Base and three students of an 8 B model, of which one trains every layer."""
+    shape = LLAMA_8B | {"dtype": "bfloat16"}
+    variants = [{"name": "skip50", "skip": 0.5}, {"name": "own", "skip": 0.5, "distill": {"train": "layers"}}]
+    config = make_config(instead={"variants": variants})
+    config.raw["accuracy"]["undistilled"] = ["own"]
+    need = memory_plan.divergence(config, shape)
+    late = 16 * 4096 * (4096 + 2 * 1024) * 2
+    assert need.each == pytest.approx(1.5 * (2 * 16.06e9 + 2 * late) + 2**30, rel=0.01)
+    assert need.gpus == 1 and need.what.startswith("4 models")

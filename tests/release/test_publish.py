@@ -45,7 +45,7 @@ def test_evidence_keeps_results_and_leaves_models_and_machine_paths_out(results,
     publish.copy_evidence(results, tmp_path / "kept")
     assert Results(results.scale, tmp_path / "kept").parameters.equals(results.parameters)
     kept = {path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()}
-    assert {"claims.csv", "summary.csv", "samples.jsonl", "gates.json"} <= kept
+    assert {"claims.csv", "summary.csv", "samples.jsonl", "gates.json", "documents.jsonl"} <= kept
     assert not [name for name in kept if name.endswith(".safetensors")]
     (results.directory / "claims.md").write_text(f"see {ROOT}/results")
     with pytest.raises(UserError, match=r"claims\.md: names a directory of this machine"):

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swiftkv.config import ROOT, RunConfig, load_config
+from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.report import exhibits, plots
 from swiftkv.report.plots.rewiring import Wiring, wirings
 from swiftkv.report.plots.style import WIDTH
-from tests.helpers.synthetic_results import LAYERS, build
+from tests.helpers.config import make_config
+from tests.helpers.synthetic_results import DIVERGENCE, LAYERS, build
 
-CONFIG = load_config(ROOT / "config" / "config.yaml")
+CONFIG = make_config({"divergence": DIVERGENCE})
 IDS = [name.removeprefix("fig-") for name in exhibits.FIGURES]
 
 

@@ -7,13 +7,14 @@ import subprocess
 import pandas as pd
 import pytest
 
-from swiftkv.config import ROOT, load_config
+from swiftkv.config import ROOT
 from swiftkv.errors import UserError
 from swiftkv.report import claims, exhibits, tables
 from swiftkv.results import load
-from tests.helpers.synthetic_results import build
+from tests.helpers.config import make_config
+from tests.helpers.synthetic_results import DIVERGENCE, build
 
-CONFIG = load_config(ROOT / "config" / "config.yaml")
+CONFIG = make_config({"divergence": DIVERGENCE})
 IDS = [name.removeprefix("tab-") for name in exhibits.TABLES]
 
 
@@ -120,3 +121,17 @@ def test_a_part_of_the_pipeline_gives_a_part_of_the_tables(tmp_path, capsys):
     (tmp_path / "empty" / "cpu").mkdir(parents=True)
     with pytest.raises(UserError, match="could be made"):
         tables.write_all(CONFIG, tmp_path / "none", root=tmp_path / "empty", partial=True)
+
+
+def test_what_a_section_measures_is_shown_where_the_configuration_has_it():
+    assert set(exhibits.of(make_config(), exhibits.TABLES)) == set(exhibits.TABLES) - {"tab-divergence"}
+    assert set(exhibits.of(make_config(), exhibits.FIGURES)) == set(exhibits.FIGURES) - {"fig-divergence"}
+    assert exhibits.of(CONFIG, exhibits.TABLES) == list(exhibits.TABLES)
+
+
+def test_divergence_has_a_row_per_student_and_set(root):
+    text = tables.divergence(load("cpu", root)).text.set_index(["model", "set"])
+    assert "base" not in text.index.get_level_values("model")
+    row = text.loc["skip50", "qmsum"]
+    assert (row["KL [95% CI]"], row["same top token"]) == ("0.150 [0.135, 0.165]", "86.1 [77.5, 94.7]")
+    assert row["documents (cut)"] == "6 (3)"

@@ -1,6 +1,8 @@
 # From measurements to verdicts, tables, figures and executed notebooks.
-from swiftkv.report.exhibits import FIGURES, TABLES
+from swiftkv.report import exhibits
 
+FIGURES = exhibits.of(RUN, exhibits.FIGURES)
+TABLES = exhibits.of(RUN, exhibits.TABLES)
 NOTEBOOKS = ["throughput", "accuracy", "diagnosis"]
 # All that these stages read of a run.
 EVIDENCE = [
@@ -14,6 +16,7 @@ EVIDENCE = [
     made_by("accuracy-summary"),
     collect("<results>/accuracy/{arm}/samples.jsonl", arm=RUN.accuracy_arms),
     made_by("diagnose"),
+    made_by("divergence") if "divergence" in RUN.raw else [],
 ]
 
 

@@ -31,7 +31,7 @@ def draw_all(
     """
     results = load(config.scale, root)
     frames = ["throughput", "kv_capacity", *SWEEP_FRAMES] if of_sweep else [name for name in FRAMES if name != "claims"]
-    names = list(exhibits.SWEEP_FIGURES if of_sweep else exhibits.FIGURES)
+    names = exhibits.of(config, exhibits.SWEEP_FIGURES if of_sweep else exhibits.FIGURES)
     inputs, written = [results.path(frame) for frame in frames], [Path(out_dir) / f"{name}.png" for name in names]
     with Provenance("figures", config, inputs=inputs, out=written) as provenance:
         made = exhibits.make(names, lambda name: draw(config, name, out_dir, root), partial)

@@ -7,13 +7,15 @@ from pathlib import Path
 from swiftkv.workloads import downloads
 from swiftkv.workloads.downloads import Pinned
 
+USER = "accuracy.real"
+
 
 def sources() -> dict[str, dict[str, str]]:
     """Rows of workflow/resources/evals/sources.csv by file; `archive` is what holds the file in a mirror."""
     return downloads.sources("evals", "file")
 
 
-def read(name: str, mirror: str | Path | None = None, user: str = "accuracy.real") -> bytes:
+def read(name: str, mirror: str | Path | None = None, user: str = USER) -> bytes:
     """The bytes of a published file. Raises UserError, which names the `user`, if it cannot be had or is not the pinned
     version."""
     row = sources()[name]
@@ -22,8 +24,8 @@ def read(name: str, mirror: str | Path | None = None, user: str = "accuracy.real
     return pinned.read(downloads.mirror_of(mirror))
 
 
-def rows(name: str) -> list[dict]:
+def rows(name: str, user: str = USER) -> list[dict]:
     """The rows of a published JSON Lines file (gzip if its name ends in .gz)."""
-    data = read(name)
+    data = read(name, user=user)
     lines = (gzip.decompress(data) if name.endswith(".gz") else data).splitlines()
     return [json.loads(line) for line in lines]

@@ -24,16 +24,20 @@ def examples(settings: dict) -> list[Example]:
     ]
 
 
+def transcript(turns: list[dict]) -> str:
+    """Turns of a meeting as text, a line each, without the marks of noises."""
+    return "".join(f"{turn['speaker']}: {NOISE.sub('', turn['content']).strip()}\n" for turn in turns)
+
+
 def example(identity: str, turns: list[dict], query: dict, relevant: bool) -> Example:
     """One query; its spans give the first and last relevant turn."""
     if relevant:
         spans = [(int(first), int(last)) for first, last in query["relevant_text_span"]]
         turns = [turn for first, last in spans for turn in turns[first : last + 1]]
-    transcript = "".join(f"{turn['speaker']}: {NOISE.sub('', turn['content']).strip()}\n" for turn in turns)
     return Example(
         id=identity,
         instruction=(
-            f"Transcript of a meeting:\n\n{transcript}\n"
+            f"Transcript of a meeting:\n\n{transcript(turns)}\n"
             f"Answer the query from the transcript, in one paragraph.\n\nQuery: {query['query']}\n"
         ),
         lead="Answer:",

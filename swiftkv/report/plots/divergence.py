@@ -1,0 +1,68 @@
+"""fig-divergence: how far students are from the base on published texts, by set."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
+from swiftkv.report.plots.speed import whiskers
+from swiftkv.report.plots.style import (
+    GREY,
+    Figure,
+    arm_colours,
+    arm_labels,
+    arm_markers,
+    footer,
+    known_arms,
+    legend,
+    new,
+)
+from swiftkv.results import Results
+
+MODES = {"full": "every token through every layer", "answers": "answers behind a prompt that leaves at the cut"}
+PANELS = {"kl": "KL(base || student), nats", "agreement": "share of the base's top tokens"}
+MEAN = "mean"
+SPREAD = 0.7  # of the way from one set to the next, over which the arms stand
+
+
+def looks(config: RunConfig, arm: str) -> dict:
+    """Colour and marker of an arm; hollow if it was not distilled."""
+    colour = arm_colours(config)[arm]
+    hollow = arm.endswith(UNDISTILLED)
+    edge = {"markerfacecolor": "white" if hollow else colour, "markeredgecolor": colour if hollow else "black"}
+    return {"color": colour, "marker": arm_markers(config)[arm], "linestyle": "", "markersize": 5} | edge
+
+
+def panel(axes: Axes, rows: pd.DataFrame, value: str, sets: list[str], arms: list[str], config: RunConfig) -> None:
+    """One quantity of one mode: a marker with its interval per set and arm."""
+    for arm, offset in zip(arms, SPREAD * (np.arange(len(arms)) + 0.5) / len(arms) - SPREAD / 2, strict=True):
+        its = rows[rows.arm == arm].set_index("set").loc[sets]
+        errors = whiskers(its, value, f"{value}_ci_low", f"{value}_ci_high")
+        style = {"elinewidth": 0.9, "capsize": 1.5, "markeredgewidth": 0.7, **looks(config, arm)}
+        axes.errorbar(np.arange(len(sets)) + offset, its[value], errors, **style)
+    axes.axvline(len(sets) - 1.5, color=GREY, linewidth=0.8)
+    axes.set_xticks(range(len(sets)), [name.replace("_", "\n") for name in sets], fontsize=7.5)
+    axes.set_xlim(-0.5, len(sets) - 0.5)
+    axes.grid(axis="x", visible=False)
+
+
+def draw(config: RunConfig, results: Results) -> Figure:
+    """Rows: modes. Columns: KL and agreement, by set and in the mean over sets."""
+    frame = known_arms(results, "divergence", config)
+    frame = frame[frame.arm != BASE_ARM]
+    arms, sets = list(frame.arm.unique()), [*(name for name in frame["set"].unique() if name != MEAN), MEAN]
+    figure, panels = new(len(MODES), len(PANELS), 4.9, sharey="col")
+    for number, (mode, title) in enumerate(MODES.items()):
+        for axes, (value, label) in zip(panels[number * len(PANELS) :], PANELS.items(), strict=False):
+            panel(axes, frame[frame["mode"] == mode], value, sets, arms, config)
+            axes.set_ylabel(label, fontsize=8)
+        panels[number * len(PANELS)].set_title(title, fontsize=8.5, loc="left")
+    panels[0].set_yscale("log")
+    labels = arm_labels(config)
+    legend(figure, [Line2D([], [], label=labels[arm], **looks(config, arm)) for arm in arms], columns=min(4, len(arms)))
+    documents = frame[frame["set"] != MEAN].documents
+    number = f"{documents.min()} to {documents.max()}" if documents.min() < documents.max() else f"{documents.min()}"
+    note = f"Teacher-forced; whiskers: 95% bootstrap intervals over {number} documents per set."
+    footer(figure, results.origin("divergence"), note)
+    return figure
