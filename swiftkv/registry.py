@@ -58,7 +58,7 @@ class ResultFile:
     may_be_empty: bool = False
     recorded: bool = True  # whether a provenance record lies beside it
     keep: Keep = Keep.FOLDER
-    table: str | None = None  # the exhibit that shows it and names its origin in the caption
+    tables: tuple[str, ...] = ()  # that show it; the origin in a caption is that of the first file that a table shows
 
     @property
     def file(self) -> str:
@@ -99,7 +99,7 @@ REGISTERED = (
                columns=words("workload kind source requests ratio_of_means median_ratio share_ratio_ge10 "
                              "prompt_mean prompt_p25 prompt_p50 prompt_p75 prompt_p90 prompt_p99 "
                              "output_mean output_p25 output_p50 output_p75 output_p90 output_p99"),
-               keys=words("workload"), agreement=Agreement.EXACT, table="tab-lengths"),
+               keys=words("workload"), agreement=Agreement.EXACT, tables=("tab-lengths",)),
     ResultFile("lengths_quantiles", "lengths/lengths_quantiles.csv", stage="lengths", recorded=False,
                columns=words("workload quantity q tokens"),
                keys=words("workload quantity q"), agreement=Agreement.EXACT),
@@ -119,7 +119,7 @@ REGISTERED = (
                columns=words("point arm input_len output_len num_requests repeats total_tokens_per_s_median speedup "
                              "ci_low ci_high limit share_of_limit ttft_p50_s"),
                keys=words("point arm"), ratios=(Ratio("speedup", *INTERVAL),),
-               ignored=words("share_of_limit repeated too_short notes"), table="tab-throughput"),
+               ignored=words("share_of_limit repeated too_short notes"), tables=words("tab-throughput tab-gain-loss")),
     ResultFile("latency_rounds", "throughput/latency.jsonl", stage="throughput",
                columns=words("arm round ttft_s tpot_s input_len output_len")),
     ResultFile("latency", "throughput/latency.csv", stage="throughput",
@@ -127,17 +127,17 @@ REGISTERED = (
                              "ttft_ci_high rounds"),
                keys=words("arm"),
                ratios=(Ratio("tpot_ratio", *INTERVAL), Ratio("ttft_ratio", "ttft_ci_low", "ttft_ci_high")),
-               table="tab-latency"),
+               tables=words("tab-latency tab-gain-loss")),
     ResultFile("kv_capacity", "throughput/kv_capacity.csv", stage="throughput",
                columns=words("arm kv_caches kv_bytes_per_token capacity_tokens ratio_to_base formula_ratio"),
-               keys=words("arm"), agreement=Agreement.EXACT, table="tab-kv"),
+               keys=words("arm"), agreement=Agreement.EXACT, tables=words("tab-kv tab-gain-loss")),
     ResultFile("compute", "throughput/compute.csv", stage="throughput",
                columns=words("model arm skip part gflops_per_prompt_token relative_to_base context counting"),
-               keys=words("model arm part context counting"), agreement=Agreement.EXACT, table="tab-compute"),
+               keys=words("model arm part context counting"), agreement=Agreement.EXACT, tables=("tab-compute",)),
     ResultFile("accuracy", "accuracy/summary.csv", stage="accuracy-summary", keep=Keep.FILE,
                columns=words("arm task items differing score base_score difference ci_low ci_high retention "
                              "length_ratio exact_match length_ok p_value p_holm detectable_difference retained"),
-               keys=words("arm task"), agreement=Agreement.EXACT, table="tab-accuracy"),
+               keys=words("arm task"), agreement=Agreement.EXACT, tables=words("tab-accuracy tab-gain-loss")),
     ResultFile("samples", "accuracy/{arm}/samples.jsonl", stage="accuracy",
                columns=words("arm task id prompt_tokens answer_tokens generated_tokens prediction target score "
                              "exact_match"),
@@ -161,7 +161,7 @@ REGISTERED = (
                columns=words("arm set mode documents cut tokens perplexity base_perplexity kl kl_ci_low kl_ci_high "
                              "agreement agreement_ci_low agreement_ci_high nll_difference nll_ci_low nll_ci_high "
                              "detectable_nll_difference"),
-               keys=words("arm set mode"), table="tab-divergence"),
+               keys=words("arm set mode"), tables=words("tab-divergence tab-gain-loss")),
     ResultFile("training_data", "data/train.jsonl.xz", stage="training-data", target=None, keep=Keep.NO),
     ResultFile("training_data_card", "data/README.md", stage="training-data", target=None, recorded=False,
                keep=Keep.FILE),
@@ -194,19 +194,19 @@ REGISTERED = (
                keys=words("point load arm"),
                ratios=tuple(Ratio(f"{name}_ratio", f"{name}_ci_low", f"{name}_ci_high") for name in LOAD_RATIOS),
                ignored=words("source attainment cache_hit_share"),  # shares of a few requests near a limit
-               table="tab-served"),
+               tables=("tab-served",)),
     ResultFile("saturation", "served/saturation.csv", stage="served", target="served", keep=Keep.FILE,
                columns=words("point kind load_unit arm rounds slo_ttft_s slo_tpot_s wanted highest_within saturation "
                              "ratio ci_low ci_high note"),
                keys=words("point arm"), ratios=(Ratio("ratio", *INTERVAL),),
-               ignored=words("highest_within saturation note"), table="tab-saturation"),
+               ignored=words("highest_within saturation note"), tables=("tab-saturation",)),
     ResultFile("served_predictions", "predictions/served.csv", stage="predict-served", target=None),
     ResultFile("protocol_scores", "protocol/{arm}/protocol.json", stage="protocol", target="protocol"),
     ResultFile("protocol", "protocol/summary.csv", stage="protocol-summary", target="protocol",
                columns=words("arm task path coverage items cut score difference ci_low ci_high published")),
     ResultFile("claims", "claims.csv", stage="claims", keep=Keep.FILE, columns=VERDICTS,
                keys=words("id"), ratios=(Ratio("measured", *INTERVAL),),
-               ignored=words("statement source hardware evidence"), table="tab-claims"),
+               ignored=words("statement source hardware evidence"), tables=("tab-claims",)),
     ResultFile("claims_text", "claims.md", stage="claims", keep=Keep.FILE),
     ResultFile("served_claims", "served/claims.csv", stage="claims", target="served", keep=Keep.FILE, columns=VERDICTS),
     ResultFile("served_claims_text", "served/claims.md", stage="claims", target="served", keep=Keep.FILE),
@@ -240,6 +240,6 @@ def names(stage: str) -> list[str]:
     return [file.file for file in of_stage(stage)]
 
 
-def shown_in(table: str) -> ResultFile:
-    """The file behind a table. Raises KeyError for a table that shows none."""
-    return {file.table: file for file in REGISTERED}[table]
+def shown_in(table: str) -> list[ResultFile]:
+    """The files behind a table."""
+    return [file for file in REGISTERED if table in file.tables]

@@ -138,7 +138,7 @@ def table(name: str) -> Recipe:
         if not out.is_file():
             tables.write_one(run.results, name, out.parent)
 
-    return Recipe(make, (shown_in(name).path,), configured=False)
+    return Recipe(make, tuple(file.path for file in shown_in(name)), configured=False)
 
 
 def tables_document(run: AuditedRun, out: Path) -> None:

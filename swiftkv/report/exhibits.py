@@ -41,6 +41,7 @@ FIGURES = {
     "fig-divergence": Exhibit(
         "how far students are from the base on published texts", "plots.divergence:draw", "divergence"
     ),
+    "fig-gain-loss": Exhibit("what each student gains beside what it loses", "plots.gain_loss:draw", "divergence"),
 }
 SWEEP_FIGURES = {  # of the target `sweep`
     "fig-ratio": Exhibit("speed-up against prompt:output ratio, with prediction and limit", "plots.sweep:ratio"),
@@ -69,6 +70,7 @@ TABLES = {
     "tab-divergence": Exhibit(
         "perplexity, KL to the base and agreement with it on published texts", "tables:divergence", "divergence"
     ),
+    "tab-gain-loss": Exhibit("what each student gains beside what it loses", "tables:gain_loss", "divergence"),
     "tab-claims": Exhibit("published claims, measured values and verdicts", "tables:claims"),
 }
 PROTOCOL = {  # of the target `protocol`

@@ -18,6 +18,7 @@ from swiftkv.markup import pipe_table, with_interval
 from swiftkv.provenance import Provenance
 from swiftkv.registry import shown_in
 from swiftkv.report import exhibits
+from swiftkv.report.gain_loss import gains_and_losses
 from swiftkv.results import Origin, Results, load, published
 
 TABLE_1 = {0.0: "base", 0.25: "skip25", 0.5: "skip50"}  # share of layers skipped -> its row in published.csv
@@ -188,6 +189,26 @@ def divergence(results: Results) -> Table:
     return Table(caption, frame, text.reset_index().rename(columns={"arm": "model"}))
 
 
+def gain_loss(results: Results) -> Table:
+    frame = gains_and_losses(results)
+    named = {"prompts alone": "prompt_only", "10:1": "ratio_10to1"}
+    text = pd.DataFrame({"model": frame.arm})
+    for title, name in named.items():
+        text[f"{title} [95% CI]"] = with_ci(frame, name, f"{name}_ci_low", f"{name}_ci_high")
+    text["TTFT/base"] = formatted(frame.ttft_ratio, "{:.3f}")
+    text["TPOT/base"] = formatted(frame.tpot_ratio, "{:.3f}")
+    text["KV tokens/base"] = formatted(frame.kv_tokens_ratio, "{:.3f}")
+    text["score, points [95% CI]"] = with_ci(frame, "score_change", "score_ci_low", "score_ci_high", 1, 100)
+    text["KL [95% CI]"] = with_ci(frame, "kl", "kl_ci_low", "kl_ci_high", 3)
+    text["same top token"] = formatted(100 * frame.agreement, "{:.1f}%")
+    text["perplexity/base"] = formatted(frame.perplexity_ratio, "{:.3f}")
+    caption = (
+        "What every student gains and loses: throughput, latency and KV memory relative to the base; score of the "
+        "tasks less the base's; divergence from the base at the answers of published texts behind an early-exit prompt"
+    )
+    return Table(caption, frame, text)
+
+
 def percent_with_ci(frame: pd.DataFrame) -> pd.Series:
     return with_ci(frame, "agreement", "agreement_ci_low", "agreement_ci_high", digits=1, factor=100)
 
@@ -248,7 +269,7 @@ def escape(text: str) -> str:
 
 def write_one(results: Results, name: str, out_dir: str | Path) -> None:
     """Write a table of the results in its three formats. Raises UserError naming the result file that is missing."""
-    write(exhibits.ALL[name].maker(results), results.origin(shown_in(name).name), name, out_dir)
+    write(exhibits.ALL[name].maker(results), results.origin(shown_in(name)[0].name), name, out_dir)
 
 
 def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
@@ -271,7 +292,7 @@ def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "result
     """
     results = load(config.scale, root)
     names = exhibits.of(config, exhibits.TABLES)
-    inputs = [results.path(shown_in(name).name) for name in names]
+    inputs = [results.path(file.name) for name in names for file in shown_in(name)]
     written = [Path(out_dir) / f"{name}.csv" for name in names]
     with Provenance("tables", config, inputs=inputs, out=written) as provenance:
         made = exhibits.make(names, lambda name: write_one(results, name, out_dir), partial)

@@ -10,6 +10,7 @@ import pytest
 from swiftkv.config import ROOT
 from swiftkv.errors import UserError
 from swiftkv.report import claims, exhibits, tables
+from swiftkv.report.gain_loss import gains_and_losses
 from swiftkv.results import load
 from tests.helpers.config import make_config
 from tests.helpers.synthetic_results import DIVERGENCE, build
@@ -124,8 +125,9 @@ def test_a_part_of_the_pipeline_gives_a_part_of_the_tables(tmp_path, capsys):
 
 
 def test_what_a_section_measures_is_shown_where_the_configuration_has_it():
-    assert set(exhibits.of(make_config(), exhibits.TABLES)) == set(exhibits.TABLES) - {"tab-divergence"}
-    assert set(exhibits.of(make_config(), exhibits.FIGURES)) == set(exhibits.FIGURES) - {"fig-divergence"}
+    for known, kind in ((exhibits.TABLES, "tab"), (exhibits.FIGURES, "fig")):
+        absent = {f"{kind}-divergence", f"{kind}-gain-loss"}
+        assert set(exhibits.of(make_config(), known)) == set(known) - absent
     assert exhibits.of(CONFIG, exhibits.TABLES) == list(exhibits.TABLES)
 
 
@@ -135,3 +137,16 @@ def test_divergence_has_a_row_per_student_and_set(root):
     row = text.loc["skip50", "qmsum"]
     assert (row["KL [95% CI]"], row["same top token"]) == ("0.150 [0.135, 0.165]", "86.1 [77.5, 94.7]")
     assert row["documents (cut)"] == "6 (3)"
+
+
+def test_gains_and_losses_of_an_undistilled_control_are_its_students_and_its_own(root):
+    frame = gains_and_losses(load("cpu", root)).set_index("arm")
+    student, control = frame.loc["skip50"], frame.loc["skip50-undistilled"]
+    assert (student.ratio_10to1, student.tpot_ratio) == (control.ratio_10to1, control.tpot_ratio)
+    assert student.score > control.score and (student.distilled, control.distilled) == (True, False)
+    speed = load("cpu", root).throughput.query("arm == 'skip50' and point == 'prompt-only'").iloc[0]
+    assert (student.prompt_only, student.prompt_only_ci_low) == (speed.speedup, speed.ci_low)
+    texts = load("cpu", root).divergence.query("arm == 'skip50' and set == 'mean' and mode == 'answers'").iloc[0]
+    assert student.kl == texts.kl
+    assert student.perplexity_ratio == pytest.approx(texts.perplexity / texts.base_perplexity, rel=0.01)
+    assert frame.loc["base", ["prompt_only", "score_change", "kl"]].tolist() == pytest.approx([1, 0, 0])
