@@ -22,6 +22,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 LEASED = "SWIFTKV_LEASED"  # tells child processes that their parent's devices are theirs
 LOCKS = Path("/tmp/swiftkv-devices")  # one place for all users and jobs, whatever their TMPDIR
 POLL_S = 2.0
+NAMED = r"\d+|(GPU|MIG)-[\w/-]+"  # a device by its index or (the beginning of) its UUID
 UNITS = 100  # in which those who share a device's memory take it
 KEPT_FREE = 0.1  # of a GPU's memory: driver, communication buffers, fragmentation
 _held: list[int] = []  # open lock files; closing one ends its lease
@@ -45,13 +46,14 @@ def listed() -> list[tuple[str, str]]:
 def visible() -> list[str]:
     """The devices this process may use, by the names that CUDA_VISIBLE_DEVICES has or could have for them.
 
-    As for CUDA, an entry of -1 hides itself and all that follow, and an empty variable hides every device.
+    As for CUDA, an entry that names no device hides itself and all that follow: -1, nothing, or what Slurm writes where
+    a job has no GPU, NoDevFiles.
     """
     given = os.environ.get(VISIBLE)
     if given is None:
         return [name for name, _ in listed()]
     names = [name.strip() for name in given.split(",")]
-    end = next((place for place, name in enumerate(names) if name in ("", "-1")), len(names))
+    end = next((place for place, name in enumerate(names) if not re.fullmatch(NAMED, name)), len(names))
     return names[:end]
 
 

@@ -74,7 +74,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
     opener: Callable = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     rows = []
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
+        with opener(path, "rt", encoding="utf-8-sig") as lines:  # with or without a byte order mark
             for number, line in enumerate(lines, 1):
                 try:
                     rows.append(json.loads(line))

@@ -51,10 +51,10 @@ def load_beside_others(path: Path, model: Path, need: Callable):
     """As `load_with_gpu`, for what times nothing: a GPU is shared with others, as many as its memory holds. `need` of
     planning.memory_plan says how much a stage takes of it with a model of the shape of `model`."""
     from swiftkv.engines.engine import GIB
-    from swiftkv.modeling.checkpoint import read_config
+    from swiftkv.modeling.checkpoint import read_shape
 
     loaded = load(path)
-    wanted = need(loaded, read_config(model))
+    wanted = need(loaded, read_shape(model))
     take_gpu(wanted.gpus, wanted.each / GIB if wanted.gpus == 1 else None)
     return loaded
 

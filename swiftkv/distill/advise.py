@@ -21,7 +21,7 @@ from swiftkv.distill.probe import probe
 from swiftkv.distill.students import Student
 from swiftkv.errors import UserError
 from swiftkv.layers import Layers
-from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
+from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, read_shape, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.sources import BatchStream, stream_of
 from swiftkv.workloads.stream import Batch
@@ -81,7 +81,7 @@ def short_config(config: RunConfig, chosen: list[SwiftKVVariant], steps: int) ->
 
 def table(config: RunConfig, base_dir: Path, work: Path, probes: int, steps: int) -> pd.DataFrame:
     """A row per candidate: cut, group, skip, the probes, and what it may gain."""
-    tokenizer, shape = load_tokenizer(base_dir), read_config(base_dir)
+    tokenizer, shape = load_tokenizer(base_dir), read_shape(base_dir)
     texts = list(itertools.islice(stream_of(config, tokenizer, "test")(0), probes))
     rows, groups = [], in_memory(config, shape, free_bytes())
     for number, chosen in enumerate(groups, 1):

@@ -16,7 +16,7 @@ from swiftkv.evals.lm_eval_tasks import SeededSampling
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import real, tasks
 from swiftkv.workloads.tasks import Item
-from swiftkv.workloads.tokens import count_tokens, load_tokenizer
+from swiftkv.workloads.tokens import bos_text, count_tokens, load_tokenizer
 
 MAX_NUM_BATCHED_TOKENS = 8192
 
@@ -40,13 +40,16 @@ class AccuracyJob:
 def test_items(config: RunConfig, tokenizer=None) -> dict[str, list[Item]]:
     """The held-out items of every task. Raises UserError if a task has none.
 
-    The tokenizer decides how the prompts of real tasks are written; without real tasks there is no need of it.
+    The tokenizer decides how the prompts of real tasks are written, and whether prompts begin with a BOS; without real
+    tasks it may be left out, for generated items without one.
     """
     asked, items = config.accuracy, {}
+    start = bos_text(tokenizer) if tokenizer else ""
     for task, settings in generated_tasks(config).items():
         items[task] = tasks.items(task, "test", asked.items_per_task, config.seed, settings)
         if not items[task]:
             raise UserError(f"task {task!r}: no test rows")
+        items[task] = [dataclasses.replace(item, prompt=start + item.prompt) for item in items[task]]
     for task, settings in real_tasks(config).items():
         chat = settings.get("chat_template", asked.chat_template)
         items[task] = real.items(task, settings, config.seed, tokenizer, chat)

@@ -28,7 +28,7 @@ from swiftkv.provenance import Provenance
 from swiftkv.registry import names
 from swiftkv.stats import paired_difference_ci
 from swiftkv.workloads import tasks
-from swiftkv.workloads.tokens import load_tokenizer
+from swiftkv.workloads.tokens import bos_text, load_tokenizer
 
 FILES = names("diagnose")
 NEEDLE = "needle"
@@ -56,7 +56,8 @@ class Probe:
 def probes_of(tokenizer, task: str, count: int, seed: int, settings: dict) -> list[Probe]:
     """Held-out items of one task and difficulty; prompt and answer are encoded apart, as in training and in serving."""
     items = tasks.items(task, "test", count, seed, settings)
-    prompts = tokenizer([item.prompt for item in items], add_special_tokens=False)["input_ids"]
+    start = bos_text(tokenizer)
+    prompts = tokenizer([start + item.prompt for item in items], add_special_tokens=False)["input_ids"]
     answers = tokenizer([item.answer + tokenizer.eos_token for item in items], add_special_tokens=False)["input_ids"]
     return [Probe(i, settings["records"], p, a) for i, p, a in zip(items, prompts, answers, strict=True)]
 

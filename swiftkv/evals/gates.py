@@ -26,6 +26,7 @@ from swiftkv.evals.reference import (
     largest_delta,
     request,
 )
+from swiftkv.modeling.checkpoint import check_checkpoint, read_shape
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import tasks
 from swiftkv.workloads.stream import segments
@@ -205,18 +206,11 @@ def prompts(config: RunConfig, base_dir: Path) -> tuple[list[list[int]], list[li
     return [prompt for prompt, _ in pairs], [question for _, question in pairs]
 
 
-def read_shape(directory: Path) -> dict:
-    """config.json of a model directory."""
-    return files.read_json(Path(directory) / "config.json")
-
-
 def run(config: RunConfig, base_dir: Path, models: dict[str, Path], out: Path) -> None:
     """Check every student and write the gates to `out` (JSON: passed, gates).
 
     Raises UserError for a damaged model, and, after writing, for failed gates, naming them.
     """
-    from swiftkv.modeling.checkpoint import check_checkpoint
-
     for directory in (base_dir, *models.values()):
         check_checkpoint(directory)
     inputs = [path for directory in (base_dir, *models.values()) for path in Path(directory).glob("*.safetensors")]

@@ -15,7 +15,7 @@ from swiftkv.config import RunConfig
 from swiftkv.modeling.checkpoint import check_checkpoint, load_whole, weight_files
 from swiftkv.provenance import Provenance
 from swiftkv.workloads import tasks
-from swiftkv.workloads.tokens import load_tokenizer
+from swiftkv.workloads.tokens import bos_text, load_tokenizer
 
 
 def prompts(config: RunConfig) -> list[str]:
@@ -51,9 +51,9 @@ def sums(states: torch.Tensor) -> torch.Tensor:
 
 def measure(model, tokenizer, texts: list[str]) -> pd.DataFrame:
     """One row per layer input 1..L + 1, where L + 1 is the final output; means over all tokens of `texts`."""
-    total, tokens = 0, 0
+    total, tokens, start = 0, 0, bos_text(tokenizer)
     for text in texts:
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"].to(model.device)
+        ids = tokenizer(start + text, add_special_tokens=False, return_tensors="pt")["input_ids"].to(model.device)
         total, tokens = total + sums(residual_stream(model, ids)), tokens + ids.shape[1]
     names = ("cosine_to_previous", "cosine_to_final", "relative_change")
     frame = pd.DataFrame(dict(zip(names, (total / tokens).tolist(), strict=True)))

@@ -121,6 +121,13 @@ def parse_config(directory: Path, raw: dict) -> PreTrainedConfig:
     return config
 
 
+def read_shape(directory: Path, allowed: tuple[str, ...] = BASE_TYPES + STUDENT_TYPES) -> dict:
+    """The architecture of a model directory as Transformers reads it: config.json with the defaults of its class in
+    place of keys that it leaves out. Raises UserError as `read_config` and `parse_config` do."""
+    config = parse_config(directory, read_config(directory, allowed))
+    return {key: value for key, value in config.to_dict().items() if value is not None}
+
+
 def num_hidden_layers(directory: str | Path) -> int:
     """Layers L of a model directory. Raises UserError if there is no usable config.json."""
     directory = Path(directory)

@@ -17,7 +17,7 @@ from swiftkv.config import BASE_ARM
 from swiftkv.engines.settings import Arm
 from swiftkv.errors import UserError
 from swiftkv.markup import pipe_table
-from swiftkv.modeling.checkpoint import BASE_TYPES, read_config
+from swiftkv.modeling.checkpoint import BASE_TYPES, read_shape
 from swiftkv.planning import fleet, roofline
 from swiftkv.planning.roofline import Machine
 from swiftkv.planning.simulator import Cost, step_parts
@@ -191,7 +191,7 @@ def model_shape(model: str) -> Mapping:
         return PUBLISHED_SHAPES[model]
     if not Path(model).is_dir():
         raise UserError(f"--model {model!r}: no such directory; published shapes are {', '.join(PUBLISHED_SHAPES)}")
-    return read_config(Path(model), BASE_TYPES)
+    return read_shape(Path(model), BASE_TYPES)
 
 
 def assumptions(model: str, machine: Machine, load: Traffic, scenario: Scenario, left_out: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from swiftkv.devices import KEPT_FREE
 from swiftkv.distill.data import documents, select
 from swiftkv.engines.engine import GIB
 from swiftkv.errors import UserError
-from swiftkv.modeling.checkpoint import BASE_TYPES, read_config
+from swiftkv.modeling.checkpoint import BASE_TYPES, read_shape
 from swiftkv.workloads.rows import self_made
 from swiftkv.workloads.sources import stream_of
 from swiftkv.workloads.tokens import load_tokenizer
@@ -192,7 +192,7 @@ def shape_of(config: RunConfig, base_dir: Path | None) -> tuple[Mapping, str]:
     """The base model's shape and where it is from: its config.json, what it is to be trained with, or
     `throughput.model` if neither is there."""
     if (there := base_there(config, base_dir)) is not None:
-        return read_config(there, BASE_TYPES), f"{there}/config.json"
+        return read_shape(there, BASE_TYPES), f"{there}/config.json"
     if config.base.source == "train":
         return config.raw["train_base"], "train_base of the configuration"
     return config.shape, "throughput.model of the configuration (no base model there yet)"

@@ -12,7 +12,7 @@ import torch
 
 from swiftkv.errors import UserError
 from swiftkv.workloads import tasks
-from swiftkv.workloads.tokens import pad_id
+from swiftkv.workloads.tokens import bos_text, pad_id
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ def segments(context: tasks.Context, eos: str) -> Iterator[tuple[str, bool]]:
 
 
 def row(context: tasks.Context, tokenizer, length: int) -> tuple[list[int], list[bool]]:
-    """Token ids and answer flags of a context with as many whole questions as fit in `length` tokens."""
-    pieces = list(segments(context, tokenizer.eos_token))
+    """Token ids and answer flags of a context with as many whole questions as fit in `length` tokens, begun as the
+    tokenizer begins texts."""
+    (text, _), *turns = segments(context, tokenizer.eos_token)
+    pieces = [(bos_text(tokenizer) + text, False), *turns]
     encoded = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
     ids, flags = list(encoded[0]), [False] * len(encoded[0])
     for question, answer in zip(encoded[1::2], encoded[2::2], strict=True):

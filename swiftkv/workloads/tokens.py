@@ -38,6 +38,11 @@ def bos_id(tokenizer) -> int | None:
     return tokenizer.bos_token_id
 
 
+def bos_text(tokenizer) -> str:
+    """`bos_id`'s token as a prompt has it written out, for what adds no special tokens; nothing without one."""
+    return "" if bos_id(tokenizer) is None else tokenizer.bos_token
+
+
 def count_tokens(tokenizer, texts: list[str]) -> list[int]:
     """Tokens of each text, without special tokens (no BOS, no EOS)."""
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []

@@ -165,6 +165,8 @@ def test_an_instance_of_a_split_gpu_is_taken_whole(machine):
         ("1,-1,0", ["1"]),
         (" 1 , 0", ["1", "0"]),
         ("MIG-c0-1", ["MIG-c0-1"]),
+        ("NoDevFiles", []),  # Slurm, in a job without a GPU
+        ("1,NoDevFiles,0", ["1"]),
     ],
 )
 def test_what_was_inherited_is_respected(machine, monkeypatch, given, expected):

@@ -53,3 +53,8 @@ def test_a_digest_is_that_of_sorted_json():
     expected = hashlib.sha256(b'{"a": [1, "x"], "b": null}').hexdigest()
     assert files.digest({"b": None, "a": (1, Path("x"))}) == expected[:16]
     assert files.digest({"a": [1, "x"], "b": None}, length=64) == expected
+
+
+def test_a_byte_order_mark_before_json_lines_is_no_part_of_them(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n', encoding="utf-8-sig")
+    assert files.read_jsonl(tmp_path / "rows.jsonl") == [{"a": 1}, {"a": 2}]

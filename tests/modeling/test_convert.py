@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from swiftkv.base_model import fetch
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.modeling.checkpoint import check_checkpoint, num_hidden_layers
+from swiftkv.modeling.checkpoint import check_checkpoint, num_hidden_layers, read_shape
 from swiftkv.modeling.convert import convert
+from swiftkv.planning import capacity
 from tests.helpers.models import save_tiny_base
 
 
@@ -194,6 +195,19 @@ def test_number_of_layers(tiny_base, student, tmp_path):
     assert num_hidden_layers(tiny_base) == num_hidden_layers(student) == 8
     with pytest.raises(UserError, match="no such model directory"):
         num_hidden_layers(tmp_path / "none")
+
+
+@pytest.mark.parametrize("key", ["num_key_value_heads", "head_dim", "tie_word_embeddings"])
+def test_a_shape_has_what_its_class_says_of_keys_left_out(tiny_tokenizer, tmp_path, key):
+    """Early Llamas name no num_key_value_heads: they have as many as query heads."""
+    save_tiny_base(tmp_path / "base", tiny_tokenizer, num_key_value_heads=2, tie_word_embeddings=False)
+    whole = read_shape(tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    raw = json.loads(path.read_text())
+    del raw[key]
+    path.write_text(json.dumps(raw))
+    assert read_shape(tmp_path / "base") == whole
+    assert capacity.model_shape(str(tmp_path / "base"))[key] == whole[key]
 
 
 def test_convert_refuses_a_student_as_base(student, tmp_path):

@@ -1,6 +1,7 @@
 """The rule `base` on a GGUF file: another file in its place reruns it, and a base from elsewhere has no inputs."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -37,6 +38,16 @@ def test_another_file_reruns_the_base(tiny_tokenizer, tmp_path):
     os.utime(path)
     snakemake(tmp_path, "--quiet", "all", "--")
     assert weights.read_bytes() != first
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "generation_config.json"])
+def test_whatever_a_base_is_made_of_reruns_it(tiny_base, tmp_path, name):
+    """A template that was put right, for instance."""
+    model = shutil.copytree(tiny_base, tmp_path / "model")
+    (model / name).touch()
+    configure(tmp_path, source="local", path=str(model))
+    plan = snakemake(tmp_path, "-n", "--")
+    assert str(model / name) in plan.split("rule base:")[1].split("output:")[0]
 
 
 def test_a_package_is_no_input(tmp_path):

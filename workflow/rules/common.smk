@@ -10,6 +10,7 @@ from snakemake.settings.types import DeploymentMethod, ExecMode
 from swiftkv import registry
 from swiftkv.base_model.fetch import local_dir
 from swiftkv.base_model.gguf_origin import local_file
+from swiftkv.base_model.hub import FILES as MODEL_FILES
 from swiftkv.config import freeze, resolve
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
@@ -100,7 +101,8 @@ def made_by(stage):
 
 
 def base_files(wildcards):
-    """Weights of a base model that lies here, a directory's or a GGUF file: another model there reruns everything."""
+    """Files of a base model that lies here, a directory's or a GGUF file: another model, tokenizer or template there reruns
+    everything."""
     if RUN.base.source not in ("embedded", "local"):
         return []
     try:
@@ -109,7 +111,9 @@ def base_files(wildcards):
         place = local_dir(RUN.base.path)
     except UserError:  # which the command then tells
         return []
-    return local(sorted(map(str, place.glob("*.safetensors"))))
+    return local(
+        sorted({str(path) for pattern in MODEL_FILES for path in place.glob(pattern)})
+    )
 
 
 def starts_of_variants(wildcards):
@@ -122,9 +126,7 @@ def starts_of_variants(wildcards):
 
 def mix_files(wildcards):
     """The user's files among the rows that are made for the base."""
-    paths = [
-        path for entry in RUN.distill.data.mix or () for path in entry.files or ()
-    ]
+    paths = [path for entry in RUN.distill.data.mix or () for path in entry.files or ()]
     # Of one that is missing, the command tells.
     return local([path for path in paths if os.path.isfile(path)])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from swiftkv.errors import UserError
 from swiftkv.workloads.fim import fim_marks, fim_prompt
 from swiftkv.workloads.tasks.base import Item
-from swiftkv.workloads.tokens import bos_id
+from swiftkv.workloads.tokens import bos_text
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,6 @@ def prompt_of(example: Example, tokenizer, chat: bool, fim: bool) -> str:
     if chat:
         return chat_prompt(example, tokenizer)
     # A base model reads the BOS that it was trained with: where the tokenizer adds one by itself.
-    start = "" if bos_id(tokenizer) is None else tokenizer.bos_token
+    start = bos_text(tokenizer)
     marks = fim_marks(tokenizer) if fim and example.hole else None
     return start + (fim_prompt(marks, *example.hole) if marks else example.instruction + example.lead)
