@@ -22,7 +22,7 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from swiftkv.base_model.gguf_file import ROPE_FACTORS, GgufFile, library
-from swiftkv.base_model.gguf_tokenizer import end_ids, read_tokenizer
+from swiftkv.base_model.gguf_tokenizer import end_ids, read_tokenizer, save
 from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import BASE_TYPES, Tensors, expected_shapes
 from swiftkv.modeling.convert import HEAD, save_model
@@ -51,7 +51,7 @@ def write_directory(gguf: GgufFile, directory: Path, origin: str) -> None:
     raw = json.loads(config.to_json_string()) | {"architectures": [type(model).__name__]}
     raw = {key: value for key, value in raw.items() if key not in NO_SETTINGS}
     save_model(directory, raw, tensors_of(model))
-    tokenizer.save_pretrained(directory)
+    save(tokenizer, directory)
     ids = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
     GenerationConfig(eos_token_id=end_ids(tokenizer), **ids).save_pretrained(directory)
     (directory / "README.md").write_text(card(gguf, origin), encoding="utf-8")

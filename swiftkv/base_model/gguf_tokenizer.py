@@ -5,11 +5,16 @@ rules that llama.cpp has by name (src/llama-vocab.cpp). A name that nobody here 
 would be cut in another way than in training, which nothing else would tell.
 """
 
+import json
+from pathlib import Path
+
 from tokenizers import Tokenizer, pre_tokenizers
 
+from swiftkv import files
 from swiftkv.base_model.gguf_file import GgufFile
 from swiftkv.errors import UserError
 
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 # Names of pre-tokenizers of byte-level BPE beside those that Transformers knows.
 DIGITS_APART = {"smollm"}
 AS_GPT2 = {"gpt-2"}
@@ -32,6 +37,7 @@ def read_tokenizer(gguf: GgufFile):
         raise UserError(
             f"{gguf.path}: its tokenizer cannot be rebuilt ({type(error).__name__}: {' '.join(str(error).split())})"
         ) from None
+    backend = without_others(backend, len(described["tokens"]))
     byte_level = described["tokenizer_type"] == "gpt2"
     named = described.get("pre_tokenizer_type")
     if byte_level:
@@ -46,6 +52,14 @@ def read_tokenizer(gguf: GgufFile):
         model_max_length=gguf.of_model("context_length"),
         **{name: value for name, value in (settings | begins).items() if value is not None and value is not False},
     )
+
+
+def without_others(backend: Tokenizer, size: int) -> Tokenizer:
+    """A tokenizer without tokens beyond the `size` that the file lists, for which the embedding has no rows: classes
+    add their own, such as GPT-2's end of text."""
+    written = json.loads(backend.to_str())
+    written["added_tokens"] = [token for token in written["added_tokens"] if token["id"] < size]
+    return Tokenizer.from_str(json.dumps(written))
 
 
 def apply_rules(backend: Tokenizer, named: str | None, gguf: GgufFile) -> None:
@@ -63,6 +77,15 @@ def apply_rules(backend: Tokenizer, named: str | None, gguf: GgufFile) -> None:
         )
     if named in WORDS_FIRST:
         backend.model.ignore_merges = True
+
+
+def save(tokenizer, directory: Path) -> None:
+    """Write the tokenizer's files. Special tokens that it lacks are said to be none: `AutoTokenizer` takes the family's
+    class for Qwen2, which adds those that nothing is said of."""
+    tokenizer.save_pretrained(directory)
+    path = directory / "tokenizer_config.json"
+    absent = {name: None for name in SPECIAL if getattr(tokenizer, name) is None}
+    files.write_json(path, files.read_json(path) | absent)
 
 
 def end_ids(tokenizer) -> list[int]:

