@@ -111,9 +111,7 @@ def base_files(wildcards):
 
 def mix_files(wildcards):
     """The user's files among the rows that are made for the base."""
-    paths = [
-        path for entry in RUN.distill.data.mix or () for path in entry.files or ()
-    ]
+    paths = [path for entry in RUN.distill.data.mix or () for path in entry.files or ()]
     # Of one that is missing, the command tells.
     return local([path for path in paths if os.path.isfile(path)])
 
