@@ -38,12 +38,8 @@ class Answerer:
 
     def __init__(self, config: RunConfig, base_dir: Path, work: Path, tokenizer):
         self.config, self.base_dir, self.work, self.tokenizer = config, base_dir, work, tokenizer
-        self.sampling, self.engine, self.template, self.written = (
-            sampling_of(config.distill.data.answers),
-            None,
-            None,
-            0,
-        )
+        self.sampling, self.written = sampling_of(config.distill.data.answers), 0
+        self.engine = self.template = None
         self.model = ""  # a hash of the weights, once it is needed
 
     def open(self) -> None:
