@@ -15,7 +15,7 @@ from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import read_config, weight_files
 from swiftkv.workloads.chat import ChatTemplate
 
-AT_ONCE = 64  # requests of the engine
+AT_ONCE = 64  # requests of the engine, at most
 STEP_TOKENS = 4096  # of the scheduler
 # Prompts are sampled as the model has them: https://arxiv.org/abs/2406.08464 does so, too.
 PROMPT_SAMPLING = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 256}
@@ -38,12 +38,8 @@ class Answerer:
 
     def __init__(self, config: RunConfig, base_dir: Path, work: Path, tokenizer):
         self.config, self.base_dir, self.work, self.tokenizer = config, base_dir, work, tokenizer
-        self.sampling, self.engine, self.template, self.written = (
-            sampling_of(config.distill.data.answers),
-            None,
-            None,
-            0,
-        )
+        self.sampling, self.written = sampling_of(config.distill.data.answers), 0
+        self.engine = self.template = None
         self.model = ""  # a hash of the weights, once it is needed
 
     def open(self) -> None:
@@ -149,8 +145,8 @@ class Answerer:
                 dropped["empty answers"] += 1
         return found
 
-    def prompts(self, dropped: Counter) -> Iterator[dict]:
-        """Prompts that the base writes when a user's turn is opened, without end.
+    def prompts(self, at_once: int, dropped: Counter) -> Iterator[dict]:
+        """Prompts that the base writes when a user's turn is opened, `at_once` together and without end.
 
         Raises UserError if the template does not show where a user's turn begins.
         """
@@ -160,7 +156,7 @@ class Answerer:
             raise UserError("distill.data.mix: own: the chat template does not write a user's turn as it is")
         (ids,) = self.encode([opening])
         for number in count():
-            for made in self.generate([ids] * AT_ONCE, PROMPT_SAMPLING, f"prompts-{number}"):
+            for made in self.generate([ids] * at_once, PROMPT_SAMPLING, f"prompts-{number}"):
                 text = made["text"].strip()
                 if made["ended"] and len(text) >= LEAST_PROMPT:
                     yield {"messages": [{"role": "user", "content": text}]}

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 
 from swiftkv import files
 from swiftkv.config import RunConfig
-from swiftkv.config.data import ANSWERED, Data, MixEntry
+from swiftkv.config.data import Data, MixEntry
 from swiftkv.distill.answers import Answerer
 from swiftkv.distill.data_card import card
 from swiftkv.errors import UserError
@@ -30,7 +30,7 @@ from swiftkv.workloads.mixture import MAKERS, Setting, answered, text_of
 from swiftkv.workloads.tokens import load_tokenizer
 
 STAGE = "training-data"
-TOGETHER = 64  # rows that are looked at, and answered, together
+TOGETHER = 64  # rows that are looked at, and answered, together, at most
 BARREN = 64  # groups in a row of which no row is taken: the kind has no more
 MISFITS = 16  # rows in a row that are longer than what is left of a share
 
@@ -49,6 +49,11 @@ class Part:
     def left(self) -> float:
         """What is still to be taken."""
         return self.wanted - (len(self.rows) if self.entry.rows else self.tokens)
+
+    @property
+    def together(self) -> int:
+        """How many rows are looked at, and answered, together: not many more than are wanted."""
+        return min(TOGETHER, 2 * self.entry.rows) if self.entry.rows else TOGETHER
 
     def fits(self, tokens: int) -> bool:
         """Whether a row of so many tokens may be taken: the first one always, lest a small share be empty."""
@@ -100,8 +105,6 @@ class Builder:
             barren = 0 if len(part.rows) > before else barren + 1
             if part.left <= 0 or misfits >= MISFITS or barren >= BARREN:
                 break
-            if part.entry.kind in ANSWERED:
-                print(f"{STAGE}: {part.entry.kind}: {len(part.rows)} rows, {part.tokens} tokens so far", flush=True)
         left_out = listed(part.dropped)
         print(
             f"{STAGE}: {part.entry.kind}: {len(part.rows)} rows, {part.tokens} tokens; dropped: {left_out}", flush=True
@@ -111,12 +114,14 @@ class Builder:
 
     def groups(self, part: Part) -> Iterator[list[dict]]:
         """The part's rows in groups, answered, without repetitions and overlaps."""
-        kind = part.entry.kind
-        source = self.answerer.prompts(part.dropped) if kind == "own" else MAKERS[kind](part.entry, self.setting)
-        while group := list(islice(source, TOGETHER)):
+        kind, size = part.entry.kind, part.together
+        source = self.answerer.prompts(size, part.dropped) if kind == "own" else MAKERS[kind](part.entry, self.setting)
+        while group := list(islice(source, size)):
             fresh = [row for row in group if self.is_new(row, part) and self.is_clean(row, part)]
             asked = [row for row in fresh if not answered(row)]
             made = self.answerer.answered(asked, part.dropped)
+            if asked:
+                print(f"{STAGE}: {kind}: {len(part.rows)} rows so far, {len(made)} more answered", flush=True)
             # The base may know an evaluation set by heart.
             yield [row for row in fresh if answered(row)] + [row for row in made if self.is_clean(row, part)]
 

@@ -9,8 +9,8 @@ from swiftkv.config import ROOT
 
 SWIFTKV = [sys.executable, "-m", "swiftkv.cli"]
 STAGES = (
-    "train-base fetch-base convert distill similarity lengths verify throughput accuracy accuracy-summary "
-    "diagnose divergence claims figures tables notebook publish"
+    "train-base fetch-base convert training-data distill similarity lengths verify throughput accuracy "
+    "accuracy-summary diagnose divergence claims figures tables notebook publish"
 ).split()
 
 
@@ -33,6 +33,7 @@ def test_help_lists_every_stage_without_loading_torch():
         (["convert", "--base", "no/base", "--out", "o", "--variant", "skip99"], "skip99"),
         (["accuracy", "--arm", "base", "--model", "no/model", "--out", "o", "--work", "w"], "no/model"),
         (["distill", "--base", "no/base", "--out", "o", "--work", "w"], "no/base"),
+        (["training-data", "--base", "no/base", "--out", "o", "--work", "w"], "distill.data.source is tasks"),
         (["similarity", "--base", "no/base", "--out", "o.csv"], "no/base"),
         (["lengths", "--base", "no/base", "--out", "o"], "no/base"),
         (["verify", "--base", "no/base", "--models", "no/models", "--out", "o.json"], "no/base"),

@@ -7,8 +7,9 @@ import pytest
 from swiftkv import files
 from swiftkv.config import load_config, validate
 from swiftkv.config.data import Data
-from swiftkv.distill import training_data
+from swiftkv.distill import loop, training_data
 from swiftkv.distill.answers import PROMPT_SAMPLING, Answerer
+from swiftkv.distill.loop import Options
 from swiftkv.errors import UserError
 from swiftkv.workloads import overlap
 from swiftkv.workloads.mixture import code, text_of, texts
@@ -96,6 +97,22 @@ def test_the_distillation_reads_what_was_made(base, tmp_path):
     # All tokens of the record but those of the held-out rows and of what is cut off.
     assert read["tokens"] + read["changed"].get("tokens cut off", 0) <= sum(part["tokens"] for part in record["parts"])
     assert read["tokens"] > 0.7 * sum(part["tokens"] for part in record["parts"])
+
+
+def test_students_are_distilled_on_it_and_their_record_says_so(base, tmp_path):
+    config = config_of()
+    config.raw["variants"] = [{"name": "half", "skip": 0.5}]
+    config.raw["distill"] |= {"steps": 1, "sequence_length": 128, "batch_tokens": 256}
+    rows, _ = make(config, base, tmp_path)
+    options = Options(data=tmp_path / "data" / "train.jsonl.xz")
+    loop.run(config, base, tmp_path / "models", tmp_path / "work", options)
+    record = files.read_json(tmp_path / "models" / "distill.jsonl.provenance.json")
+    read = record["training_rows"]
+    assert (read["source"], read["split"]) == ("self", "train")
+    assert sum(read["kept"].values()) + sum(read["dropped"].values()) == len(rows)
+    assert files.sha256(options.data) in record["data_sha256"].values()
+    with pytest.raises(UserError, match=r"train\.jsonl\.xz: no such file"):
+        loop.run(config, base, tmp_path / "models", tmp_path / "work")
 
 
 def write(path, rows) -> str:

@@ -24,6 +24,11 @@ class Setting:
     tokenizer: object
     mirror: Path | None
 
+    @property
+    def passage(self) -> int:
+        """Characters of a passage, at most: about half of a row, which has to hold the answer, too."""
+        return 2 * self.config.distill.sequence_length
+
     def rng(self, *path) -> Random:
         """A generator of its own for each `path`."""
         return Random("/".join(map(str, ("training-data", self.config.seed, *path))))
@@ -32,7 +37,7 @@ class Setting:
 # Rows of an entry, given the entry and the setting; the base writes those of `own` (`distill.answers`).
 MAKERS: dict[str, Callable[[MixEntry, Setting], Rows]] = {
     "text": lambda entry, at: texts.rows(entry.corpora, at.mirror, at.rng("text")),
-    "documents": lambda entry, at: texts.questions(entry.corpora, at.mirror, at.rng("documents")),
+    "documents": lambda entry, at: texts.questions(entry.corpora, at.mirror, at.passage, at.rng("documents")),
     "code": lambda entry, at: code.rows(0.5 if entry.fim is None else entry.fim, at.tokenizer, at.rng("code")),
     "tasks": lambda entry, at: tasks.rows(entry.tasks, at.config.tasks, at.rng("tasks")),
     "sql": lambda entry, at: sql.rows(at.rng("sql")),

@@ -77,6 +77,9 @@ def parent_of(rng: Random, tables: list[Table]) -> tuple[Table, Table, Column]:
     return child, parent, pick(rng, parent.of(LABELS))
 
 
+# Each of these asks one kind of question about random columns, with values that the rows hold.
+
+
 def listing(rng: Random, tables: list[Table]) -> Pair:
     table, label = named(rng, tables)
     words, where = condition(rng, table)

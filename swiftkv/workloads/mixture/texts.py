@@ -7,7 +7,7 @@ from random import Random
 from swiftkv.workloads.corpora import corpus
 
 USER = "distill.data.mix"
-PASSAGE = (1200, 6000)  # characters, at least and at most
+LEAST = 5  # a passage has at least this part of the characters that it may have
 INSTRUCTIONS = (
     "Summarise the following passage in a few sentences.",
     "Summarise the passage in one paragraph for a reader who has not seen it.",
@@ -33,24 +33,29 @@ def rows(names: list[str], mirror: Path | None, rng: Random) -> Iterator[dict]:
         yield {"text": text}
 
 
-def passage(text: str, rng: Random) -> str | None:
-    """Paragraphs from a random place of a text, about as long as PASSAGE says; None if there is too little."""
+def passage(text: str, most: int, rng: Random) -> str | None:
+    """Paragraphs from a random place of a text, `most` characters at most; None if they are too few there."""
     paragraphs = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
-    start, wanted, chosen = rng.randrange(max(1, len(paragraphs))), rng.randint(*PASSAGE), []
+    start, wanted, chosen = rng.randrange(max(1, len(paragraphs))), rng.randint(most // LEAST, most), []
     for part in paragraphs[start:]:
-        if sum(map(len, chosen)) + len(part) > wanted:
+        if len("\n\n".join([*chosen, part])) > wanted:
             break
         chosen.append(part)
     found = "\n\n".join(chosen)
-    return found if len(found) >= PASSAGE[0] else None
+    return found if len(found) >= most // LEAST else None
 
 
-def questions(names: list[str], mirror: Path | None, rng: Random) -> Iterator[dict]:
-    """Passages with an instruction before or after them, without end. Raises UserError if a corpus cannot be had."""
-    found = [text for text in shuffled_texts(names, mirror, rng) if len(text) >= PASSAGE[0]]
-    while found:
+def questions(names: list[str], mirror: Path | None, most: int, rng: Random) -> Iterator[dict]:
+    """Passages of `most` characters at most, with an instruction before or after them, without end.
+
+    Raises UserError if a corpus cannot be had.
+    """
+    found = [text for text in shuffled_texts(names, mirror, rng) if len(text) >= most // LEAST]
+    given = True
+    while given:
+        given = False
         for text in found:
-            if part := passage(text, rng):
-                instruction = rng.choice(INSTRUCTIONS)
+            if part := passage(text, most, rng):
+                given, instruction = True, rng.choice(INSTRUCTIONS)
                 pieces = rng.choice([(instruction, part), (part, instruction)])
                 yield {"messages": [{"role": "user", "content": "\n\n".join(pieces)}]}
