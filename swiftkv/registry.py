@@ -203,7 +203,8 @@ REGISTERED = (
     ResultFile("served_predictions", "predictions/served.csv", stage="predict-served", target=None),
     ResultFile("protocol_scores", "protocol/{arm}/protocol.json", stage="protocol", target="protocol"),
     ResultFile("protocol", "protocol/summary.csv", stage="protocol-summary", target="protocol",
-               columns=words("arm task path coverage items cut score difference ci_low ci_high published")),
+               columns=words("arm task path coverage items cut differing score base_score difference ci_low ci_high "
+                             "published")),
     ResultFile("claims", "claims.csv", stage="claims", keep=Keep.FILE, columns=VERDICTS,
                keys=words("id"), ratios=(Ratio("measured", *INTERVAL),),
                ignored=words("statement source hardware evidence"), tables=("tab-claims",)),

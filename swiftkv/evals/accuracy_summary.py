@@ -123,14 +123,12 @@ def judge(differences, items: int, interval: tuple[float, float], margin: float)
 
 
 def row_of(arm: str, task: str, mine, reference, compared: dict, exact_match: float) -> dict:
-    """One task of one arm against the base, or their mean; `differing` counts the items with another score than the
-    base's, `length_ratio` is generated tokens over the base's."""
+    """One task of one arm against the base, or their mean; `length_ratio` is generated tokens over the base's."""
     length_ratio = ratio(mine["generated_tokens"].sum(), reference["generated_tokens"].sum())
     return {
         "arm": arm,
         "task": task,
         "items": len(mine),
-        "differing": int((mine["score"] != reference["score"].reindex(mine.index)).sum()),
         **compared,
         "retention": ratio(compared["score"], compared["base_score"]),
         "length_ratio": length_ratio,

@@ -13,16 +13,18 @@ MEAN = "mean"
 RESAMPLES = 10_000
 
 
-def compared(score: float, base_score: float, low: float, high: float) -> dict:
-    """The columns of a comparison; the limits are those of the difference's 95% interval."""
-    difference = score - base_score
-    return {"score": score, "base_score": base_score, "difference": difference, "ci_low": low, "ci_high": high}
+def compared(differing: int, score: float, base_score: float, low: float, high: float) -> dict:
+    """The columns of a comparison; the limits are those of the difference's 95% interval, `differing` counts the items
+    that have another score than the base's."""
+    scores = {"differing": differing, "score": score, "base_score": base_score}
+    return scores | {"difference": score - base_score, "ci_low": low, "ci_high": high}
 
 
 def compare_items(scores: pd.Series, base_scores: pd.Series, seed: int) -> dict:
     """One task: two columns of scores of the same items, in one order."""
     _, low, high = paired_difference_ci(scores, base_scores, seed, RESAMPLES)
-    return compared(scores.mean(), base_scores.mean(), low, high)
+    differing = int((scores != base_scores).sum())
+    return compared(differing, scores.mean(), base_scores.mean(), low, high)
 
 
 def mean_of(rows: list[dict], column: str) -> float:
@@ -33,7 +35,8 @@ def mean_of(rows: list[dict], column: str) -> float:
 def compare_means(rows: list[dict], differences: list[np.ndarray], seed: int) -> dict:
     """All tasks: their `rows`, and the differences of the items of each."""
     low, high = mean_difference_ci(differences, seed)
-    return compared(mean_of(rows, "score"), mean_of(rows, "base_score"), low, high)
+    differing = sum(row["differing"] for row in rows)
+    return compared(differing, mean_of(rows, "score"), mean_of(rows, "base_score"), low, high)
 
 
 def mean_difference_ci(differences: list[np.ndarray], seed: int) -> tuple[float, float]:

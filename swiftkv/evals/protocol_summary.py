@@ -14,7 +14,7 @@ from swiftkv.provenance import Provenance
 MEAN_METRIC = "avg_7task"
 SAME = ("path", "coverage", "settings", "source", "items_sha256")  # what must not differ between an arm and the base
 COLUMNS = (
-    "arm task path coverage items cut score base_score difference ci_low ci_high "
+    "arm task path coverage items cut differing score base_score difference ci_low ci_high "
     "published published_base published_difference published_id"
 ).split()
 

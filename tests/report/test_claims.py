@@ -252,12 +252,52 @@ def test_tasks_that_cannot_show_a_loss_judge_nothing(root, column, seen, still, 
         assert saturated.all() == saturated.any() == (value == seen)
     assert (judged.verdict[ACCURACY] == "not comparable").all()
     assert judged.evidence[ACCURACY].str.contains(reason, regex=False).all()
-    assert judged.evidence[ACCURACY].str.contains("`qwen-coder`").all(), "the scale that can judge is named"
+    assert judged.evidence[ACCURACY].str.contains("`smollm2`").all(), "the scale that can judge is named"
 
 
 def test_no_distillation_step_is_no_light_distillation(root):
     (root / "cpu" / "models" / "distill.jsonl").write_text("")
     assert verdicts(root).verdict["light-distillation"] == "not measured"
+
+
+def test_a_distillation_before_this_run_counts(root):
+    """Of a student that was handed over with its training record."""
+    models = root / "cpu" / "models"
+    (models / "distill.jsonl").write_text("")
+    record = files.read_json(models / "distill.jsonl.provenance.json")
+    record["started_from"] = {"skip50": {"tokens": 327680}}
+    files.write_json(models / "distill.jsonl.provenance.json", record)
+    judged = verdicts(root)
+    assert judged.verdict["light-distillation"] == REPRODUCED
+    assert "distilled on 327,680 tokens before this run" in judged.evidence["light-distillation"]
+
+
+PROTOCOL = {"path": "vllm", "coverage": "whole set", "items": 50, "cut": 0, "differing": 20, "published": None}
+SEVEN = ["arc_challenge", "winogrande", "hellaswag", "truthfulqa_mc2", "mmlu", "mmlu_cot", "gsm8k_cot"]
+
+
+def protocol(root, scores: dict[str, float], tasks: list[str]) -> None:
+    """A protocol summary with the same score on every task, and the mean where there are seven."""
+    rows = []
+    for arm, score in scores.items():
+        for task in [*tasks, *(["mean"] if len(tasks) == len(SEVEN) else [])]:
+            difference = score - scores["base"]
+            interval = {"ci_low": difference - 0.001, "ci_high": difference + 0.001}
+            scored = {"score": score, "base_score": scores["base"], "difference": difference}
+            rows.append({"arm": arm, "task": task, **PROTOCOL, **scored, **interval})
+    save(root / "cpu" / "protocol" / "summary.csv", rows)
+
+
+def test_the_papers_tasks_judge_accuracy_where_a_run_has_all_seven(root):
+    scores = {"base": 0.6, "skip50": 0.57, "skip50-undistilled": 0.3}
+    protocol(root, scores, SEVEN[:-1])
+    assert "on 800 items of 4 tasks" in verdicts(root).evidence["accuracy"], "six tasks are not the paper's mean"
+    protocol(root, scores, SEVEN)
+    judged = verdicts(root)
+    assert judged.verdict["accuracy"] == NOT_REPRODUCED and judged.measured["accuracy"] == 95
+    assert "skip50 scores 57.0%, the base 60.0% on 350 items of 7 tasks" in judged.evidence["accuracy"]
+    assert judged.measured["light-distillation"] == 90
+    assert "code" in judged.evidence["accuracy-25"], "an arm that the protocol lacks is judged by the enterprise tasks"
 
 
 def test_light_distillation_is_judged_where_rewiring_alone_costs_something(root):

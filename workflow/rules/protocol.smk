@@ -1,5 +1,6 @@
 # The paper's own protocol.
-# Not part of the default run: `snakemake protocol`, where the configuration has the key `protocol`.
+# Where the configuration has the key `protocol`: the claims about accuracy are then judged by its seven tasks, if it has them
+# all. `snakemake protocol` makes its table alone.
 if "protocol" in RUN.raw:
 
     rule protocol_arm:

@@ -23,6 +23,7 @@ EVIDENCE = [
 rule claims:
     input:
         evidence=EVIDENCE,
+        protocol=made_by("protocol-summary") if "protocol" in RUN.raw else [],
         rules=[project("config/claims.yaml"), project("config/published.csv")],
     output:
         report(

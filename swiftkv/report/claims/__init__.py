@@ -28,7 +28,7 @@ from swiftkv.results import PUBLISHED, Results, published
 CLAIMS = ROOT / "config" / "claims.yaml"
 SCHEMA = ROOT / "workflow" / "schemas" / "claims.schema.json"
 COLUMNS = list(FRAMES["claims"].columns)
-READ = [*(name for name in FRAMES if name != "claims"), "served"]
+READ = [*(name for name in FRAMES if name != "claims"), "protocol", "served"]
 COMPUTED = "none (computed from the model's shape)"
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from swiftkv.config import BASE_ARM, UNDISTILLED
+from swiftkv.config import BASE_ARM
 from swiftkv.report.claims.measurement import Measurement, Unanswerable, file_of, only, student
+from swiftkv.report.claims.quality import gap_recovered, retention
 from swiftkv.results import require
 
 NO_SERVED_LOAD = (
     "This run has no served load, a target of its own: "
     "`snakemake --cores all --configfile config/served.yaml -- served` (docs/serving.md)"
 )
-
-JUDGES = "the scales `smollm2` and `qwen-coder`, on pretrained models, can"
 
 
 def cell(metric: dict, context) -> Measurement:
@@ -74,103 +73,6 @@ def describe(where: dict, row: pd.Series, take: dict) -> str:
         share = take["column"] / take["limit"]
         text += f"; the compute limit is {take['limit']:.2f}x, of which {share:.0%} is reached"
     return text
-
-
-def retention(metric: dict, context) -> Measurement:
-    """100 * score / base score, mean over tasks; the CI is that of the paired difference over the base score.
-
-    Not comparable when the base itself scores below `min_base`, for retention of a bad model says nothing, or where the
-    tasks are saturated.
-    """
-    arm = student(metric, context)
-    frame = context.results.accuracy
-    row = only(frame, {"arm": arm, "task": "mean"}, file_of("accuracy"))
-    if row.base_score < metric["min_base"]:
-        weak = f"the base scores {row.base_score:.1%}, below {metric['min_base']:.0%}"
-        raise Unanswerable("not comparable", f"{weak}; keeping a share of that says little")
-    check_saturation(row, metric)
-    tasks = frame[(frame.arm == arm) & (frame.task != "mean") & (frame.base_score >= context.config.accuracy.floor)]
-    # The mean is judged; that a weak task hides behind it must not go unsaid.
-    worst = tasks.loc[tasks.retention.idxmin()]
-    return Measurement(
-        value=100 * row.score / row.base_score,
-        frame="accuracy",
-        # The base's score counts as known: items are paired, so what varies is the difference.
-        low=100 * (1 + row.ci_low / row.base_score),
-        high=100 * (1 + row.ci_high / row.base_score),
-        is_ci=True,
-        details=f"{arm} scores {row.score:.1%}, the base {row.base_score:.1%} on {tasks['items'].sum():.0f} "
-        f"items of {len(tasks)} tasks ({', '.join(tasks.task)}); weakest is {worst.task} at "
-        f"{worst.retention:.1%} of the base; answers are {row.length_ratio:.2f} times as long as the base's",
-    )
-
-
-def check_saturation(row: pd.Series, metric: dict) -> None:
-    """Raise Unanswerable where the tasks cannot show a loss: the base answers more than `max_base` of them, or fewer
-    than `min_differing` items have another score than the base's."""
-    if row.base_score > metric["max_base"]:
-        seen = f"the base scores {row.base_score:.1%}, above {metric['max_base']:.0%}"
-    elif row.differing < metric["min_differing"]:
-        seen = (
-            f"{row.differing:.0f} of {row['items']:.0f} items differ from the base's, under {metric['min_differing']}"
-        )
-    else:
-        return
-    raise Unanswerable("not comparable", f"saturated: {seen}, so these tasks cannot show what is lost; {JUDGES}")
-
-
-def gap_recovered(metric: dict, context) -> Measurement:
-    """Share (%) of the loss without distillation that distillation wins back.
-
-    Of the metric's student, or, where rewiring alone costs that one less than `min_gap`, of the first of `otherwise`
-    that loses more. The CI is that of the paired difference to the base over the gap, which is taken as fixed.
-    """
-    losses = {}
-    for chosen in ({"student": metric["student"]}, *({"student": other} for other in metric.get("otherwise", []))):
-        arm = student(chosen, context)
-        row, losses[arm] = gap_of(arm, metric, context)
-        if losses[arm] >= metric["min_gap"]:
-            return recovered(arm, row, losses, context)
-    lost = ", ".join(f"{arm} {gap:.1%}" for arm, gap in losses.items())
-    raise Unanswerable(
-        "not comparable", f"without distillation the loss is small ({lost}); there is little to win back"
-    )
-
-
-def gap_of(arm: str, metric: dict, context) -> tuple[pd.Series, float]:
-    """The arm's mean row of the accuracy summary, and what its undistilled control loses to the base, on tasks that
-    can show it."""
-    frame = context.results.accuracy
-    # The base's score stands in every arm's row; the control's is that of the same items.
-    control = only(frame, {"arm": arm + UNDISTILLED, "task": "mean"}, file_of("accuracy"))
-    check_saturation(control, metric)
-    return only(frame, {"arm": arm, "task": "mean"}, file_of("accuracy")), control.base_score - control.score
-
-
-def recovered(arm: str, row: pd.Series, losses: dict[str, float], context) -> Measurement:
-    """The share of `losses[arm]` won back; the details name the students that were passed over."""
-    gap = losses[arm]
-    passed = [f"rewiring alone costs {name} only {loss:.1%}, too little to judge by" for name, loss in losses.items()]
-    scores = f"base {row.base_score:.1%}, {arm} {row.score:.1%}, without distillation {row.base_score - gap:.1%}"
-    return Measurement(
-        value=100 * (1 + row.difference / gap),
-        frame="accuracy",
-        low=100 * (1 + row.ci_low / gap),
-        high=100 * (1 + row.ci_high / gap),
-        is_ci=True,
-        files=(file_of("accuracy"), file_of("distill")),
-        details="; ".join([*passed[:-1], scores, effort(arm, context)]),
-    )
-
-
-def effort(arm: str, context) -> str:
-    """Tokens and time of the distillation, in words."""
-    curve = context.results.distill.query("variant == @arm")
-    if curve.empty:
-        raise Unanswerable("not measured", f"{file_of('distill')} has no rows of {arm}")
-    tokens = curve.tokens.max()
-    minutes = curve.seconds.max() / 60
-    return f"distilled on {tokens:,.0f} tokens in {minutes:.1f} minutes, all students in one run"
 
 
 def kv_reduction(metric: dict, context) -> Measurement:
