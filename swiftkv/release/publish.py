@@ -185,8 +185,7 @@ What these scores are, and are not:
 - "Held out" means new names. The generators, their templates and the words that names are made of are the same in
   training and test, so a score says that the model copies and looks up in its context, and nothing about language.
 - The tasks are saturated: at nearly 100% no student can be seen to lose what a real model would. Claims about
-  accuracy are therefore `not comparable` on this base; the scales `smollm2` and `qwen-coder` judge them on pretrained
-  models.
+  accuracy are therefore `not comparable` on this base; the scale `smollm2` judges them on a pretrained model.
 - It was retrained so that rewiring costs something. Trained on answers alone, the first base lost nothing at 50%
   without any distillation: its late layers had nothing to do on prompt tokens. In the last stage of the recipe the
   loss on prompt tokens therefore weighs three times that on answers (`prompt_weight: 3.0`); tried on that first base,
