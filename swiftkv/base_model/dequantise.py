@@ -27,8 +27,8 @@ from swiftkv.errors import UserError
 from swiftkv.modeling.checkpoint import BASE_TYPES, Tensors, expected_shapes
 from swiftkv.modeling.convert import HEAD, save_model
 
-# GGUF architecture -> model type; a Mistral without a sliding window is a Llama.
-ARCHITECTURES = {name: name for name in BASE_TYPES if name != "mistral"}
+# By llama.cpp's names, which are those of Transformers; a Mistral without a sliding window is a Llama there.
+ARCHITECTURES = tuple(name for name in BASE_TYPES if name != "mistral")
 DTYPE = torch.bfloat16
 APART = (
     "What quantisation took away is not there, so this is another model than the one that was quantised: compare it, "
@@ -89,9 +89,7 @@ def scale_rope(gguf: GgufFile, config: PreTrainedConfig) -> None:
         raise UserError(f"{gguf.path}: rotary scaling {kind!r} is not read from GGUF; take the model's safetensors")
     if gguf.rope_factors is None:
         return
-    plain = {"rope_type": "default", "rope_theta": config.rope_parameters["rope_theta"]}
-    scaled = plain | {"rope_type": "llama3", "factor": float(gguf.rope_factors.max()), **LLAMA3}
-    config.rope_parameters = scaled
+    config.rope_parameters |= {"rope_type": "llama3", "factor": float(gguf.rope_factors.max()), **LLAMA3}
     frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     wanted = frequencies_of(config) / gguf.rope_factors
     if wanted.shape != frequencies.shape or not np.allclose(frequencies.numpy(), wanted, rtol=SAME_FREQUENCIES, atol=0):
@@ -100,7 +98,8 @@ def scale_rope(gguf: GgufFile, config: PreTrainedConfig) -> None:
 
 def frequencies_of(config: PreTrainedConfig) -> np.ndarray:
     """Rotary frequencies [head_dim / 2] without scaling, in radians per token."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    exponents = np.arange(0, width, 2, dtype=np.float64) / width
     return config.rope_parameters["rope_theta"] ** -exponents
 
 

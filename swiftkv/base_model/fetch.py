@@ -65,10 +65,12 @@ def resolve_gguf(config: RunConfig, out_dir: Path, mirror: Path | None) -> None:
     from swiftkv.modeling.checkpoint import check_checkpoint
 
     library()  # before anything is downloaded
-    gguf = open_gguf(gguf_origin.find(config.base, mirror), tuple(dequantise.ARCHITECTURES))
+    gguf = open_gguf(gguf_origin.find(config.base, mirror), dequantise.ARCHITECTURES)
+    # Others lie in a cache, which is a directory of this machine; `gguf` has their hash.
+    inputs = [gguf.path] if config.base.source == "local" else []
     with (
         outputs.directory(out_dir, ["base"], [gguf.path]) as directory,
-        Provenance("base", config, inputs=[gguf.path], base=config.raw["base"], gguf=gguf.record()) as provenance,
+        Provenance("base", config, inputs=inputs, base=config.raw["base"], gguf=gguf.record()) as provenance,
     ):
         dequantise.write_directory(gguf, directory, gguf_origin.in_words(config.base))
         check_tokenizer(directory, check_checkpoint(directory).vocab_size, where=str(gguf.path))

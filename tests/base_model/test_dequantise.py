@@ -83,9 +83,12 @@ def test_weights_are_within_a_step_of_the_quantisation(kind, step, tiny_tokenize
     assert (quantised > 1000) is (kind != "F16")
 
 
-def test_tokenizer_template_and_ends_arrive(tiny_tokenizer, tmp_path):
-    out = fetched(write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), tiny_tokenizer), tmp_path / "base")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokenizer_template_and_ends_arrive(family, tiny_tokenizer, tmp_path):
+    """And no token more than the file lists, whichever class reads it."""
+    out = fetched(write_gguf(tmp_path / "tiny.gguf", tiny_model(family), tiny_tokenizer), tmp_path / "base")
     tokenizer = load_tokenizer(out)
+    assert len(tokenizer) == 300
     assert (out / "tokenizer.json").is_file() and (tokenizer.eos_token, tokenizer.pad_token) == ("<|end|>", "<|pad|>")
     shown = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
     assert shown == "user: hi<|end|>\nassistant:"

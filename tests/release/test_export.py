@@ -170,6 +170,19 @@ def test_front_matter_parses_offline_and_holds_the_scores(exported, finished):
     assert "not measured" not in card.text.replace("what the student loses on others is not measured", "")
 
 
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ({"source": "hub", "path": "org/x", "revision": "f" * 40}, "[org/x](https://huggingface.co/org/x) at revision"),
+        ({"source": "hub", "path": "org/x", "revision": "f" * 40, "file": "q.gguf"}, "`q.gguf` of [org/x]("),
+        ({"source": "package", "path": "x==1"}, "the GGUF file in the Python package `x==1`"),
+        ({"source": "local", "path": "/somewhere/x.gguf"}, "the local model `x.gguf`"),
+    ],
+)
+def test_the_base_in_words(base, words):
+    assert model_card.base_name(base).startswith(words)
+
+
 @pytest.mark.parametrize("frame", ["accuracy", "throughput", "latency", "kv_capacity"])
 def test_what_was_not_measured_says_so(evidence, frame):
     load("cpu").path(frame).unlink()
