@@ -62,7 +62,7 @@ def draw_set(name: str, asked: Divergence, seed: int, tokenizer) -> list[Drawn]:
     """
     drawn, short = [], 0
     for text in texts.shuffled(name, seed):
-        ids = tokenizer(text.text)["input_ids"]
+        ids = tokenizer(text.text, verbose=False)["input_ids"]  # longer ones than the model takes are cut below
         if len(ids) <= asked.answer_tokens:
             short += 1
             continue

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from swiftkv import files
 from swiftkv.config import RunConfig, validate
 from swiftkv.errors import UserError
-from swiftkv.evals import divergence, teacher_forcing
+from swiftkv.evals import divergence, divergence_summary, teacher_forcing
 from swiftkv.modeling.convert import convert
 from swiftkv.registry import FILES
 from swiftkv.workloads.real import texts
@@ -23,6 +23,12 @@ ASKED = {"documents": 2, "max_tokens": 40, "answer_tokens": 8}
 
 def config_of(**changes) -> RunConfig:
     return make_config(instead={"divergence": ASKED | changes})
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Intervals are tested with the summary."""
+    monkeypatch.setattr(divergence_summary, "RESAMPLES", 50)
 
 
 @pytest.fixture

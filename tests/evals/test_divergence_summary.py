@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swiftkv import files
@@ -61,6 +61,7 @@ LIKELIHOODS = st.floats(0.1, 9)
 DOCUMENT = st.tuples(LIKELIHOODS, LIKELIHOODS, st.floats(0, 5), st.floats(0, 1))
 
 
+@settings(max_examples=15)
 @given(st.lists(DOCUMENT, min_size=2, max_size=6))
 def test_more_documents_of_the_same_kind_narrow_the_interval(documents):
     """And leave the means as they are."""

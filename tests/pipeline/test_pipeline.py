@@ -81,8 +81,8 @@ def test_divergence_is_part_of_the_run_where_it_is_configured(tmp_path):
     command = ["snakemake", "-n", "--directory", tmp_path, "--configfile", "config/smoke.yaml"]
     done = [subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True) for more in ([DIVERGENCE], [])]
     with_it, without = (one.stdout for one in done)
-    assert "rule divergence:" in with_it and "fig-divergence.png" in with_it and "tab-divergence.csv" in with_it
-    assert "rule accuracy:" in without and "divergence" not in without
+    assert "swiftkv divergence" in with_it and "fig-divergence.png" in with_it and "tab-divergence.csv" in with_it
+    assert "rule accuracy:" in without and "swiftkv divergence" not in without and "fig-divergence" not in without
 
 
 def test_killed_run_went_on_where_it_was(finished, results):

@@ -15,7 +15,7 @@ if "divergence" in RUN.raw:
             "<results>/benchmarks/divergence.tsv"
         conda:
             CONDA_ENVIRONMENT
-        threads: workflow.cores
+        threads: lambda wildcards: max(1, (workflow.cores or 1) // 2)  # arms of the accuracy rule run beside it
         resources:
             gpu=1,
         params:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
 from swiftkv.report.plots.speed import whiskers
@@ -21,7 +22,7 @@ from swiftkv.report.plots.style import (
 from swiftkv.results import Results
 
 MODES = {"full": "every token through every layer", "answers": "answers behind a prompt that leaves at the cut"}
-PANELS = {"kl": "KL(base || student), nats", "agreement": "share of the base's top tokens"}
+PANELS = {"kl": "KL(base || student), nats", "agreement": "share with the same top token"}
 MEAN = "mean"
 SPREAD = 0.7  # of the way from one set to the next, over which the arms stand
 
@@ -44,6 +45,7 @@ def panel(axes: Axes, rows: pd.DataFrame, value: str, sets: list[str], arms: lis
     axes.axvline(len(sets) - 1.5, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(sets)), [name.replace("_", "\n") for name in sets], fontsize=7.5)
     axes.set_xlim(-0.5, len(sets) - 0.5)
+    axes.tick_params(axis="y", which="both", labelsize=7.5)
     axes.grid(axis="x", visible=False)
 
 
@@ -56,9 +58,13 @@ def draw(config: RunConfig, results: Results) -> Figure:
     for number, (mode, title) in enumerate(MODES.items()):
         for axes, (value, label) in zip(panels[number * len(PANELS) :], PANELS.items(), strict=False):
             panel(axes, frame[frame["mode"] == mode], value, sets, arms, config)
-            axes.set_ylabel(label, fontsize=8)
+            axes.set_ylabel(label, fontsize=7.5)
         panels[number * len(PANELS)].set_title(title, fontsize=8.5, loc="left")
-    panels[0].set_yscale("log")
+    for axes in panels[:: len(PANELS)]:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     labels = arm_labels(config)
     legend(figure, [Line2D([], [], label=labels[arm], **looks(config, arm)) for arm in arms], columns=min(4, len(arms)))
     documents = frame[frame["set"] != MEAN].documents
