@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.report import exhibits, plots
+from swiftkv.report.plots import style
 from swiftkv.report.plots.rewiring import Wiring, wirings
 from swiftkv.report.plots.style import WIDTH
 from tests.helpers.config import make_config
@@ -104,3 +105,23 @@ def test_a_run_without_distillation_still_has_its_figure(tmp_path):
     (scale / "models" / "distill.jsonl").write_text("")
     plots.draw(CONFIG, "fig-distillation", tmp_path, root=tmp_path / "results")
     assert "no distillation step" in (tmp_path / "fig-distillation.svg").read_text()
+
+
+def test_a_student_looks_the_same_in_every_run():
+    """By what it skips and shares, whatever stands before it; the default students look as they always have."""
+    default, alone = CONFIG, reduced()
+    assert style.arm_colours(alone)["skip50"] == style.arm_colours(default)["skip50"] == style.PALETTE[1]
+    assert style.arm_markers(alone)["skip50"] == style.arm_markers(default)["skip50"]
+    assert [style.arm_colours(default)[v.name] for v in default.variants] == style.PALETTE[:5]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.125, 0.25, 0.5, 0.625, 0.75]), st.integers(1, 6)), unique=True, max_size=7)
+)
+def test_no_two_students_of_a_run_look_alike(students):
+    variants = [
+        {"name": f"v{number}", "skip": skip, "key_value_group_size": group}
+        for number, (skip, group) in enumerate(students)
+    ]
+    config = make_config(instead={"variants": variants})
+    assert len(set(style.looks(config).values())) == len(students)

@@ -88,16 +88,36 @@ def arm_labels(config: RunConfig) -> dict[str, str]:
     return labels | {name + UNDISTILLED: f"{labels[name]}, not distilled" for name in controls}
 
 
+def look_of(variant: SwiftKVVariant) -> int:
+    """Which colour of PALETTE and marker of MARKERS stand for what the variant skips and shares, in every figure of
+    every run: without AcrossKV by the share skipped, near 25%, 50%, more; with it by the layers that share a cache."""
+    if variant.key_value_group_size > 1:
+        return {2: 3, 3: 5, 4: 4}.get(variant.key_value_group_size, 6)
+    return 0 if variant.skip < 0.375 else 1 if variant.skip < 0.5625 else 2
+
+
+def looks(config: RunConfig) -> dict[str, int]:
+    """Variant name -> `look_of`; where two variants of one configuration would look alike, the next that is free."""
+    taken: dict[str, int] = {}
+    for variant in config.variants:
+        wanted = look_of(variant)
+        free = [
+            n % len(PALETTE) for n in range(wanted, wanted + len(PALETTE)) if n % len(PALETTE) not in taken.values()
+        ]
+        taken[variant.name] = free[0] if free else wanted
+    return taken
+
+
 def arm_colours(config: RunConfig) -> dict[str, str]:
     """Arm name -> colour; an undistilled control has the colour of its variant."""
-    colours = {v.name: PALETTE[i % len(PALETTE)] for i, v in enumerate(config.variants)}
+    colours = {name: PALETTE[look] for name, look in looks(config).items()}
     controls = {name + UNDISTILLED: colours[name] for name in config.accuracy.undistilled}
     return {BASE_ARM: "#000000"} | colours | controls
 
 
 def arm_markers(config: RunConfig) -> dict[str, str]:
     """Arm name -> marker, so that colour never carries meaning alone."""
-    markers = {v.name: MARKERS[i % len(MARKERS)] for i, v in enumerate(config.variants)}
+    markers = {name: MARKERS[look] for name, look in looks(config).items()}
     controls = {name + UNDISTILLED: markers[name] for name in config.accuracy.undistilled}
     return {BASE_ARM: "*"} | markers | controls
 
