@@ -19,9 +19,10 @@ reproduce: env
 	if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then snakemake --unlock --quiet all; fi; \
 	snakemake --cores all $(CHOSEN) $(SNAKEMAKE_ARGS)
 
-# Files of tests side by side, one thread each: most of them wait for processes that they start.
+# Files of tests side by side, one thread each: most of them wait for processes that they start. In the order of tests/conftest.py,
+# which begins with the longest.
 test: env
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # What conda has pip do with environment.yml, in a fresh environment (minutes, 5 GB on disk until it ends).
 test-install: env

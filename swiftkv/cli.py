@@ -4,9 +4,13 @@ Errors a user can mend are printed as one line on standard error and end with ex
 check or to judge, it is 1.
 """
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
+
+import typer
 
 from swiftkv import devices
 
@@ -15,17 +19,53 @@ devices.keep_memory()  # before anything heavy is imported, because the command 
 from swiftkv.commands import cli, measure, models, planning, results  # noqa: E402, F401 (each registers its commands)
 from swiftkv.errors import UserError  # noqa: E402
 
-cli.info.help = __doc__
+DEBUG = "SWIFTKV_DEBUG"  # for the processes that a command starts, too
+INTERRUPTED = 130
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"swiftkv {importlib.metadata.version('swiftkv-repro')}")
+        raise typer.Exit
+
+
+@cli.callback(help=__doc__)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Print the version and end.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+def said(error: BaseException) -> tuple[str, int] | None:
+    """One line for an error that has one, and the exit code; None for a fault of this project."""
+    if isinstance(error, UserError):
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; what was finished is kept, the same command goes on from there", INTERRUPTED
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter: torch's
+        reason = " ".join(str(error).split()) or "the machine has no more"
+        return f"out of memory: {reason}; `swiftkv memory-plan` says what a configuration needs", 2
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}", 2
+    return None
 
 
 def end_in_one_line(command: Callable[[], None]) -> None:
-    """Run a command; a UserError becomes one line on standard error and its exit code."""
+    """Run a command; an error that a user can mend becomes one line on standard error and its exit code."""
     try:
         command()
-    except UserError as error:
+    except BaseException as error:
+        line = said(error)
+        if line is None or os.environ.get(DEBUG):
+            raise
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            print(f"swiftkv: error: {error}", file=sys.stderr)
-        sys.exit(error.code)
+            print(f"swiftkv: error: {line[0]}", file=sys.stderr)
+        sys.exit(line[1])
 
 
 def app() -> None:

@@ -20,6 +20,12 @@ def silence_the_end() -> None:
         os.dup2(sink.fileno(), 2)
 
 
+def pytest_collection_modifyitems(items: list) -> None:
+    """Files with a whole pipeline first: it takes minutes, and started last it would run alone at the end."""
+    whole = {item.path for item in items if item.get_closest_marker("pipeline")}
+    items.sort(key=lambda item: item.path not in whole)
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """A byte-level tokenizer of 300 tokens, trained on a few contexts of the four tasks."""

@@ -6,7 +6,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+# Without Rich's markup, which takes what stands in brackets for a tag and leaves it out of the help.
+cli = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
+)
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 Out = Annotated[Path, typer.Option(help="Where the result goes.")]

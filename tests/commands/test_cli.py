@@ -1,11 +1,15 @@
 """The command line: one line and exit code 2 for what a user can mend; fast to start."""
 
+import importlib.metadata
 import subprocess
 import sys
 
 import pytest
+import torch
 
+from swiftkv import cli
 from swiftkv.config import ROOT
+from swiftkv.errors import NothingToJudge, UserError
 
 SWIFTKV = [sys.executable, "-m", "swiftkv.cli"]
 STAGES = (
@@ -49,3 +53,57 @@ def test_bad_input_is_one_line_that_names_the_culprit(arguments, culprit, tmp_pa
     assert last.startswith("swiftkv: error: ") and culprit in last
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("o*"))
+
+
+def test_help_keeps_what_stands_in_brackets():
+    """Defaults that follow from the configuration, which Rich would take for markup."""
+    done = run("distill", "--help")
+    assert "[results/SCALE/models/base]" in done.stdout and "[parallel.fsdp_world_size]" in done.stdout
+
+
+def test_version_is_the_packages():
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"swiftkv {importlib.metadata.version('swiftkv-repro')}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (UserError("no such thing"), "no such thing", 2),
+        (NothingToJudge("nothing"), "nothing", 1),
+        (PermissionError(13, "Permission denied", "out/x.csv"), "out/x.csv: Permission denied", 2),
+        (OSError(28, "No space left on device"), "No space left on device", 2),
+        (MemoryError(), "out of memory: the machine has no more; `swiftkv memory-plan`", 2),
+        (torch.OutOfMemoryError("tried to allocate\n2 GiB"), "out of memory: tried to allocate 2 GiB; ", 2),
+        (KeyboardInterrupt(), "interrupted; what was finished is kept", 130),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys, error, line, code):
+    def fail():
+        raise error
+
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        cli.end_in_one_line(fail)
+    told = capsys.readouterr().err
+    assert told.startswith(f"swiftkv: error: {line}") and told.count("\n") == 1
+    assert ended.value.code == code
+    monkeypatch.setenv(cli.DEBUG, "1")
+    with pytest.raises(type(error)):
+        cli.end_in_one_line(fail)
+
+
+def test_a_fault_of_this_project_shows_where():
+    with pytest.raises(ZeroDivisionError):
+        cli.end_in_one_line(lambda: 1 / 0)
+
+
+def test_an_output_that_cannot_be_written_is_one_line_and_debug_shows_more(tmp_path):
+    """A directory where the file goes."""
+    base = ROOT / "workflow" / "resources" / "base"
+    (tmp_path / "o.csv").mkdir()
+    (tmp_path / "o.csv" / "x").touch()
+    arguments = ["similarity", "--base", str(base), "--out", "o.csv", "--config", str(ROOT / "config" / "smoke.yaml")]
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "o.csv" in done.stderr.splitlines()[-1]
+    assert "Traceback" in run("--debug", *arguments, cwd=tmp_path).stderr
