@@ -20,6 +20,7 @@ ARMS = 3  # of the smoke scale: base and two variants
 DIVERGENCE = "tests/pipeline/divergence.yaml"
 MIRROR = os.environ.get(MIRROR_VARIABLE)  # without one nothing here may need published texts
 COMMAND = ["snakemake", "--cores", "all", "--configfile", "config/smoke.yaml", *([DIVERGENCE] if MIRROR else [])]
+SAID = "said.log"  # what Snakemake said in the run that ended
 VERDICTS = {"reproduced", "partly", "not reproduced", "not comparable", "not gated", "not measured"}
 
 
@@ -62,6 +63,7 @@ def finished(place):
     done |= kill_when(place, "work/accuracy/**/code-*.json", 1)
     last = snakemake(place)
     assert last.returncode == 0, last.stderr[-6000:]
+    (place / SAID).write_text(last.stdout + last.stderr)
     return done
 
 
@@ -106,6 +108,14 @@ def test_every_result_file_says_where_it_came_from(finished, results):
     for name in ("models/distill.jsonl", "verify/gates.json", "throughput/summary.csv", "accuracy/summary.csv"):
         record = json.loads((results / f"{name}.provenance.json").read_text())
         assert {"git", "config_sha256", "versions", "hardware", "seeds", "start", "end"} <= record.keys(), name
+
+
+def test_a_run_ends_in_its_verdicts(finished, place, results):
+    """Below all logs of its jobs."""
+    said = (place / SAID).read_text().splitlines()
+    tally = (results / "claims.md").read_text().splitlines()[2]
+    assert "claims: " in tally and said.index(tally) > max(n for n, line in enumerate(said) if "rule " in line)
+    assert "Each with its evidence: results/smoke/claims.md" in said
 
 
 def test_second_run_has_nothing_to_do(finished, place):
