@@ -2,7 +2,8 @@
 
 What can be computed from rows that lie beside it (summaries, tables, verdicts) is made anew in a scratch directory and
 compared with what is stored, to the 15 digits that a double holds; every sha256 that a provenance record gives for a
-file of the directory is taken again. What neither reaches is listed as not checkable.
+file of the directory is taken again, as is that of each file in a published run's manifest. What none of these
+reaches is listed as not checkable.
 """
 
 import csv
@@ -16,6 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from swiftkv import files
+from swiftkv.audit import manifest
 from swiftkv.audit.compare_results import open_results
 from swiftkv.audit.recompute import CLAIMS, PARTLY, RECIPES, AuditedRun, Recipe
 from swiftkv.config import ROOT, RunConfig, merge, read_layers, validate
@@ -130,6 +132,18 @@ def check_hashes(run: AuditedRun, records: dict[str, dict], findings: Findings) 
                 findings.differences.append(Discrepancy(file, "", f"sha256 in {name}", digest, actual))
 
 
+def check_manifest(run: AuditedRun, findings: Findings) -> None:
+    """Every file of a published run is the one that its manifest names, and the manifest the one in the ledger."""
+    directory = run.results.directory
+    if not (directory / manifest.MANIFEST).is_file():
+        return
+    findings.reached |= manifest.read(directory).keys()
+    findings.differences += [
+        Discrepancy(file, "", f"sha256 in {manifest.MANIFEST}", said, so)
+        for file, said, so in manifest.disagreements(directory)
+    ]
+
+
 def check_config(run: AuditedRun, records: dict[str, dict], findings: Findings) -> None:
     """A kept configuration is the one that results were made with; results of another one are named."""
     if run.config is None:
@@ -180,6 +194,7 @@ def check(run: AuditedRun) -> Findings:
     records = {relative(run, path): files.read_json(path) for path in paths}
     check_config(run, records, findings)
     check_hashes(run, records, findings)
+    check_manifest(run, findings)
     findings.unchecked |= {file: f"{PARTLY[file]}: measured, no sha256" for file in sorted(partly - findings.reached)}
     findings.unchecked |= dict.fromkeys(
         not_reached(run, findings), "no sha256 is recorded, nothing to recompute it from"

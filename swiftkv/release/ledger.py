@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from swiftkv.audit import manifest
 from swiftkv.markup import pipe_table
 from swiftkv.registry import ALL_FRAMES
 from swiftkv.report.claims.report import measured, number
@@ -22,6 +23,15 @@ A directory per machine, a run in each: result files with their provenance, tabl
 
 Ratios and shares may be compared across machines, times and rates may not. Verdicts are those of `claims.md` in each
 run; *not gated* is a number beside which the verify gates have not run.
+
+"""
+
+
+MANIFESTS = """
+## Manifests
+
+The sha256 of each run's `MANIFEST.sha256`, which holds those of all its files. `swiftkv verify-results DIR` holds
+files, manifest and this list against each other; only a signed tag can show that this list is the one that was published.
 
 """
 
@@ -78,4 +88,5 @@ def page(reference: Path) -> str:
     ]
     hardware = [f"- `{run.name}`: {run.hardware}" for run in known]
     table = pipe_table(["claim", "published", *(run.link for run in known)], rows)
-    return HEAD + "\n".join(hardware) + "\n\n" + table + "\n"
+    text = HEAD + "\n".join(hardware) + "\n\n" + table + "\n"
+    return text + MANIFESTS + listed if (listed := manifest.table(reference)) else text

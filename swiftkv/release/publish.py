@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv import files
+from swiftkv.audit import manifest
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.config.fields import NAMES
 from swiftkv.config.words import PATTERNS
@@ -67,6 +68,7 @@ def copy_evidence(results: Results, target: Path) -> None:
             shutil.copyfile(path, copy)
         if (source / "models").is_dir():
             files.write_text(directory / COUNTS, results.parameters.to_csv(index=False))
+        manifest.write(directory)
 
 
 def between(text: str, name: str, block: str) -> str:
