@@ -210,6 +210,12 @@ def test_a_truncated_file_and_another_kind_of_file(tiny_tokenizer, tmp_path):
         assert "not a GGUF file" in refused(tmp_path / "other.gguf", tmp_path / "base")
 
 
+def test_a_directory_of_gguf_files_is_no_model(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.gguf").write_bytes(b"GGUF")
+    assert "let base.path name one, such as tiny.gguf" in refused(tmp_path / "models", tmp_path / "base")
+
+
 def test_missing_library_is_told(tiny_tokenizer, tmp_path, monkeypatch):
     path = write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), tiny_tokenizer)
     monkeypatch.setitem(sys.modules, "gguf", None)
