@@ -69,6 +69,11 @@ def configuration(gguf: GgufFile, tokenizer) -> PreTrainedConfig:
     Raises UserError for a sliding window or a rotary scaling that cannot be told from the file.
     """
     config = AutoConfig.from_pretrained(**named(gguf))
+    if config.model_type != gguf.architecture:  # a Llama whose name is "mistral", whose tensors it then does not find
+        raise UserError(
+            f"{gguf.path}: general.name is {gguf.name!r}, by which Transformers reads it as {config.model_type}; give "
+            "it another name with `gguf-set-metadata`"
+        )
     if window := gguf.of_model("attention.sliding_window"):
         raise UserError(f"{gguf.path}: has a sliding window of {window} tokens; SwiftKV supports none")
     if heads := gguf.of_model("attention.key_length"):
@@ -109,19 +114,22 @@ def check_tensors(gguf: GgufFile, config: PreTrainedConfig) -> None:
     module = library()
     architecture = next(key for key, name in module.MODEL_ARCH_NAMES.items() if name == gguf.architecture)
     names = module.get_tensor_name_map(architecture, config.num_hidden_layers)
-    wanted = set()
-    for name in expected_shapes(config):
+    wanted = {}
+    for name, shape in expected_shapes(config).items():
         stem, _, kind = name.rpartition(".")
-        wanted.add(f"{names.get_name(stem)}.{kind}")
-    there = gguf.types.keys() - {ROPE_FACTORS}
+        wanted[f"{names.get_name(stem)}.{kind}"] = shape
+    there = gguf.shapes.keys() - {ROPE_FACTORS}
     for found, words in (
-        (wanted - there, "lacks"),
-        (there - wanted, f"has, beside those of a {config.model_type} model,"),
+        (wanted.keys() - there, "lacks"),
+        (there - wanted.keys(), f"has, beside those of a {config.model_type} model,"),
     ):
         if found:
             first, *others = sorted(found)
             more = f" and {len(others)} others" if others else ""
             raise UserError(f"{gguf.path}: {words} the tensor {first}{more}: no whole model of a supported family")
+    for name, shape in wanted.items():
+        if gguf.shapes[name] != shape:
+            raise UserError(f"{gguf.path}: tensor {name} has shape {gguf.shapes[name]}, its metadata say {shape}")
 
 
 def load(gguf: GgufFile, config: PreTrainedConfig) -> PreTrainedModel:

@@ -6,6 +6,7 @@ from pathlib import Path
 from swiftkv import outputs
 from swiftkv.base_model import gguf_origin, hub
 from swiftkv.config import ROOT, RunConfig
+from swiftkv.config.training import GGUF
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 from swiftkv.workloads.downloads import mirror_of
@@ -47,6 +48,10 @@ def resolve_base(config: RunConfig, out_dir: Path, mirror: str | Path | None = N
 
     base = config.base
     source = hub.repository_dir(base.path, base.revision) if base.source == "hub" else local_dir(base.path)
+    if not (source / "config.json").is_file() and (found := sorted(source.glob(f"*{GGUF}"))):
+        raise UserError(
+            f"{source}: holds GGUF files and no config.json; let base.path name one, such as {found[0].name}"
+        )
     read_config(source, BASE_TYPES)
     check_tokenizer(source, check_checkpoint(source).vocab_size)
     with (

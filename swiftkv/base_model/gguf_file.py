@@ -31,13 +31,14 @@ def library():
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What a GGUF file says of itself. `types` has each tensor's storage by its name, such as "Q4_K";
-    `rope_factors` what it divides the rotary frequencies by, if anything."""
+    """What a GGUF file says of itself. `types` has each tensor's storage by its name, such as "Q4_K", `shapes` its
+    shape, rows first; `rope_factors` what it divides the rotary frequencies by, if anything."""
 
     path: Path
     sha256: str
     metadata: dict[str, Any] = field(repr=False)
     types: dict[str, str] = field(repr=False)
+    shapes: dict[str, list[int]] = field(repr=False)
     rope_factors: np.ndarray | None = field(repr=False)
 
     @property
@@ -106,5 +107,6 @@ def open_gguf(path: Path, architectures: tuple[str, ...]) -> GgufFile:
             f"{' or '.join(architectures)}"
         )
     types = {name: tensor.tensor_type.name for name, tensor in tensors.items()}
+    shapes = {name: tensor.shape.tolist()[::-1] for name, tensor in tensors.items()}
     factors = tensors[ROPE_FACTORS].data.copy() if ROPE_FACTORS in tensors else None
-    return GgufFile(path, files.sha256(path), metadata, types, factors)
+    return GgufFile(path, files.sha256(path), metadata, types, shapes, factors)

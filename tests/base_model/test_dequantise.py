@@ -23,6 +23,7 @@ from tests.helpers.gguf_files import tiny_model, write_gguf
 
 IDS = torch.tensor([[5, 90, 200, 31, 7, 150, 150, 12]])
 FAMILIES = ("llama", "qwen2", "qwen3")
+LARGER = np.ones((320, 64), "f4")
 
 
 def fetched(path, out, **settings):
@@ -188,6 +189,8 @@ def test_llama31_has_its_rotary_scaling(tiny_tokenizer, tmp_path):
         ({"tensors": {"rope_freqs.weight": llama3_factors()[::-1].copy()}}, "rope_freqs.weight is not Llama 3.1's"),
         ({"tensors": {"blk.0.attn_q.bias": np.ones(64, "f4")}}, "beside those of a llama model, the tensor .*q.bias"),
         ({"drop": ("blk.1.ffn_up.weight",)}, "lacks the tensor blk.1.ffn_up.weight"),
+        ({"tensors": {"token_embd.weight": LARGER}}, r"shape \[320, 64\], its metadata say \[300, 64\]"),
+        ({"name": "mistral"}, "general.name is 'mistral'.*gguf-set-metadata"),
         ({"more": {"llama.rope.scaling.type": "yarn"}}, "rotary scaling 'yarn'"),
         ({"more": {"llama.attention.sliding_window": 4096}}, "sliding window of 4096"),
         ({"more": {"split.count": 3}}, "one of 3 parts.*llama-gguf-split --merge"),
@@ -208,6 +211,12 @@ def test_a_truncated_file_and_another_kind_of_file(tiny_tokenizer, tmp_path):
     for other in (b"", b"PK\x03\x04", b"{}"):
         (tmp_path / "other.gguf").write_bytes(other)
         assert "not a GGUF file" in refused(tmp_path / "other.gguf", tmp_path / "base")
+
+
+def test_a_directory_of_gguf_files_is_no_model(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.gguf").write_bytes(b"GGUF")
+    assert "let base.path name one, such as tiny.gguf" in refused(tmp_path / "models", tmp_path / "base")
 
 
 def test_missing_library_is_told(tiny_tokenizer, tmp_path, monkeypatch):

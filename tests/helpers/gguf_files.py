@@ -82,12 +82,13 @@ def write_gguf(
     tensors: dict[str, np.ndarray] | None = None,
     drop: tuple[str, ...] = (),
     more: dict | None = None,
+    name: str = "Tiny",
 ) -> Path:
     """Write `model` with matrices stored as `kind`. `tensors` are added, those named in `drop` left out, and `more` are
     metadata beside the model's; a callable `tokenizer` adds the vocabulary itself."""
     config = model.config
     writer = gguf.GGUFWriter(path, architecture or config.model_type)
-    writer.add_name("Tiny")
+    writer.add_name(name)
     writer.add_license("apache-2.0")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
