@@ -4,11 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from swiftkv.evals import teacher_forcing
 from swiftkv.evals.teacher_forcing import ANSWERS, FULL, MODES
+from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.convert import convert
+from tests.helpers.models import TINY_SHAPE
 
 TOKENS, ANSWER = 45, 9
 STUDENTS = {"whole": (8, 1), "half": (4, 1), "across": (4, 4), "first": (1, 7)}  # cut l and group, of 8 layers
@@ -70,6 +72,26 @@ def test_behind_an_early_exit_prompt_the_answer_is_what_it_was(arm, models, docu
     states = teacher_forcing.final_states(models[arm], document)
     assert states[FULL].shape == (TOKENS - 1, 64) and states[ANSWERS].shape == (ANSWER, 64)
     torch.testing.assert_close(states[ANSWERS], states[FULL][-ANSWER:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_so_it_is_in_every_family(family, document, tmp_path):
+    own_head = {"sliding_window": None, "tie_word_embeddings": False} if family == "mistral" else {}
+    config = AutoConfig.for_model(family, **TINY_SHAPE | own_head, initializer_range=0.15)
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.uniform_(0.6, 1.4)
+    base.save_pretrained(tmp_path / "base")
+    convert(tmp_path / "base", tmp_path / "student", 4, 2)
+    models = teacher_forcing.load_side_by_side(tmp_path / "base", {"student": tmp_path / "student"}, torch.float32)
+    states = teacher_forcing.final_states(models["student"], document)
+    torch.testing.assert_close(states[ANSWERS], states[FULL][-ANSWER:], rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "student")(document.ids[None]).logits[0, :-1]
+        torch.testing.assert_close(models["student"].lm_head(states[FULL]), plain, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("arm", ["base", "whole"])
