@@ -31,7 +31,8 @@ MANIFESTS = """
 ## Manifests
 
 The sha256 of each run's `MANIFEST.sha256`, which holds those of all its files. `swiftkv verify-results DIR` holds
-files, manifest and this list against each other; only a signed tag can show that this list is the one that was published.
+files, manifest and this list against each other; only a signed tag can show that this list is the one that was
+published.
 
 """
 

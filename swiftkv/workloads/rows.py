@@ -41,7 +41,8 @@ def hub_rows(settings: Dataset, seed: int) -> Iterator[tuple[str, object]]:
         name, split = settings.name, settings.split
         rows = load_dataset(path, name, split=split, revision=revision, streaming=True)
         drawn = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(settings.samples)
-        for number, row in enumerate(drawn):
+        number = 0
+        for number, row in enumerate(drawn, 1):
             yield f"{path}, drawn row {number}", row
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -49,6 +50,8 @@ def hub_rows(settings: Dataset, seed: int) -> Iterator[tuple[str, object]]:
             f"distill.data.datasets: {path} at revision {revision} cannot be read ({reason}); it needs a network, and "
             "`hf auth login` where access is gated"
         ) from None
+    if number < settings.samples:
+        print(f"distill: {path}: all its {number} rows, where {settings.samples} samples are asked for", flush=True)
 
 
 def content(row, where: str) -> str | list[dict]:

@@ -87,6 +87,15 @@ def test_divergence_is_part_of_the_run_where_it_is_configured(tmp_path):
     assert "rule accuracy:" in without and "swiftkv divergence" not in without and "fig-divergence" not in without
 
 
+def test_rows_for_the_base_are_made_before_the_distillation_where_they_are_asked_for(tmp_path):
+    (tmp_path / "own.yaml").write_text("distill: {data: {source: self, mix: [{kind: sql, rows: 9}]}}\n")
+    done = snakemake(tmp_path, "-n", "--configfile", "config/smoke.yaml", str(tmp_path / "own.yaml"))
+    planned = done.stdout + done.stderr
+    assert done.returncode == 0 and "rule training_data:" in planned, planned
+    assert "--data results/smoke/data/train.jsonl.xz" in planned
+    assert "rule training_data:" not in snakemake(tmp_path, "-n").stdout
+
+
 def test_killed_run_went_on_where_it_was(finished, results):
     assert "resumed at step" in (results / "logs" / "distill.log").read_text()
     assert len(finished) > ARMS

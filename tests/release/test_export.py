@@ -32,6 +32,12 @@ ARM, CUT, GROUP = "skip50-across2", 4, 2
 TOKEN = "hf_only-a-test"
 
 
+def test_settings_of_the_data_name_files_and_not_their_places():
+    data = {"source": "self", "tokens": 3, "mix": [{"kind": "file", "rows": 1, "files": ["/a/b.txt"]}, {"kind": "own"}]}
+    assert model_card.named(data)["mix"] == [{"kind": "file", "rows": 1, "files": ["b.txt"]}, {"kind": "own"}]
+    assert model_card.named({"source": "jsonl", "files": ["/a/c.jsonl"]})["files"] == ["c.jsonl"]
+
+
 def distil(base, models) -> None:
     """A student with weights of its own, and the record of a run that made it."""
     start = initial_tensors(load_tensors(base), 8, CUT, GROUP)

@@ -181,6 +181,13 @@ def test_samples_depend_on_the_seed_alone(tmp_path):
     assert len(set(drawn[0])) == 20
 
 
+def test_a_set_that_is_smaller_than_its_samples_is_taken_whole_and_told(tmp_path, capsys):
+    datasets.Dataset.from_list([{"text": f"text {n}"} for n in range(5)]).to_parquet(tmp_path / "train.parquet")
+    entry = Dataset(path=str(tmp_path), revision=REVISION, split="train", samples=20)
+    assert len(list(hub_rows(entry, 0))) == 5
+    assert "all its 5 rows, where 20 samples are asked for" in capsys.readouterr().out
+
+
 def test_text_needs_no_template_and_every_token_but_the_first_is_trained_on(tiny_tokenizer, tmp_path):
     lines = ["def f(x):\n    return x\n", "plain words"]
     config = config_of(write_rows(tmp_path / "texts.jsonl.xz", [{"text": line} for line in lines]), rows=1)
