@@ -66,7 +66,7 @@ def test_equal_results_have_no_difference(pair):
         ("accuracy/summary.csv", "items", 1, 1.005),
         ("accuracy/summary.csv", "score", 1, 1.000001),
         ("similarity/similarity.csv", "cosine_to_final", 1.0005, 1.002),
-        ("divergence/summary.csv", "agreement", 1.0005, 1.002),
+        ("divergence/summary.csv", "perplexity", 1.0005, 1.002),
     ],
 )
 def test_tolerance_per_kind_of_quantity(pair, file, column, within, beyond):
