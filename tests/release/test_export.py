@@ -410,6 +410,8 @@ def test_base_is_the_one_that_was_fetched(scale, base, tmp_path, source):
 def test_another_model_in_the_base_s_place_says_nothing(evidence, base):
     Provenance("base", CONFIG, base={"source": "hub", "path": "org/other"}).save(base / "config.json")
     (base / "README.md").write_text("---\nlicense: mit\n---\n")
+    other = {name: tensor + 1 for name, tensor in load_tensors(base).items()}
+    save_file(other, base / "model.safetensors", metadata={"format": "pt"})
     card = model_card.card(evidence, "name", "org/name", "float32")
     assert (card.data.license, card.data.base_model) == ("other", None)
     assert "a base model that is not recorded" in card.text
