@@ -42,6 +42,7 @@ def write(path: Path, tensors: Tensors, of: dict[str, str], training: dict) -> N
             temporary,
             metadata={"format": "pt", **of, "training": json.dumps(training)},
         )
+        temporary.chmod(0o644)  # safetensors lets only their owner read its files
 
 
 def read(path: Path, of: dict[str, str], shapes: dict[str, list[int]]) -> tuple[Tensors, dict]:

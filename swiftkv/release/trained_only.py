@@ -46,6 +46,8 @@ def record_of(evidence: Evidence) -> dict:
     if curve.empty:
         return start
     recipe = evidence.variant.recipe(evidence.config.distill).model_dump(mode="json", exclude_unset=True)
+    if "files" in recipe["data"]:  # without the directories of a machine
+        recipe["data"]["files"] = [Path(name).name for name in recipe["data"]["files"]]
     last = curve.iloc[-1]
     return {
         "tokens": int(last.tokens) + (start or {}).get("tokens", 0),
@@ -57,6 +59,7 @@ def record_of(evidence: Evidence) -> dict:
         "git": run.get("git"),
         "versions": run.get("versions"),
         "data_sha256": public(run)["data_sha256"],
+        **({"training_rows": run["training_rows"]} if "training_rows" in run else {}),
         **({"earlier": start} if start else {}),
     }
 
