@@ -66,6 +66,11 @@ class Accuracy(Section):
         description="Held-out items of each generated task; 0 where real sets alone are asked for."
     )
     max_new_tokens: Count = Field(description="Generation limit, in tokens.")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None,
+        description="Number format that models are scored in, in place of their own: bfloat16 is slow on CPUs without "
+        "AVX-512.",
+    )
     sampling: Sampling | None = None
     margin: PositiveShare = Field(
         0.02,

@@ -93,7 +93,7 @@ def settings_of(config: RunConfig, model_dir: Path, items: dict[str, list[Item]]
             f"max_position_embeddings {limit} of {model_dir}"
         )
     return {
-        "dtype": harness.dtype_of(model),
+        "dtype": config.accuracy.dtype or harness.dtype_of(model),
         "max_model_len": longest[task] + new[task],
         "max_gen_toks": config.accuracy.max_new_tokens,
         **harness.vllm_settings(config, MAX_NUM_BATCHED_TOKENS),
