@@ -234,7 +234,7 @@ def test_published_time_of_one_student():
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_configuration_loads_and_can_be_planned(name):
     config = load_config(ROOT / "config" / name)
-    if not config.distill.steps:
+    if not any(variant.recipe(config.distill).steps for variant in config.variants):
         with pytest.raises(UserError, match="nothing is trained"):
             made(config, config.shape)
         return
