@@ -19,6 +19,11 @@ from swiftkv.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]  # the project
 
 
+def in_project(path: str | Path, fits: Callable[[Path], bool]) -> Path | None:
+    """A path named in a configuration: as given, else relative to the project, where it `fits`; else None."""
+    return next((place for place in (Path(path), ROOT / path) if fits(place)), None)
+
+
 @contextmanager
 def atomic_path(path: str | Path):
     """Yield a temporary sibling of `path`; it replaces `path` only if the block ends without an error."""

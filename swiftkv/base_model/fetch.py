@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from swiftkv import outputs
+from swiftkv import files, outputs
 from swiftkv.base_model import gguf_origin, hub
-from swiftkv.config import ROOT, RunConfig
+from swiftkv.config import RunConfig
 from swiftkv.config.training import GGUF
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
@@ -16,10 +16,9 @@ COPY_BELOW_BYTES = 256 * 2**20
 
 def local_dir(path: str) -> Path:
     """A directory named in a config: as given, or relative to the project. Raises UserError if there is none."""
-    for candidate in (Path(path), ROOT / path):
-        if candidate.is_dir():
-            return candidate
-    raise UserError(f"base.path: {path}: no such directory")
+    if (place := files.in_project(path, Path.is_dir)) is None:
+        raise UserError(f"base.path: {path}: no such directory")
+    return place
 
 
 def place(source: Path, directory: Path) -> None:

@@ -19,7 +19,6 @@ from swiftkv import files
 from swiftkv.base_model import hub
 from swiftkv.config.training import GGUF, Base
 from swiftkv.errors import UserError
-from swiftkv.files import ROOT
 from swiftkv.workloads.downloads import MIRROR_VARIABLE
 
 CACHE_VARIABLE = "SWIFTKV_CACHE"
@@ -41,10 +40,9 @@ def find(base: Base, mirror: Path | None) -> Path:
 
 def local_file(path: str) -> Path:
     """A file named in a config: as given, or relative to the project. Raises UserError if there is none."""
-    for candidate in (Path(path), ROOT / path):
-        if candidate.is_file():
-            return candidate
-    raise UserError(f"base.path: {path}: no such file")
+    if (place := files.in_project(path, Path.is_file)) is None:
+        raise UserError(f"base.path: {path}: no such file")
+    return place
 
 
 def verified(path: Path, sha256: str, name: str = "") -> Path:

@@ -176,9 +176,6 @@ def export(
     ] = False,
 ) -> None:
     """Write a student as a hub-ready folder with a model card, and upload it with your own token if asked."""
-    from swiftkv.release import export as stage
-
-    stage.check_options(out, push, dtype)
     if trained_only:
         from swiftkv.release import trained_only as tensors
 
@@ -186,4 +183,6 @@ def export(
             raise typer.BadParameter("--trained-only goes into a folder; it is not uploaded", param_hint="--push")
         tensors.run(load(config), variant, out, model, dtype)
     else:
+        from swiftkv.release import export as stage
+
         stage.run(load(config), variant, out, model, push, private, dtype)

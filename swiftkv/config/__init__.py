@@ -60,12 +60,12 @@ class SwiftKVVariant:
         """The trained tensors to go on from: in `start` as given, or relative to the project. Raises UserError."""
         if self.start is None:
             return None
-        for candidate in (Path(self.start) / TRAINED, ROOT / self.start / TRAINED):
-            if candidate.is_file():
-                return candidate
-        raise UserError(
-            f"variants.{self.name}.start: {self.start} holds no {TRAINED}; `swiftkv export --trained-only` writes one"
-        )
+        if (path := files.in_project(Path(self.start) / TRAINED, Path.is_file)) is None:
+            raise UserError(
+                f"variants.{self.name}.start: {self.start} holds no {TRAINED}; `swiftkv export --trained-only` writes "
+                "one"
+            )
+        return path
 
     def recipe(self, shared: training.Distill) -> training.Distill:
         """The settings of this student's distillation: its own in place of those that all `shared`."""
@@ -153,6 +153,11 @@ class RunConfig:
     def tasks(self) -> dict[str, dict]:
         """The settings of every task, as generators of tasks and hashes of what they made take them."""
         return self.raw["tasks"]
+
+    @property
+    def scored_tasks(self) -> dict[str, dict]:
+        """The generated tasks that are scored: none where no item of them is asked for."""
+        return self.tasks if self.accuracy.items_per_task else {}
 
     @property
     def shape(self) -> dict:

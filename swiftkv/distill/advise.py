@@ -83,12 +83,13 @@ def table(config: RunConfig, base_dir: Path, work: Path, probes: int, steps: int
     """A row per candidate: cut, group, skip, the probes, and what it may gain."""
     tokenizer, shape = load_tokenizer(base_dir), read_shape(base_dir)
     texts = list(itertools.islice(stream_of(config, tokenizer, "test")(0), probes))
+    stream = stream_of(config, tokenizer) if steps else None
     rows, groups = [], in_memory(config, shape, free_bytes())
     for number, chosen in enumerate(groups, 1):
         if len(groups) > 1:
             print(f"advise: {len(chosen)} candidates at once, {number} of {len(groups)}", flush=True)
         distillation = loop.Distillation(short_config(config, chosen, steps), base_dir, work)
-        rows += probed(distillation, texts, shape, stream_of(config, tokenizer) if steps else None)
+        rows += probed(distillation, texts, shape, stream)
     return pd.DataFrame(rows)
 
 

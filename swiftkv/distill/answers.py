@@ -77,13 +77,14 @@ class Answerer:
         vllm = engine.load_vllm()
         on_cpu = vllm.platforms.current_platform.is_cpu()
         ranks = self.config.tensor_parallel_size
+        weights = sum(path.stat().st_size for path in weight_files(self.base_dir))
         self.engine = engine.make_engine(
             self.base_dir,
             dtype="float32" if on_cpu else "auto",
             max_model_len=self.room + self.most,
             max_num_seqs=AT_ONCE,
             max_num_batched_tokens=STEP_TOKENS,
-            kv_cache_gib=engine.SCORING_KV_CPU_GIB if on_cpu else engine.SCORING_KV_GIB,
+            kv_cache_gib=engine.scoring_kv_gib_here(weights, ranks, on_cpu),
             enable_prefix_caching=True,
             **({"tensor_parallel_size": ranks} if ranks > 1 else {}),
         )

@@ -12,7 +12,7 @@ import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
-from swiftkv import files
+from swiftkv import devices, files
 from swiftkv.devices import KEPT_FREE
 from swiftkv.errors import UserError
 
@@ -141,6 +141,14 @@ def scoring_kv_gib(weights_gib: float, device_gib: float | None) -> float:
         return SCORING_KV_GIB
     left = (1 - KEPT_FREE) * device_gib - weights_gib - ENGINE_GIB
     return min(SCORING_KV_GIB, max(LEAST_SCORING_KV_GIB, left))
+
+
+def scoring_kv_gib_here(weight_bytes: int, ranks: int, on_cpu: bool) -> float:
+    """GiB of KV cache that an engine that scores, or writes, answers takes of each of its `ranks` devices here."""
+    if on_cpu:
+        return SCORING_KV_CPU_GIB / ranks
+    smallest = min(devices.memory_gib().values(), default=None)
+    return scoring_kv_gib(weight_bytes / GIB / ranks, smallest)
 
 
 def engine_arguments(model_dir: Path, full_prefill: bool, kv_cache_gib: float, extra: dict) -> dict:

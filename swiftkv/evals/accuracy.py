@@ -45,7 +45,7 @@ def test_items(config: RunConfig, tokenizer=None) -> dict[str, list[Item]]:
     """
     asked, items = config.accuracy, {}
     start = bos_text(tokenizer) if tokenizer else ""
-    for task, settings in generated_tasks(config).items():
+    for task, settings in config.scored_tasks.items():
         items[task] = tasks.items(task, "test", asked.items_per_task, config.seed, settings)
         if not items[task]:
             raise UserError(f"task {task!r}: no test rows")
@@ -56,11 +56,6 @@ def test_items(config: RunConfig, tokenizer=None) -> dict[str, list[Item]]:
     return items
 
 
-def generated_tasks(config: RunConfig) -> dict[str, dict]:
-    """Settings of the generated tasks; none where no item of them is asked for."""
-    return config.tasks if config.accuracy.items_per_task else {}
-
-
 def real_tasks(config: RunConfig) -> dict[str, dict]:
     """Settings of the tasks on real data that the configuration asks for."""
     return config.raw["accuracy"].get("real", {})
@@ -68,7 +63,7 @@ def real_tasks(config: RunConfig) -> dict[str, dict]:
 
 def limits(config: RunConfig) -> dict[str, int]:
     """The most tokens that are generated per item of each task."""
-    generated = dict.fromkeys(generated_tasks(config), config.accuracy.max_new_tokens)
+    generated = dict.fromkeys(config.scored_tasks, config.accuracy.max_new_tokens)
     return generated | {task: real.max_new_tokens(task, settings) for task, settings in real_tasks(config).items()}
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from swiftkv import devices, files
+from swiftkv import files
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.evals import lm_eval_tasks
@@ -104,12 +104,9 @@ def use_one_thread() -> None:
 
 def scoring_memory(weight_bytes: int, ranks: int, on_cpu: bool) -> dict:
     """vLLM's arguments for what an engine that scores may take of each of its devices."""
-    from swiftkv.engines.engine import GIB, SCORING_KV_CPU_GIB, memory_arguments, scoring_kv_gib
+    from swiftkv.engines.engine import GIB, memory_arguments, scoring_kv_gib_here
 
-    if on_cpu:
-        return memory_arguments(SCORING_KV_CPU_GIB * GIB / ranks, on_cpu)
-    smallest = min(devices.memory_gib().values(), default=None)
-    return memory_arguments(scoring_kv_gib(weight_bytes / GIB / ranks, smallest) * GIB, on_cpu)
+    return memory_arguments(scoring_kv_gib_here(weight_bytes, ranks, on_cpu) * GIB, on_cpu)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from swiftkv.modeling import trained
 from swiftkv.modeling.checkpoint import Tensors, check_checkpoint, load_tensors
 from swiftkv.provenance import Provenance
 from swiftkv.release.evidence import Evidence
-from swiftkv.release.export import STAGE, public
+from swiftkv.release.export import STAGE, check_options, public
+from swiftkv.release.model_card import named
 
 CARD = """\
 # Trained tensors of a SwiftKV student
@@ -46,8 +47,7 @@ def record_of(evidence: Evidence) -> dict:
     if curve.empty:
         return start
     recipe = evidence.variant.recipe(evidence.config.distill).model_dump(mode="json", exclude_unset=True)
-    if "files" in recipe["data"]:  # without the directories of a machine
-        recipe["data"]["files"] = [Path(name).name for name in recipe["data"]["files"]]
+    recipe["data"] = named(recipe["data"])
     last = curve.iloc[-1]
     return {
         "tokens": int(last.tokens) + (start or {}).get("tokens", 0),
@@ -77,6 +77,7 @@ def run(config: RunConfig, variant: str, out: Path, model: Path | None = None, d
 
     Raises UserError for a damaged student, one whose base or training is not recorded, or that is another variant.
     """
+    check_options(out, None, dtype)
     evidence = Evidence(config, config.variant(variant), model or config.model_dir(variant))
     check_checkpoint(evidence.directory)
     evidence.check_variant()

@@ -218,7 +218,7 @@ def task_lengths(config: RunConfig, base_dir: Path) -> list[MeasuredLengths]:
     """
     tokenizer, number = load_tokenizer(base_dir), config.accuracy.items_per_task
     measured = []
-    for task, settings in config.tasks.items() if number else ():
+    for task, settings in config.scored_tasks.items():
         items = tasks.items(task, "test", number, config.seed, settings)
         prompts = count_tokens(tokenizer, [item.prompt for item in items])
         answers = [1 + count for count in count_tokens(tokenizer, [item.answer for item in items])]

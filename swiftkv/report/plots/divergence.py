@@ -6,14 +6,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
+from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.report.plots.speed import whiskers
 from swiftkv.report.plots.style import (
     GREY,
     Figure,
-    arm_colours,
     arm_labels,
-    arm_markers,
+    arm_marker,
     footer,
     known_arms,
     legend,
@@ -24,15 +23,8 @@ from swiftkv.results import Results
 MODES = {"full": "every token through every layer", "answers": "answers behind a prompt that leaves at the cut"}
 PANELS = {"kl": "KL(base || student), nats", "agreement": "share with the same top token"}
 MEAN = "mean"
+SIZE = 5  # of a marker
 SPREAD = 0.7  # of the way from one set to the next, over which the arms stand
-
-
-def looks(config: RunConfig, arm: str) -> dict:
-    """Colour and marker of an arm; hollow if it was not distilled."""
-    colour = arm_colours(config)[arm]
-    hollow = arm.endswith(UNDISTILLED)
-    edge = {"markerfacecolor": "white" if hollow else colour, "markeredgecolor": colour if hollow else "black"}
-    return {"color": colour, "marker": arm_markers(config)[arm], "linestyle": "", "markersize": 5} | edge
 
 
 def panel(axes: Axes, rows: pd.DataFrame, value: str, sets: list[str], arms: list[str], config: RunConfig) -> None:
@@ -40,7 +32,13 @@ def panel(axes: Axes, rows: pd.DataFrame, value: str, sets: list[str], arms: lis
     for arm, offset in zip(arms, SPREAD * (np.arange(len(arms)) + 0.5) / len(arms) - SPREAD / 2, strict=True):
         its = rows[rows.arm == arm].set_index("set").loc[sets]
         errors = whiskers(its, value, f"{value}_ci_low", f"{value}_ci_high")
-        style = {"elinewidth": 0.9, "capsize": 1.5, "markeredgewidth": 0.7, **looks(config, arm)}
+        style = {
+            "elinewidth": 0.9,
+            "capsize": 1.5,
+            "markeredgewidth": 0.7,
+            "markersize": SIZE,
+            **arm_marker(config, arm),
+        }
         axes.errorbar(np.arange(len(sets)) + offset, its[value], errors, **style)
     axes.axvline(len(sets) - 1.5, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(sets)), [name.replace("_", "\n") for name in sets], fontsize=7.5)
@@ -66,7 +64,11 @@ def draw(config: RunConfig, results: Results) -> Figure:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     labels = arm_labels(config)
-    legend(figure, [Line2D([], [], label=labels[arm], **looks(config, arm)) for arm in arms], columns=min(4, len(arms)))
+    legend(
+        figure,
+        [Line2D([], [], label=labels[arm], markersize=SIZE, **arm_marker(config, arm)) for arm in arms],
+        columns=min(4, len(arms)),
+    )
     documents = frame[frame["set"] != MEAN].documents
     number = f"{documents.min()} to {documents.max()}" if documents.min() < documents.max() else f"{documents.min()}"
     note = f"Teacher-forced; whiskers: 95% bootstrap intervals over {number} documents per set."

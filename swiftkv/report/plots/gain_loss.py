@@ -2,34 +2,25 @@
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
 from swiftkv.report.gain_loss import gains_and_losses
-from swiftkv.report.plots.speed import whiskers
-from swiftkv.report.plots.style import GREY, Figure, arm_colours, arm_handles, arm_markers, footer, legend, new
+from swiftkv.report.plots.speed import scatter
+from swiftkv.report.plots.style import GREY, Figure, arm_colours, arm_labels, arm_marker, footer, legend, new
 from swiftkv.results import Results
 
+LOSS = "kl", "kl_ci_low", "kl_ci_high"
 GAINS = {"ratio_10to1": "10:1", "prompt_only": "prompts alone"}
 
 
-def points(axes: Axes, frame: pd.DataFrame, gain: str, loss: tuple[str, str, str], config: RunConfig) -> None:
-    """A marker with both intervals per arm, hollow if it was not distilled; a line from there to its student."""
-    colours, markers = arm_colours(config), arm_markers(config)
-    value, low, high = loss
-    for _, row in frame.iterrows():
-        one, hollow = row.to_frame().T, row.arm.endswith(UNDISTILLED)
-        axes.errorbar(
-            row[gain], row[value],
-            xerr=whiskers(one, gain, f"{gain}_ci_low", f"{gain}_ci_high").astype(float),
-            yerr=whiskers(one, value, low, high).astype(float),
-            fmt=markers[row.arm], color=colours[row.arm], markerfacecolor="white" if hollow else colours[row.arm],
-            markeredgecolor=colours[row.arm] if hollow else "black", markersize=7, elinewidth=0.9, capsize=2,
-        )  # fmt: skip
-    by_arm = frame.set_index("arm")
+def distilled(axes: Axes, frame: pd.DataFrame, gain: str, loss: str, config: RunConfig) -> None:
+    """A line from every undistilled control to its student."""
+    colours, by_arm = arm_colours(config), frame.set_index("arm")
     for arm in by_arm.index[by_arm.index.str.endswith(UNDISTILLED)]:
         pair = by_arm.loc[[arm, arm.removesuffix(UNDISTILLED)]]
-        axes.plot(pair[gain], pair[value], color=colours[arm], linewidth=0.8, linestyle=":", zorder=0)
+        axes.plot(pair[gain], pair[loss], color=colours[arm], linewidth=0.8, linestyle=":", zorder=0)
 
 
 def draw(config: RunConfig, results: Results) -> Figure:
@@ -41,8 +32,10 @@ def draw(config: RunConfig, results: Results) -> Figure:
     figure, panels = new(2, len(GAINS), 4.9, sharex="col", sharey="row")
     for number, (gain, title) in enumerate(GAINS.items()):
         score, divergence = panels[number], panels[number + len(GAINS)]
-        points(score, frame, gain, ("score_change", "score_ci_low", "score_ci_high"), config)
-        points(divergence, frame, gain, ("kl", "kl_ci_low", "kl_ci_high"), config)
+        x = gain, f"{gain}_ci_low", f"{gain}_ci_high"
+        for axes, y in ((score, ("score_change", "score_ci_low", "score_ci_high")), (divergence, LOSS)):
+            scatter(axes, frame, x, y, config, 7)
+            distilled(axes, frame, gain, y[0], config)
         score.axhline(0, color=GREY, linewidth=0.8, zorder=0)
         score.set_title(title, fontsize=8.5)
         divergence.set_xlabel("throughput relative to the base", fontsize=8)
@@ -52,9 +45,8 @@ def draw(config: RunConfig, results: Results) -> Figure:
     panels[len(GAINS)].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[len(GAINS)].yaxis.set_major_formatter("{x:g}")
     panels[len(GAINS)].yaxis.set_minor_formatter(NullFormatter())
-    handles = arm_handles(config, frame.arm, linestyle="")
-    for arm, handle in zip(frame.arm, handles, strict=True):
-        handle.set(markerfacecolor="white" if arm.endswith(UNDISTILLED) else handle.get_color())
+    labels = arm_labels(config)
+    handles = [Line2D([], [], label=labels[arm], **arm_marker(config, arm)) for arm in frame.arm]
     legend(figure, handles, columns=min(3, len(handles)))
     note = "Whiskers: 95% intervals. Dotted: what distillation changes. KL: at answers behind an early-exit prompt."
     footer(figure, results.origin("divergence"), note)

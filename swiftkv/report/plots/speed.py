@@ -15,7 +15,7 @@ from swiftkv.report.plots.style import (
     Figure,
     arm_colours,
     arm_labels,
-    arm_markers,
+    arm_marker,
     footer,
     known_arms,
     legend,
@@ -90,38 +90,30 @@ def speed_and_score(config: RunConfig, results: Results) -> pd.DataFrame:
     return joined
 
 
-def scatter(axes: Axes, frame: pd.DataFrame, config: RunConfig) -> None:
+Interval = tuple[str, str, str]  # columns of a value and of its interval's ends
+
+
+def scatter(axes: Axes, frame: pd.DataFrame, x: Interval, y: Interval, config: RunConfig, size: float) -> None:
     """One marker with both CIs per arm; hollow if it was not distilled."""
-    colours, markers = arm_colours(config), arm_markers(config)
     for _, row in frame.iterrows():
         one = row.to_frame().T
-        hollow = row.arm.endswith(UNDISTILLED)
-        axes.errorbar(
-            row.speed_speedup, row.kept,
-            xerr=whiskers(one, "speed_speedup", "speed_ci_low", "speed_ci_high").astype(float),
-            yerr=whiskers(one, "kept", "kept_low", "kept_high").astype(float),
-            fmt=markers[row.arm], color=colours[row.arm], markerfacecolor="white" if hollow else colours[row.arm],
-            markeredgecolor=colours[row.arm] if hollow else "black", markersize=8, elinewidth=0.9, capsize=2,
-        )  # fmt: skip
+        xerr, yerr = (whiskers(one, *columns).astype(float) for columns in (x, y))
+        style = {"markersize": size, "elinewidth": 0.9, "capsize": 2, **arm_marker(config, row.arm)}
+        axes.errorbar(row[x[0]], row[y[0]], xerr=xerr, yerr=yerr, **style)
 
 
 def accuracy_speedup(config: RunConfig, results: Results) -> Figure:
     """Accuracy kept (mean over tasks) against the speed-up at 10:1: all models, then distilled ones enlarged."""
     frame, labels = speed_and_score(config, results), arm_labels(config)
     figure, (whole, zoom) = new(1, 2, 3.6, sharex=True)
-    scatter(whole, frame, config)
-    scatter(zoom, frame[~frame.arm.str.endswith(UNDISTILLED)], config)
+    x, y = ("speed_speedup", "speed_ci_low", "speed_ci_high"), ("kept", "kept_low", "kept_high")
+    scatter(whole, frame, x, y, config, 8)
+    scatter(zoom, frame[~frame.arm.str.endswith(UNDISTILLED)], x, y, config, 8)
     for axes, title in ((whole, "all models"), (zoom, "distilled students, enlarged")):
         axes.axhline(100, color=GREY, linewidth=0.8, zorder=0)
         axes.set(title=title, xlabel="throughput at 10:1 relative to the base")
     whole.set(ylabel="accuracy kept, % of the base", ylim=(0, 108))
-    colours, markers = arm_colours(config), arm_markers(config)
-    handles = []
-    for arm in frame.arm:
-        face = "white" if arm.endswith(UNDISTILLED) else colours[arm]
-        edge = colours[arm] if arm.endswith(UNDISTILLED) else "black"
-        style = {"marker": markers[arm], "markerfacecolor": face, "markeredgecolor": edge, "markersize": 7}
-        handles.append(Line2D([], [], linestyle="", label=labels[arm], **style))
+    handles = [Line2D([], [], label=labels[arm], markersize=7, **arm_marker(config, arm)) for arm in frame.arm]
     legend(figure, handles, columns=4)
     footer(figure, results.origin("accuracy"), "Whiskers: 95% bootstrap CIs. Mean over the tasks, greedy generation.")
     return figure

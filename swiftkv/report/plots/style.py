@@ -122,6 +122,13 @@ def arm_markers(config: RunConfig) -> dict[str, str]:
     return {BASE_ARM: "*"} | markers | controls
 
 
+def arm_marker(config: RunConfig, arm: str) -> dict:
+    """Marker and colours of an arm, as matplotlib takes them; hollow if it was not distilled."""
+    colour, hollow = arm_colours(config)[arm], arm.endswith(UNDISTILLED)
+    edge = {"markerfacecolor": "white" if hollow else colour, "markeredgecolor": colour if hollow else "black"}
+    return {"color": colour, "marker": arm_markers(config)[arm], "linestyle": "", **edge}
+
+
 def known_arms(results: Results, name: str, config: RunConfig) -> pd.DataFrame:
     """The frame called `name`; raises UserError if it holds arms that the configuration does not name."""
     frame = results.frame(name)

@@ -77,6 +77,11 @@ def parent_of(rng: Random, tables: list[Table]) -> tuple[Table, Table, Column]:
     return child, parent, pick(rng, parent.of(LABELS))
 
 
+def aggregated(rng: Random, table: Table) -> tuple[Column, str, str]:
+    """A column of numbers, and what is made of it, in a word and as a function."""
+    return pick(rng, table.of(NUMBER, AMOUNT)), *rng.choice(list(AGGREGATES.items()))
+
+
 # Each of these asks one kind of question about random columns, with values that the rows hold.
 
 
@@ -109,7 +114,7 @@ def counting(rng: Random, tables: list[Table]) -> Pair:
 
 def aggregate(rng: Random, tables: list[Table]) -> Pair:
     table = pick(rng, tables)
-    column, (word, function) = pick(rng, table.of(NUMBER, AMOUNT)), rng.choice(list(AGGREGATES.items()))
+    column, word, function = aggregated(rng, table)
     words, where = condition(rng, table) if rng.random() < 0.6 else ("", "")
     return (
         f"What is the {word} {column.words} of {table.plural}{words and ' '}{words}?",
@@ -125,7 +130,7 @@ def grouped(rng: Random, tables: list[Table]) -> Pair:
             f"For each {group.words}, how many {table.plural} are there?",
             f"SELECT {group.name}, COUNT(*) FROM {table.plural} GROUP BY {group.name};",
         )
-    column, (word, function) = pick(rng, table.of(NUMBER, AMOUNT)), rng.choice(list(AGGREGATES.items()))
+    column, word, function = aggregated(rng, table)
     return (
         f"Show the {word} {column.words} of {table.plural} for every {group.words}.",
         f"SELECT {group.name}, {function}({column.name}) FROM {table.plural} GROUP BY {group.name};",
@@ -223,7 +228,7 @@ def join_grouped(rng: Random, tables: list[Table]) -> Pair:
             f"Name {most} with the most {child.plural}, by {label.words}, with the number of {child.plural}.",
             f"SELECT p.{label.name}, COUNT(*) AS number {head} {group} ORDER BY number DESC LIMIT {count};",
         )
-    column, (word, function) = pick(rng, child.of(NUMBER, AMOUNT)), rng.choice(list(AGGREGATES.items()))
+    column, word, function = aggregated(rng, child)
     return (
         f"For every {parent.singular} with {child.plural}, give the {label.words} and the {word} {column.words}.",
         f"SELECT p.{label.name}, {function}(c.{column.name}) {head} {group};",
