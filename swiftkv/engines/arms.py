@@ -214,3 +214,4 @@ class LiveEngines:
         # What is alive now lives until the engines close: the collections between measurements need not look at it.
         gc.collect()
         gc.freeze()
+        print("throughput: engines are warm", flush=True)

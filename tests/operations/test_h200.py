@@ -1,22 +1,20 @@
 """The stages of a GPU machine: every command parses, limits and resuming hold, and the rehearsal's first stages run."""
 
-import importlib
 import os
 import shutil
 import subprocess
-import sys
+from functools import partial
 
 import pandas as pd
 import pytest
-import typer
 
-from swiftkv import cli
 from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import ROOT, load_config
 from swiftkv.planning import memory_plan
+from tests.helpers.recorded import noted, parse, recorded
 
 SCALES = ("h200", "h100", "h200-short", "h200-dense", "h200-rehearsal")
-RECORD = '#!/bin/sh\n[ "$1" = -c ] && exec {python} "$@"\necho "${{0##*/}} $*" >>{log}\n{then}\n'
+run = partial(recorded, "h200.sh")
 
 
 @pytest.fixture
@@ -25,39 +23,6 @@ def project(tmp_path):
     for name in ("benchmarks", "config"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
-
-
-def run(project, *arguments: str, then: str = "", **environment: str) -> subprocess.CompletedProcess:
-    """Run the script; `then` is what every command does after it noted its arguments in commands.log."""
-    (project / "bin").mkdir(exist_ok=True)
-    for name in ("python3", "swiftkv"):
-        path = project / "bin" / name
-        path.write_text(RECORD.format(python=sys.executable, log=project / "commands.log", then=then))
-        path.chmod(0o755)
-    settings = {"PATH": f"{project / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    command = ["bash", str(project / "benchmarks" / "h200.sh"), *arguments]
-    return subprocess.run(command, env=os.environ | settings | environment, capture_output=True, text=True, timeout=120)
-
-
-def noted(project) -> list[list[str]]:
-    path = project / "commands.log"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def parse(words: list[str]) -> str:
-    """The stage's name, if the command line fits the command's options; click raises an error otherwise."""
-    if words[0] == "swiftkv":
-        app, words = cli.cli, words[1:]
-    else:
-        module = importlib.import_module(os.path.basename(words[1]).removesuffix(".py"))
-        app, words = getattr(module, "cli", None), words[2:]
-        if app is None:
-            app = typer.Typer(add_completion=False)
-            app.command(module.__name__)(module.main)
-    command = typer.main.get_command(app)
-    if hasattr(command, "commands"):
-        command, words = command.commands[words[0]], words[1:]
-    return command.make_context(command.name, words).command.name
 
 
 @pytest.mark.parametrize("scale", SCALES)
