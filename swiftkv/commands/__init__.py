@@ -65,6 +65,16 @@ def load_beside_others(path: Path, model: Path, need: Callable):
     return loaded
 
 
+def jobs_here(config, model: Path, most: Callable) -> int:
+    """How many jobs of a stage run side by side on this machine; `most` of planning.memory_plan says how many a GPU
+    holds with a model of the shape of `model`."""
+    from swiftkv import devices, provenance
+    from swiftkv.modeling.checkpoint import read_shape
+
+    smallest = min(devices.memory_gib().values(), default=None) if devices.visible() else None
+    return most(config, read_shape(model), smallest, provenance.hardware()["cores"])
+
+
 def take_gpu(count: int = 1, gib: float | None = None) -> None:
     """Lease `count` GPUs until the command ends, where the machine has any: alone, or `gib` of the memory of each."""
     from swiftkv import devices

@@ -1,5 +1,6 @@
 """Commands that measure models: gates, speed, accuracy; and one that says whether this machine can."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from swiftkv.commands import (
     Students,
     Work,
     cli,
+    jobs_here,
     load,
     load_beside_others,
     load_with_engine_gpus,
@@ -35,14 +37,21 @@ def lengths(base: Base, out: Out, config: Config = CONFIG, mirror: Mirror = None
 
 @cli.command()
 def verify(
-    base: Base, models: Students, out: Out,
+    base: Base,
+    models: Students,
+    out: Out,
     config: Config = CONFIG,
-) -> None:  # fmt: skip
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Engines side by side [what a GPU and its cores hold; 1 on a CPU].")
+    ] = None,
+) -> None:
     """Gates before numbers: equivalence with Transformers, KV capacity, early exit, refusals."""
     from swiftkv.evals import gates as stage
+    from swiftkv.planning import memory_plan
 
-    loaded = load_with_engine_gpus(config)  # its reference in float64 goes to a GPU that has room for it
-    stage.run(loaded, base, student_dirs(loaded, models), out)
+    taken = jobs or jobs_here(load(config), base, memory_plan.verify_jobs)
+    loaded = load_beside_others(config, base, partial(memory_plan.verify, jobs=taken))  # it times nothing
+    stage.run(loaded, base, student_dirs(loaded, models), out, taken)
 
 
 @cli.command()

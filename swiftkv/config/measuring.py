@@ -36,8 +36,32 @@ class Verify(Section):
 
     prompt_lengths: list[Count] = Field(min_length=1, description="Prompt lengths of the equivalence check, in tokens.")
     generate: Count = Field(description="Greedy tokens generated per prompt.")
+    longest_prompt: Count = Field(
+        2048,
+        description="Longest prompt of the equivalence check, in tokens; shorter where the model's context is "
+        "(default 2048).",
+    )
     max_num_batched_tokens: Count = Field(description="Chunk size of chunked prefill, in tokens.")
-    tolerance: Positive = Field(description="Largest |delta logit| in float32.")
+    error_multiple: Positive = Field(
+        3.0,
+        description="A student's logits may be this many times as far from Transformers in float64 as the base's are "
+        "in the same setting (default 3).",
+    )
+    # A logit is a sum of hidden_size products; added in another order it differs by some ulps however right it is.
+    floor_ulps: NotNegative = Field(
+        16,
+        description="No limit is below this many float32 roundings (2^-24) of the largest logit (default 16), so that "
+        "a base that happens to be exact fails no student.",
+    )
+    # TF32 rounds 2^13 times as coarsely as float32; the middle between the two, as factors go, is 2^6.5.
+    base_multiple: Positive = Field(
+        64.0,
+        description="The base in vLLM may be this many times as far from Transformers in float64 as Transformers in "
+        "float32 is on the same tokens (default 64): an engine that computes in less than float32 is further off.",
+    )
+    tolerance: Positive | None = Field(
+        None, description="Of runs made when one limit held for every backend; read and not used."
+    )
 
 
 class BenchmarkModel(Shape):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from swiftkv.config import BASE_ARM
+from swiftkv.engines import counting
 from swiftkv.engines.settings import WARM_UP_TOKENS, Arm, Batch, EngineSettings
 from swiftkv.errors import UserError
 
@@ -151,6 +152,10 @@ class VLLMEngine:
         }
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
             return _run_vllm_requests(self.llm, requests, n=1, **flags)
+
+    def count_tokens(self, batch: Batch, seed: int) -> counting.TokenCounts:
+        """Run a batch as `run` does, and count the tokens that its steps ran early and late layers for."""
+        return counting.count(self.llm, lambda: self.run(batch, seed))
 
     def kv(self) -> dict:
         """What the engine reports: kv_caches (layers that own one), kv_bytes_per_token (of all its GPUs),

@@ -21,11 +21,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class Deviation:
-    """vLLM against Transformers over `tokens` generated tokens."""
+    """vLLM against Transformers over `tokens` generated tokens: the largest |delta logit|; greedy tokens that are not
+    the reference's, and by how much its own is ahead of vLLM's in the worst of them; the reference's largest logit."""
 
     delta: float
     mismatches: int
     tokens: int
+    margin: float = 0.0
+    scale: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """Of logits or of the order of two, the larger."""
+        return max(self.delta, self.margin)
 
 
 class Reference:
@@ -43,23 +51,42 @@ class Reference:
         disable_progress_bar()
         self.torch = torch
         self.model = load_whole(directory, getattr(torch, dtype), times=3)  # an engine wants its place beside it
+        self.known: dict[tuple, object] = {}  # engines that agree are compared on the same tokens
 
-    def logits(self, tokens: Sequence[int]):
-        """Token ids [T] -> logits [T, vocabulary], on the CPU."""
+    def logits(self, tokens: Sequence[int], last: int = 0):
+        """Token ids [T] -> logits [T, vocabulary] on the CPU, of the `last` positions only if given."""
         with self.torch.inference_mode():
-            return self.model(self.torch.tensor([tokens], device=self.model.device), use_cache=False).logits[0].cpu()
+            ids = self.torch.tensor([tokens], device=self.model.device)
+            return self.model(ids, use_cache=False, logits_to_keep=last).logits[0].cpu()
+
+    def rows(self, answer: Answer):
+        """Logits [tokens, vocabulary] of the positions that an answer's tokens were chosen at."""
+        key = (*answer.prompt, None, *answer.tokens)
+        if key not in self.known:
+            self.known[key] = self.logits(answer.prompt + answer.tokens[:-1], len(answer.tokens))
+        return self.known[key]
 
     def compare(self, answers: Iterable[Answer]) -> Deviation:
-        """Largest |delta logit|, and how often vLLM's greedy token is not the reference's argmax."""
-        delta, mismatches, count = 0.0, 0, 0
+        """How far vLLM's largest logits and greedy tokens are from the reference's."""
+        delta, mismatches, count, margin, scale = 0.0, 0, 0, 0.0, 0.0
         for answer in answers:
-            rows = self.logits(answer.prompt + answer.tokens[:-1])[len(answer.prompt) - 1 :]
+            rows = self.rows(answer)
             for row, top in zip(rows, answer.logits, strict=True):
                 theirs = self.torch.tensor(list(top.values()), dtype=row.dtype)
                 delta = max(delta, (row[list(top)] - theirs).abs().max().item())
+            behind = rows.max(-1).values - rows.gather(1, self.torch.tensor(answer.tokens)[:, None])[:, 0]
+            margin, scale = max(margin, behind.max().item()), max(scale, rows.abs().max().item())
             mismatches += (rows.argmax(-1) != self.torch.tensor(answer.tokens)).sum().item()
             count += len(answer.tokens)
-        return Deviation(delta, mismatches, count)
+        return Deviation(delta, mismatches, count, margin, scale)
+
+    def rounding(self, exact: "Reference", answers: Iterable[Answer]) -> float:
+        """Largest |delta logit| to `exact` over vLLM's largest logits: of the same model in fewer digits."""
+        found = 0.0
+        for answer in answers:
+            for ours, theirs, top in zip(self.rows(answer), exact.rows(answer), answer.logits, strict=True):
+                found = max(found, (ours[list(top)].to(theirs.dtype) - theirs[list(top)]).abs().max().item())
+        return found
 
     def prompt_logits(self, prompt: Sequence[int]) -> list[float]:
         """The raw logit of every prompt token after the first, as the token before it predicts it."""
@@ -67,8 +94,12 @@ class Reference:
 
     def prompt_delta(self, prompt: Sequence[int], scores: Sequence[dict | None]) -> float:
         """Largest |delta| of the logits of prompt tokens; `scores` as vLLM returns raw prompt logits."""
-        theirs = [score[token].logprob for token, score in zip(prompt[1:], scores[1:], strict=True)]
-        return largest_delta(self.prompt_logits(prompt), theirs)
+        return largest_delta(self.prompt_logits(prompt), own_logits(prompt, scores))
+
+
+def own_logits(prompt: Sequence[int], scores: Sequence[dict | None]) -> list[float]:
+    """The logits of the prompt's own tokens after the first, out of vLLM's raw prompt logits."""
+    return [score[token].logprob for token, score in zip(prompt[1:], scores[1:], strict=True)]
 
 
 def largest_delta(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -20,7 +20,7 @@ from swiftkv.workloads.tokens import load_tokenizer
 from tests.helpers.config import make_config
 
 BASE = ROOT / "workflow" / "resources" / "base"
-CONFIG = make_config({"verify": {"prompt_lengths": [7, 100], "generate": 8}})
+CONFIG = make_config({"verify": {"prompt_lengths": [7, 100], "generate": 8, "longest_prompt": 200}})
 CUT, ITEMS, STUDENT = 6, 50, "skip25"
 
 
@@ -101,10 +101,11 @@ def test_answers_cut_short(base_samples, healthy):
 @pytest.mark.vllm
 def test_served_model_that_is_not_its_checkpoint(directory, monkeypatch):
     """One engine: as it is, with the late K rotated by one position too many, with the norm of the layer below."""
-    from swiftkv.evals.reference import Reference, generate
+    from swiftkv.evals.reference import generate
     from swiftkv.vllm.decoder import LateKV
 
-    checks, reference = gates.Checks(CONFIG, BASE, {STUDENT: directory}), Reference(directory)
+    checks = gates.Checks(CONFIG, BASE, {STUDENT: directory})
+    of_base, of_student = gates.Pair.of(BASE), gates.Pair.of(directory)
     rotate = LateKV.forward
 
     def off_by_one(self, positions, hidden_states, residual):
@@ -113,16 +114,22 @@ def test_served_model_that_is_not_its_checkpoint(directory, monkeypatch):
     def wrong_norm(model):
         model.model.norm_swiftkv.weight.data.copy_(model.model.layers[CUT - 1].input_layernorm.weight)
 
-    with checks.engine(directory) as engine:
+    def compared(pair, engine) -> list[gates.Compared]:
+        return list(checks.of_answers(pair, "logits", generate(engine, checks.asked.tokens, checks.asked.generate)))
 
-        def passed() -> bool:
-            answers = generate(engine, checks.prompts, checks.tokens)
-            return checks.logits_gate("logits", STUDENT, reference.compare(answers)).passed
+    with checks.asked.engine(BASE) as engine:
+        checks.base_found.errors |= {(one.gate, one.kind): one.errors for one in compared(of_base, engine)}
 
-        assert passed()
+    with checks.asked.engine(directory) as engine:
+
+        def passed() -> set[bool]:
+            found = compared(of_student, engine)
+            return {one.judged(STUDENT, *checks.limit(one.gate, one.kind, one.errors)).passed for one in found}
+
+        assert passed() == {True}
         with monkeypatch.context() as patch:
             patch.setattr(LateKV, "forward", off_by_one)
-            assert not passed()
-        assert passed()
+            assert passed() == {False}
+        assert passed() == {True}
         engine.apply_model(wrong_norm)
-        assert not passed()
+        assert passed() == {False}

@@ -5,6 +5,7 @@ import time
 from swiftkv import costmodel
 from swiftkv.config import RunConfig
 from swiftkv.engines.arms import BatchResult
+from swiftkv.engines.counting import TokenCounts
 from swiftkv.engines.settings import BLOCK
 from tests.helpers.config import make_config
 
@@ -58,6 +59,13 @@ class Machine:
 class FakeEngine:
     def __init__(self, machine, arm, settings):
         self.machine, self.arm, self.settings = machine, arm, settings
+
+    def count_tokens(self, batch, seed):
+        """All tokens of the base; of others those whose logits are needed, or `late` more."""
+        tokens = batch.num_requests * (batch.input_len + batch.output_len - 1)
+        needed = batch.num_requests * batch.output_len
+        late = tokens if self.arm.name == "base" else needed + self.machine.faults.get("late", 0)
+        return TokenCounts(steps=batch.output_len, early=tokens, late=late, needed=needed)
 
     def run(self, batch, seed):
         machine, count = self.machine, batch.num_requests

@@ -3,8 +3,8 @@
     swiftkv.report.claims.run(config, "results/cpu/claims.csv", "results/cpu/claims.md")
 
 A verdict is computed, never written by hand: `reproduced`, `partly`, `not reproduced`, `not comparable` (this
-scale cannot speak to the claim), `not gated` (there is a number, but the verify gates have not run beside it) or
-`not measured` (a result is missing; the evidence says which).
+scale cannot speak to the claim), `not gated` (there is a number, but no verify gates that were measured on the same
+thing) or `not measured` (a result is missing; the evidence says which).
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.files import read_json
 from swiftkv.provenance import Provenance
 from swiftkv.registry import ALL_FRAMES, FRAMES
-from swiftkv.report.claims import report
+from swiftkv.report.claims import gating, report
 from swiftkv.report.claims.measurement import Measurement, Unanswerable
 from swiftkv.report.claims.metrics import METRICS
 from swiftkv.report.claims.verdicts import ceiling, judge
@@ -81,20 +81,11 @@ def source_of(claim: dict, context: ClaimContext) -> pd.Series:
     return pd.Series(given) if isinstance(given, dict) else context.published.loc[given]
 
 
-def check_gates(results: Results) -> None:
-    """Raise Unanswerable if a verify gate failed: its numbers do not count."""
-    gates = results.frame("gates")
-    failed = gates[~gates.passed.astype(bool)]
-    if len(failed):
-        names = ", ".join(f"{row.gate} ({row.variant})" for row in failed.itertuples())
-        raise Unanswerable("not measured", f"verify gates failed: {names}")
-
-
 def measure(claim: dict, context: ClaimContext) -> Measurement:
     """The claim's metric. Raises Unanswerable with the verdict and reason where there is no number."""
     try:
         if claim.get("gated") and context.results.has("gates"):
-            check_gates(context.results)
+            gating.check_gates(context.results)
         return METRICS[claim["metric"]["kind"]](claim["metric"], context)
     except UserError as error:
         raise Unanswerable("not measured", str(error)) from None
@@ -110,12 +101,8 @@ def decide(claim: dict, context: ClaimContext) -> tuple[Measurement | None, str,
         return None, *((stop.verdict, stop.reason) if comparable else ("not comparable", reason))
     if not comparable:
         return measured, "not comparable", reason
-    if claim.get("gated") and not context.results.has("gates"):
-        return (
-            measured,
-            "not gated",
-            "A number counts only behind green gates, and `swiftkv verify` has not run beside it",
-        )
+    if claim.get("gated") and (why := gating.objection(context.config, context.results, measured.frame)):
+        return measured, "not gated", why
     return measured, *judge(claim["rule"], float(source_of(claim, context).value), measured)
 
 

@@ -1,0 +1,50 @@
+"""Late-layer tokens of the engines that are timed: counted in a round of their warm-up batch, outside what is timed.
+
+Gates count them on small students in float32; these are the engines that claims about speed are about. Such a claim
+needs every engine to run the late layers for exactly the tokens whose logits are needed (a base: for all).
+"""
+
+from dataclasses import asdict
+
+from swiftkv.bench.plan import EngineSet, ThroughputPlan
+from swiftkv.bench.rounds import Rounds
+from swiftkv.config import BASE_ARM
+from swiftkv.engines.arms import LiveEngines
+from swiftkv.engines.counting import TokenCounts
+
+
+def name_of(number: int) -> str:
+    """Of the round of the `number`th set of engines in the work directory."""
+    return f"late-tokens-{number}"
+
+
+def decisive(plan: ThroughputPlan) -> dict[str, dict]:
+    """By round what decides its counts, as `ThroughputPlan.decisive` of the others."""
+    return {name_of(number): {"engine": asdict(each.settings)} for number, each in enumerate(plan.engine_sets)}
+
+
+def count(plan: ThroughputPlan, engine_set: EngineSet, rounds: Rounds, engines: LiveEngines) -> list[dict]:
+    """Rows of late_tokens.csv of a set of engines, counted unless they are there."""
+    name = name_of(plan.engine_sets.index(engine_set))
+
+    def count_arm(arm: str) -> dict:
+        return row(engine_set, arm, engines[arm].count_tokens(engine_set.settings.warm_up, seed=plan.seed))
+
+    if not rounds.attempts(name, 0):
+        rounds.measure(name, 0, count_arm)
+    found = {one["arm"]: one for one in rounds.read(name, 0)}
+    return [{key: value for key, value in found[arm.name].items() if key != "position"} for arm in plan.arms]
+
+
+def row(engine_set: EngineSet, arm: str, counts: TokenCounts) -> dict:
+    """A row of late_tokens.csv: the engines by the points that they measure (the first set, with the default flags,
+    also latency), and tokens of all steps of one batch."""
+    points = [point.name for point in engine_set.points]
+    return {
+        "points": " ".join(points) or "latency",
+        "arm": arm,
+        "steps": counts.steps,
+        "tokens": counts.early,
+        "late_tokens": counts.late,
+        "expected_late_tokens": counts.early if arm == BASE_ARM else counts.needed,
+    }

@@ -1,0 +1,77 @@
+"""How many tokens run the late layers of a live engine, counted step by step, whatever CUDA graphs do.
+
+A step that vLLM replays from a full CUDA graph runs no Python of the model's, so the model's own counter
+(`EarlyExitModel.token_counts`) misses it. The model runner's `execute_model` is called for every step: it is wrapped
+while counting. A step in which the model counted nothing (a replayed graph, a base model, a student with l = L) gathers
+no rows, so all of its tokens ran every layer. Padding for CUDA graphs is no token.
+
+Needed are as many as logits are computed for: one per request and step.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+KEPT = "_swiftkv_uncounted"  # attribute of a model runner: its own `execute_model` while another counts
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens that ran the early layers, that ran the late layers, and whose logits were needed, in `steps` steps."""
+
+    steps: int
+    early: int
+    late: int
+    needed: int
+
+
+def late_tokens(tokens: int, counted: Counter) -> int:
+    """Of the `tokens` of a step those that ran the late layers, by what the model counted in it."""
+    reduced = counted["late"] < counted["early"]
+    return counted["late"] if reduced else tokens
+
+
+def decoder_of(worker):
+    """The decoder stack of a worker's model; None if it has no counter, as a base has none."""
+    decoder = getattr(worker.get_model(), "model", None)
+    return decoder if hasattr(decoder, "token_counts") else None
+
+
+def start(worker) -> None:
+    """Count from now on. Runs in every rank's process, so it has a name that can be sent there, as `stop` has."""
+    runner, decoder, counts = worker.model_runner, decoder_of(worker), Counter()
+    execute = runner.execute_model
+
+    def counting(scheduler_output, *args, **kwargs):
+        if decoder is not None:
+            decoder.token_counts = Counter()
+        result = execute(scheduler_output, *args, **kwargs)
+        if tokens := scheduler_output.total_num_scheduled_tokens:
+            counted = decoder.token_counts if decoder is not None else Counter()
+            needed = len(scheduler_output.num_scheduled_tokens)
+            counts.update(steps=1, early=tokens, late=late_tokens(tokens, counted), needed=needed)
+        return result
+
+    setattr(runner, KEPT, (execute, counts))
+    runner.execute_model = counting
+
+
+def stop(worker) -> dict[str, int]:
+    """The counts since `start`; the runner is as it was before."""
+    runner, decoder = worker.model_runner, decoder_of(worker)
+    execute, counts = runner.__dict__.pop(KEPT)
+    runner.execute_model = execute
+    if decoder is not None:
+        decoder.token_counts = None
+    return dict(counts)
+
+
+def count(engine, work: Callable[[], object]) -> TokenCounts:
+    """What the engine (`vllm.LLM`) runs during `work`, of one tensor-parallel rank, for all count the same. An engine
+    with processes of its own needs VLLM_ALLOW_INSECURE_SERIALIZATION=1 to be sent functions."""
+    engine.collective_rpc(start)
+    try:
+        work()
+    finally:
+        counted = engine.collective_rpc(stop)[0]
+    return TokenCounts(**{name: counted.get(name, 0) for name in TokenCounts.__dataclass_fields__})
