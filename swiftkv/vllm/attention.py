@@ -1,64 +1,68 @@
 """Attention of the late layers: owns or shares a KV cache, and sees only the tokens whose logits are needed.
 
-vLLM gives its fast-prefill metadata only to the trailing run of layers that share a KV cache. A late layer that
-owns one gets the same metadata through the public hook `Attention.get_attn_backend`.
+vLLM lets an attention layer name its backend (`Attention.get_attn_backend`). That of a late layer differs from the
+platform's in the builder of its metadata alone.
 """
 
-from dataclasses import fields
 from functools import cache
 
-import torch
 from vllm.model_executor.layers.attention import Attention
-from vllm.v1.attention.backend import AttentionBackend, CommonAttentionMetadata, subclass_attention_backend
-from vllm.v1.attention.backends.utils import make_kv_sharing_fast_prefill_common_attn_metadata
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionCGSupport,
+    CommonAttentionMetadata,
+    subclass_attention_backend,
+)
 
-# The prefix vLLM gives its own fast-prefill backends. Model runners group layers by backend name, so late layers
-# wrapped here and trailing AcrossKV followers wrapped by the runner share one metadata build per step.
-PREFIX = "FastPrefill"
-# What is a request's, not a query's, and so stays as it is when queries are dropped, under all names that releases of
-# vLLM have for it. Other fields take their defaults.
-REQUEST_FIELDS = {"seq_lens", "num_reqs", "max_seq_len", "block_table_tensor", "slot_mapping",
-                  "seq_lens_cpu_upper_bound", "_seq_lens_cpu", "_num_computed_tokens_cpu"}  # fmt: skip
+from swiftkv.errors import UserError
+from swiftkv.vllm.needed import Step, needed_of
+
+# Model runners group layers by the name of their backend: the late layers are one group, with one metadata build per
+# step, and share none with the early layers.
+PREFIX = "EarlyExit"
 
 
-def last_tokens(batch: CommonAttentionMetadata) -> CommonAttentionMetadata:
-    """`batch` reduced to the tokens that need logits, unchanged if it only decodes.
-
-    These are one token per request. vLLM's function allows for several and, in 0.26, reads their number back from the
-    GPU, which waits for the CPU then in every step that prefills.
-    """
-    requests = batch.num_reqs
-    # All decode: nothing to skip. Several indices per request, or none (CUDA graphs are being captured): as vLLM does.
-    if batch.max_query_len == 1 or batch.num_logits_indices != requests:
-        return make_kv_sharing_fast_prefill_common_attn_metadata(batch)
-    starts = batch.query_start_loc
-    # One query per request, its last token, which sees the whole sequence: so `seq_lens` stay those of the batch.
-    return CommonAttentionMetadata(
-        query_start_loc=torch.arange(requests + 1, dtype=starts.dtype, device=starts.device),
-        query_start_loc_cpu=torch.arange(requests + 1, dtype=starts.dtype),
-        num_actual_tokens=requests,
-        max_query_len=1,
-        causal=True,
-        **{field.name: getattr(batch, field.name) for field in fields(batch) if field.name in REQUEST_FIELDS},
-    )
+def tokens_per_request(vllm_config) -> int:
+    """The most tokens of a decoding request in one step: the last one sampled, and drafts."""
+    speculative = vllm_config.speculative_config
+    return 1 + (speculative.num_speculative_tokens if speculative else 0)
 
 
 def early_exit_builder(builder: type) -> type:
     """A subclass of a backend's metadata builder whose queries are the tokens that need logits.
 
-    As `create_fast_prefill_custom_backend`, but a decode-only step gets the plain metadata, without a new class
-    per step: that shows in TPOT.
+    A step where all do gets the backend's own metadata. Others carry the tokens (`Needed`) to the decoder.
     """
 
     class EarlyExitBuilder(builder):
-        def build(self, common_prefix_len, common_attn_metadata, fast_build=False):
-            reduced = last_tokens(common_attn_metadata)
-            metadata = super().build(common_prefix_len, reduced, fast_build)
-            # The decoder finds here which rows to run (`EarlyExitModel.needed_tokens`), as vLLM's own models do.
-            if reduced is not common_attn_metadata:
-                metadata.logits_indices_padded = common_attn_metadata.logits_indices_padded
-                metadata.num_logits_indices = common_attn_metadata.num_logits_indices
+        # It would put another cache's whole block table into metadata that may leave requests out.
+        supports_update_block_table = False
+
+        def __init__(self, kv_cache_spec, layer_names, vllm_config, device, **others):
+            super().__init__(kv_cache_spec, layer_names, vllm_config, device, **others)
+            layers = vllm_config.compilation_config.static_forward_context
+            self.step: Step = layers[layer_names[0]].step
+            self.tokens_per_request = tokens_per_request(vllm_config)
+
+        @classmethod
+        def get_cudagraph_support(cls, vllm_config, kv_cache_spec) -> AttentionCGSupport:
+            # A graph of a whole step with a prompt in it would fix which tokens run the late layers.
+            support = super().get_cudagraph_support(vllm_config, kv_cache_spec)
+            return min(support, AttentionCGSupport.UNIFORM_BATCH, key=lambda level: level.value)
+
+        def build(self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build=False):
+            found = needed_of(common_attn_metadata, self.tokens_per_request, self.step)
+            if found is None:
+                return super().build(common_prefix_len, common_attn_metadata, fast_build)
+            needed, batch = found
+            metadata = super().build(common_prefix_len, batch, fast_build)
+            metadata.needed = needed
             return metadata
+
+        def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata):
+            if common_attn_metadata.max_query_len > self.tokens_per_request:
+                raise UserError("SwiftKV models do not support CUDA graphs of whole steps with prompts (FULL)")
+            return super().build_for_cudagraph_capture(common_attn_metadata)
 
     return EarlyExitBuilder
 
@@ -71,14 +75,12 @@ def early_exit_backend(backend: type[AttentionBackend]) -> type[AttentionBackend
 
 
 class LateAttention(Attention):
-    """vLLM's attention with, if `early_exit`, metadata of the needed tokens only.
-
-    Must be False for the trailing AcrossKV followers: the model runner wraps those itself.
-    """
+    """vLLM's attention with, if `early_exit`, metadata of the needed tokens only, which `step` tells about."""
 
     def __init__(self, *args, early_exit: bool, **kwargs):
         super().__init__(*args, **kwargs)
         self.early_exit = early_exit
+        self.step = Step()  # the model puts its own in its place
 
     def get_attn_backend(self) -> type[AttentionBackend]:
         backend = super().get_attn_backend()

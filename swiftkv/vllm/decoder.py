@@ -6,6 +6,7 @@ between runs eagerly, because it depends on the step. On a step where every toke
 gather and no scatter.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,9 @@ from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.attention.attention import unified_kv_cache_update
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear
+
+from swiftkv.vllm.guards import exits_early
+from swiftkv.vllm.needed import Needed, Step
 
 
 class LateKV(nn.Module):
@@ -104,9 +108,11 @@ class EarlyExitModel:
 
     The family's `__init__` must have built `embed_tokens`, `layers` and `norm`, with late layers from
     `swiftkv.vllm.late.late_layer`. The class that mixes this in needs `@ignore_torch_compile`.
+    `step` is what the metadata builders of its late layers know of a step; None if every token runs every layer.
     `token_counts`, None unless a test or gate sets a Counter, adds up the tokens that ran each half.
     """
 
+    step: Step | None = None
     token_counts: Counter | None = None
 
     def split(self, vllm_config: VllmConfig, prefix: str) -> None:
@@ -120,6 +126,10 @@ class EarlyExitModel:
             return  # l = L: the family's own forward pass stays
         attentions = [self.layers[j].self_attn for j in leaders]
         late_kv = LateKV(config, attentions, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv")
+        if exits_early(vllm_config):
+            self.step = Step()
+            for layer in self.layers[cut:]:
+                layer.self_attn.attn.step = self.step
         from vllm.compilation.backends import set_model_tag
 
         # The tags keep the two graphs apart in vLLM's compilation cache. The family's modules are now registered twice;
@@ -128,6 +138,7 @@ class EarlyExitModel:
             self.early_decoder = EarlyDecoder(embed_tokens=self.embed_tokens, layers=self.layers[:cut], late_kv=late_kv)
         with set_model_tag("late_decoder"):
             self.late_decoder = LateDecoder(layers=self.layers[cut:], norm=self.norm)
+        self.compilation_config = vllm_config.compilation_config
         self.allocate_buffers(vllm_config)
 
     def allocate_buffers(self, vllm_config: VllmConfig) -> None:
@@ -148,40 +159,56 @@ class EarlyExitModel:
         x, keys, values = self.early_decoder(input_ids, positions, inputs_embeds)
         # Before the late layers run: they attend to what is written here, this step's tokens included.
         self.write_kv(keys, values)
-        needed = self.needed_tokens(positions.size(0))
+        needed = self.needed_tokens()
         if self.token_counts is not None:
-            self.token_counts.update(early=positions.size(0), late=needed[1] if needed else positions.size(0))
+            self.token_counts.update(early=positions.size(0), late=needed.number if needed else positions.size(0))
         if needed is None:
             return self.late_decoder(*self.at_fixed_address(positions, x))
-        return self.run_needed(positions, x, *needed)
+        return self.run_needed(positions, x, needed)
 
     def write_kv(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Write K and V [T, groups, heads, size] of all tokens to the caches of the group leaders."""
         for name, key, value in zip(self.late_layer_names, keys.unbind(1), values.unbind(1), strict=True):
             unified_kv_cache_update(key, value, name)
 
-    def needed_tokens(self, tokens: int) -> tuple[torch.Tensor, int] | None:
-        """Indices of the tokens whose logits are needed, padded for CUDA graphs, and their number; None = all."""
+    def needed_tokens(self) -> Needed | None:
+        """The tokens whose logits are needed; None = all."""
         metadata = get_forward_context().attn_metadata
         if not isinstance(metadata, dict):
             return None  # a dummy run
-        # Of the last group's leader, whose metadata `LateAttention` reduces in every model.
-        late = metadata[self.late_layer_names[-1]]
-        indices = getattr(late, "logits_indices_padded", None)
-        # As many indices as tokens: a step of decoding alone, which needs no gather.
-        if indices is None or late.num_logits_indices == tokens:
-            return None
-        return indices, late.num_logits_indices
+        return getattr(metadata[self.late_layer_names[0]], "needed", None)
 
-    def run_needed(self, positions, x, indices: torch.Tensor, number: int) -> torch.Tensor:
-        """Run the late decoder on rows `indices`, of which the first `number` are real."""
-        with reduced_batch(indices.size(0)):
-            rows = self.late_decoder(*self.at_fixed_address(positions[indices], x[indices]))
-        # Rows beyond `number` are padding for CUDA graphs, and their values mean nothing.
+    def run_needed(self, positions: torch.Tensor, x: torch.Tensor, needed: Needed) -> torch.Tensor:
+        """Run the late decoder on the rows of x that are `needed`, if there are any."""
         # NaN, so that a use of hidden states that do not exist can never look right.
         output = x.new_full(x.shape, float("nan"))
-        output[indices[:number]] = rows[:number]
+        if needed.last is not None:
+            output.index_fill_(0, needed.last, 0)  # sampled from and thrown away; some samplers cannot do with NaN
+        if needed.number:
+            with self.reduced_batch(needed.number) as size:
+                # Rows beyond `number` are padding for CUDA graphs, and their values mean nothing.
+                indices = nn.functional.pad(needed.indices, (0, size - needed.number))
+                rows = self.late_decoder(*self.at_fixed_address(positions[indices], x[indices]))
+            output.index_copy_(0, needed.indices, rows[: needed.number])
         return output
+
+    @contextmanager
+    def reduced_batch(self, tokens: int):
+        """Tell vLLM's piecewise CUDA graphs how many tokens the late decoder runs; yields that number, for which a
+        graph was captured if this step uses graphs."""
+        context = get_forward_context()
+        outer = context.batch_descriptor
+        if context.cudagraph_runtime_mode == CUDAGraphMode.PIECEWISE:
+            # Every size was captured: dummy runs have all their tokens run the late layers. No step that uses a graph
+            # is larger than the largest.
+            sizes = sorted(self.compilation_config.cudagraph_capture_sizes)
+            tokens = sizes[bisect_left(sizes, tokens)]
+        if outer is not None:
+            context.batch_descriptor = replace(outer, num_tokens=tokens)
+        try:
+            yield tokens
+        finally:
+            context.batch_descriptor = outer
 
     def at_fixed_address(self, positions: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The late decoder's inputs, copied to the static buffers if CUDA graphs are on."""
@@ -189,16 +216,3 @@ class EarlyExitModel:
             return positions, x
         tokens = positions.size(0)
         return tuple(buffer[:tokens].copy_(tensor) for buffer, tensor in zip(self.buffers, (positions, x), strict=True))
-
-
-@contextmanager
-def reduced_batch(tokens: int):
-    """Tell vLLM's piecewise CUDA graphs how many tokens the late decoder runs (as vLLM's Gemma 4 does)."""
-    context = get_forward_context()
-    outer = context.batch_descriptor
-    if outer is not None:
-        context.batch_descriptor = replace(outer, num_tokens=tokens)
-    try:
-        yield
-    finally:
-        context.batch_descriptor = outer

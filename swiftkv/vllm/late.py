@@ -16,6 +16,7 @@ from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, 
 from vllm.model_executor.models.utils import extract_layer_index
 
 from swiftkv.vllm.attention import LateAttention
+from swiftkv.vllm.guards import exits_early
 from swiftkv.vllm.weights import load_weights
 
 
@@ -89,17 +90,14 @@ class LateSelfAttention(LlamaAttention):
 
 
 def late_attention_options(config, prefix: str) -> dict:
-    """Whose KV cache the late layer at `prefix` (model.layers.<j>.self_attn) reads, and who wraps its metadata."""
+    """Whose KV cache the late layer at `prefix` (model.layers.<j>.self_attn) reads, and which tokens its metadata has."""
     layer, layers = extract_layer_index(prefix), config.layers_of()
     behind = layers.behind(layer)
-    # The followers of the last group are the unbroken run of cache-sharing layers at the model's end: vLLM's own case.
-    trailing = behind > 0 and layers.leader(layer) == layers.leaders[-1]
-    early_exit = get_current_vllm_config().cache_config.kv_sharing_fast_prefill
     # vLLM knows attention layers by name. The leader must exist by then: it comes first in the model.
     leader = prefix.replace(f".{layer}.", f".{layers.leader(layer)}.") + ".attn"
     return {
         "kv_sharing_target_layer_name": leader if behind else None,
-        "early_exit": early_exit and not trailing,
+        "early_exit": exits_early(get_current_vllm_config()),
     }
 
 
@@ -123,6 +121,16 @@ class EarlyExitForCausalLM(LlamaForCausalLM):
 
     def _init_model(self, vllm_config: VllmConfig, prefix: str = "", layer_type=None) -> nn.Module:
         return self.model_class(vllm_config=vllm_config, prefix=prefix)
+
+    def get_model_state_cls(self) -> type:
+        """What vLLM's second model runner keeps beside the model."""
+        if self.model.step is None:
+            from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
+            return DefaultModelState
+        from swiftkv.vllm.model_state import EarlyExitModelState
+
+        return EarlyExitModelState
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load (name, tensor) pairs by their published names. Raises UserError naming missing tensors."""
