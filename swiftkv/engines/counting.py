@@ -5,7 +5,7 @@ A step that vLLM replays from a full CUDA graph runs no Python of the model's, s
 while counting. A step in which the model counted nothing (a replayed graph, a base model, a student with l = L) gathers
 no rows, so all of its tokens ran every layer. Padding for CUDA graphs is no token.
 
-Needed are as many as logits are computed for: one per request and step.
+Needed are as many as tokens are sampled from: one per request and step, but none where a step ends inside a prompt.
 """
 
 from collections import Counter
@@ -37,10 +37,27 @@ def decoder_of(worker):
     return decoder if hasattr(decoder, "token_counts") else None
 
 
+class Prompts:
+    """How long the prompts of the requests are that an engine runs, learned from the steps that start them."""
+
+    def __init__(self):
+        self.lengths: dict[str, int] = {}
+
+    def answered(self, scheduled) -> int:
+        """How many requests of a step (vLLM's SchedulerOutput) have their whole prompt behind them at its end."""
+        new, old = scheduled.scheduled_new_reqs, scheduled.scheduled_cached_reqs
+        computed = {one.req_id: one.num_computed_tokens for one in new}
+        computed |= zip(old.req_ids, old.num_computed_tokens, strict=True)
+        self.lengths |= {one.req_id: len(one.prompt_token_ids) for one in new}
+        ends = {name: computed[name] + tokens for name, tokens in scheduled.num_scheduled_tokens.items()}
+        return sum(end >= self.lengths[name] for name, end in ends.items())
+
+
 def start(worker) -> None:
-    """Count from now on. Runs in every rank's process, so it has a name that can be sent there, as `stop` has."""
+    """Count from now on, on an engine that runs nothing. Runs in every rank's process, so it has a name that can be
+    sent there, as `stop` has."""
     runner, decoder, counts = worker.model_runner, decoder_of(worker), Counter()
-    execute = runner.execute_model
+    execute, prompts = runner.execute_model, Prompts()
 
     def counting(scheduler_output, *args, **kwargs):
         if decoder is not None:
@@ -48,7 +65,7 @@ def start(worker) -> None:
         result = execute(scheduler_output, *args, **kwargs)
         if tokens := scheduler_output.total_num_scheduled_tokens:
             counted = decoder.token_counts if decoder is not None else Counter()
-            needed = len(scheduler_output.num_scheduled_tokens)
+            needed = prompts.answered(scheduler_output)
             counts.update(steps=1, early=tokens, late=late_tokens(tokens, counted), needed=needed)
         return result
 
