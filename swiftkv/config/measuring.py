@@ -45,7 +45,7 @@ class Verify(Section):
     error_multiple: Positive = Field(
         3.0,
         description="A student's logits may be this many times as far from Transformers in float64 as the base's are "
-        "in the same setting (default 3).",
+        "in the same setting, and more by as much as Transformers in float32 loses more of the student (default 3).",
     )
     # A logit is a sum of hidden_size products; added in another order it differs by some ulps however right it is.
     floor_ulps: NotNegative = Field(

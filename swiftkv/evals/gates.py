@@ -3,7 +3,7 @@
 Raw logits of vLLM (float32, greedy, the top 20 of every generated token) are compared with one Transformers forward
 pass in float64 over prompt + answer, in which every token runs every layer. No limit is chosen for a backend: a student
 may be `verify.error_multiple` times as far off as its base is in the same setting on the same kind of prompts, and more
-by as much as it loses more than the base where Transformers itself computes in float32. The base is held to that loss
+by as much as Transformers itself, in float32, loses more of the student than of the base. The base is held to that loss
 (docs/method.md says why).
 """
 
@@ -111,14 +111,16 @@ class Checks:
         return [one for prompt, one in zip(self.asked.prompts, found, strict=True) if prompt.kind == kind]
 
     def limit(self, gate: str, kind: str, found: Errors) -> tuple[float, str]:
-        """The limit of a student with such errors, and how it came about: by the base's, by what the student itself
-        amplifies rounding, and not by its own error in vLLM."""
+        """The limit of a student with such errors, and how it came about: by the base's, by what Transformers in
+        float32 loses of either, and never by the student's own error in vLLM."""
         base, multiple = self.base_found.errors[gate, kind], self.settings.error_multiple
-        more = found.own / base.own if found.own > base.own > 0 else 1.0
         how = f"{multiple:g} times the base's {base.vllm:.3g} in this setting"
+        if base.own > base.vllm:  # the base is nearer than float32 itself: luck, which no student needs
+            how = f"{multiple:g} times what Transformers in float32 loses of the base here, {base.own:.3g}"
+        more = found.own / base.own if found.own > base.own > 0 else 1.0
         if more > 1:
-            how += f", times {more:.3g}: Transformers in float32 loses {found.own:.3g} here, {base.own:.3g} of the base"
-        return self.or_floor(multiple * base.vllm * more, how, found.scale)
+            how += f", times {more:.3g}, by which it loses more of the student, {found.own:.3g} against {base.own:.3g}"
+        return self.or_floor(multiple * max(base.vllm, base.own) * more, how, found.scale)
 
     def base_limit(self, found: Errors) -> tuple[float, str]:
         """The limit of the base, and how it came about."""

@@ -9,7 +9,7 @@ from swiftkv import files
 from swiftkv.config import ROOT
 from swiftkv.errors import UserError
 from swiftkv.evals import gate_file, gates
-from swiftkv.evals.gate_engines import Observation, Session, Setting, observe
+from swiftkv.evals.gate_engines import Observation, Session, Setting, observe, observers
 from swiftkv.evals.gate_prompts import KINDS, prompts
 from swiftkv.evals.reference import Answer
 from swiftkv.modeling.convert import convert
@@ -137,7 +137,10 @@ def test_a_lucky_base_fails_no_student(checks):
     base = checks.base_found.errors["logits", "text"]
     checks.base_found.errors["logits", "text"] = replace(base, vllm=0.0, own=0.0)
     limit, how = checks.limit("logits", "text", gates.Errors(1.0, 0.0, 20.0))
+    checks.base_found.errors["logits", "text"] = replace(base, vllm=1e-4, own=2e-4)  # nearer than float32 itself
+    nearer = checks.limit("logits", "text", gates.Errors(1.0, 2e-4, 20.0))[0]
     checks.base_found.errors["logits", "text"] = base
+    assert nearer == pytest.approx(6e-4)
     assert limit == 16 * 2**-24 * 20 and "largest logit, 20" in how
 
 
@@ -185,12 +188,11 @@ def test_a_token_that_the_reference_puts_behind_counts_by_its_margin():
 
 @pytest.mark.vllm
 def test_gates_are_written_with_what_they_hold_for_before_the_error(tiny_base, students, tmp_path, monkeypatch):
-    """From the start to the file, in a process of its own per engine: full prefill by environment breaks the promises
-    of early exit."""
+    """From the start to the file: full prefill by environment breaks the promises of early exit."""
     monkeypatch.setenv("SWIFTKV_FULL_PREFILL", "1")
     config, out = small_config(verify={"prompt_lengths": [20], "longest_prompt": 20}), tmp_path / "gates.json"
     with pytest.raises(UserError, match=rf"{STUDENT} early-exit: 140, limit 7"):
-        gates.run(config, tiny_base, students, out, jobs=2)
+        gates.run(config, tiny_base, students, out)
     result, record = files.read_json(out), files.read_json(f"{out}.provenance.json")
     failed = {gate["gate"] for gate in result["gates"] if not gate["passed"]}
     assert not result["passed"] and failed == {"early-exit", "prompt-logprobs-refused", "prefix-cache-hits"}
@@ -200,6 +202,14 @@ def test_gates_are_written_with_what_they_hold_for_before_the_error(tiny_base, s
     sha256 = files.sha256(students[STUDENT] / "model.safetensors")
     assert held["models"][STUDENT]["weights_sha256"] == {"model.safetensors": sha256}
     assert held["models"]["base"]["shape"]["num_hidden_layers"] == 8
+
+
+def test_what_fails_in_a_process_of_its_own_is_told_here(tiny_base, students, tmp_path):
+    """Engines side by side run in processes; an error there ends the command as one here does."""
+    asked = gates.Checks(small_config(), tiny_base, students).asked
+    gone = Session(STUDENT, tmp_path / "gone", Setting.PLAIN, student=True)
+    with pytest.raises(UserError, match="gone"), observers(asked, 2) as observer:
+        observer(gone)()
 
 
 def test_a_verdict_is_taken_from_the_numbers():
