@@ -2,9 +2,10 @@
 
     swiftkv.report.claims.run(config, "results/cpu/claims.csv", "results/cpu/claims.md")
 
-A verdict is computed, never written by hand: `reproduced`, `partly`, `not reproduced`, `not comparable` (this
-scale cannot speak to the claim), `not gated` (there is a number, but the verify gates have not run beside it) or
-`not measured` (a result is missing; the evidence says which).
+A verdict is computed, never written by hand: `reproduced`, `partly`, `not reproduced`, `too noisy` (the A/A
+control shows that the machine was), `not comparable` (this scale cannot speak to the claim), `not gated` (there is a
+number, but the verify gates have not run beside it) or `not measured` (a result, or its interval, is missing; the
+evidence says which).
 """
 
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ def decide(claim: dict, context: ClaimContext) -> tuple[Measurement | None, str,
             "not gated",
             "A number counts only behind green gates, and `swiftkv verify` has not run beside it",
         )
+    if measured.doubt:
+        return measured, *measured.doubt
     return measured, *judge(claim["rule"], float(source_of(claim, context).value), measured)
 
 
