@@ -25,7 +25,7 @@ from swiftkv import files
 from swiftkv.cli import end_in_one_line
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
-from swiftkv.stats import geometric_ratio
+from swiftkv.stats import ratio_ci
 
 ROOT = Path(__file__).resolve().parents[1]
 LOSS_TOLERANCE = 0.02  # relative, of the first step: both start from the same students
@@ -138,7 +138,7 @@ def line(row: dict) -> str:
 def summary(made: list[dict]) -> dict:
     """Tokens/s and achieved FLOP/s of both sides, and how many times as fast the new one is."""
     rates = {name: [row[name]["tokens"] / row[name]["seconds"] for row in made] for name in ("old", "new")}
-    ratio, low, high = geometric_ratio(rates["new"], rates["old"])
+    ratio, low, high = ratio_ci(rates["new"], rates["old"])
     result = {"speedup": ratio, "ci_low": low, "ci_high": high}
     for name in rates:
         steps = [row[name] for row in made]
@@ -161,7 +161,7 @@ def main(
     skips: Annotated[str, typer.Option(help="Share of the layers that each student skips.")] = "0.25,0.5,0.625",
     batch_tokens: Annotated[int, typer.Option(min=1)] = 4096,
     sequence_length: Annotated[int, typer.Option(min=64)] = 320,
-    repeats: Annotated[int, typer.Option(min=2, help="Rounds that count.")] = 6,
+    repeats: Annotated[int, typer.Option(min=3, help="Rounds that count.")] = 6,
     warm_up: Annotated[int, typer.Option(min=1, help="Rounds before them.")] = 1,
     allocator: Annotated[str | None, typer.Option(help="GLIBC_TUNABLES of the old and the new side.")] = None,
     out: Path = Path("results/benchmarks/distill-speed.json"),

@@ -120,7 +120,9 @@ REGISTERED = (
                columns=words("point arm input_len output_len num_requests repeats total_tokens_per_s_median speedup "
                              "ci_low ci_high limit share_of_limit ttft_p50_s"),
                keys=words("point arm"), ratios=(Ratio("speedup", *INTERVAL),),
-               ignored=words("share_of_limit repeated too_short notes"), tables=words("tab-throughput tab-gain-loss")),
+               ignored=words("share_of_limit repeats batches shortest_s base_drift load_1m stolen_percent "
+                             "repeated too_short notes"),  # the last three: of earlier releases
+               tables=words("tab-throughput tab-gain-loss")),
     ResultFile("latency_rounds", "throughput/latency.jsonl", stage="throughput",
                columns=words("arm round ttft_s tpot_s input_len output_len")),
     ResultFile("latency", "throughput/latency.csv", stage="throughput",
@@ -128,6 +130,7 @@ REGISTERED = (
                              "ttft_ci_high rounds"),
                keys=words("arm"),
                ratios=(Ratio("tpot_ratio", *INTERVAL), Ratio("ttft_ratio", "ttft_ci_low", "ttft_ci_high")),
+               ignored=words("load_1m stolen_percent"),
                tables=words("tab-latency tab-gain-loss")),
     ResultFile("kv_capacity", "throughput/kv_capacity.csv", stage="throughput",
                columns=words("arm kv_caches kv_bytes_per_token capacity_tokens ratio_to_base formula_ratio"),

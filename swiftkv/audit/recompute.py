@@ -16,7 +16,6 @@ from swiftkv.bench import latency, throughput
 from swiftkv.bench.plan import throughput_plan
 from swiftkv.bench.served import summary as served
 from swiftkv.config import BASE_ARM, RunConfig
-from swiftkv.engines.settings import benchmark_arms
 from swiftkv.evals import accuracy_summary, divergence_summary
 from swiftkv.registry import COUNTS, FILES, shown_in
 from swiftkv.report import claims as judge
@@ -55,7 +54,8 @@ def measurements(run: AuditedRun, out: Path) -> None:
         ttft.setdefault((request["point"], request["arm"], request["repeat"]), []).append(request["ttft_s"])
     rows = []
     for row in run.rows("measurements"):
-        prompt, output = (row[length] * row["num_requests"] for length in ("input_len", "output_len"))
+        count = row["num_requests"] * row.get("batches", 1)
+        prompt, output = (row[length] * count for length in ("input_len", "output_len"))
         rate = (prompt + output) / row["elapsed_s"]
         row |= {"prompt_tokens": prompt, "output_tokens": output, "total_tokens_per_s": rate}
         times = ttft.get((row["point"], row["arm"], row["repeat"]))
@@ -63,19 +63,43 @@ def measurements(run: AuditedRun, out: Path) -> None:
     files.write_jsonl(out, rows)
 
 
+def interval_of(run: AuditedRun, frame: str) -> str | None:
+    """Which interval the stored ratios of a frame have (`stats.RATIO_INTERVALS`): what it says, None if nothing."""
+    stored = run.results.frame(frame)
+    return stored.interval.iloc[0] if "interval" in stored else None
+
+
 def summary(run: AuditedRun, out: Path) -> None:
-    throughput.write_csv(out, throughput.summarise(throughput_plan(run.config), run.rows("measurements")))
+    plan, rows, interval = throughput_plan(run.config), run.rows("measurements"), interval_of(run, "throughput")
+    made = throughput.summarise(plan, rows, interval)
+    if interval is None:
+        made = [row | of_earlier_releases(rows, row, plan.min_seconds) for row in made]
+    throughput.write_csv(out, made)
+
+
+def of_earlier_releases(rows: list[dict], made: dict, min_seconds: float) -> dict:
+    """Columns that summaries had when rounds were measured again: how many were, how many measurements were short, and
+    a note where the base's rates differ by more than a tenth."""
+    own = [row for row in rows if (row["point"], row["arm"]) == (made["point"], made["arm"])]
+    return {
+        "repeated": sum(row.get("attempt", 0) for row in own),
+        "too_short": sum(row["elapsed_s"] < min_seconds for row in own),
+        "notes": f"baseline moved {made['base_drift']:.0%} between repeats" if made["base_drift"] > 0.1 else "",
+    }
 
 
 def latency_summary(run: AuditedRun, out: Path) -> None:
-    throughput.write_csv(out, latency.summarise(run.rows("latency_rounds"), run.config.seed))
+    names, seed = throughput_plan(run.config).names, run.config.seed
+    made = latency.summarise(run.rows("latency_rounds"), names, seed, interval_of(run, "latency"))
+    throughput.write_csv(out, made)
 
 
 def kv_capacity(run: AuditedRun, out: Path) -> None:
     """The ratios, from the capacities and from the formula."""
     frame, shape = run.results.kv_capacity, run.config.shape
     frame["ratio_to_base"] = frame.capacity_tokens / frame.capacity_tokens[frame.arm == BASE_ARM].iloc[0]
-    formula = {arm.name: costmodel.kv_capacity_ratio(shape, arm.cut, arm.group) for arm in benchmark_arms(run.config)}
+    arms = throughput_plan(run.config).arms
+    formula = {arm.name: costmodel.kv_capacity_ratio(shape, arm.cut, arm.group) for arm in arms}
     files.write_text(out, frame.assign(formula_ratio=frame.arm.map(formula)).to_csv(index=False))
 
 
@@ -102,12 +126,14 @@ def divergence(run: AuditedRun, out: Path) -> None:
 
 def served_summary(run: AuditedRun, out: Path) -> None:
     config = run.config
-    throughput.write_csv(out, served.summarise(run.rows("served_rounds"), config.served_arms, config.seed))
+    interval = interval_of(run, "served")
+    throughput.write_csv(out, served.summarise(run.rows("served_rounds"), config.served_arms, config.seed, interval))
 
 
 def served_saturation(run: AuditedRun, out: Path) -> None:
     config, rows = run.config, run.rows("served_rounds")
-    throughput.write_csv(out, served.saturation(rows, config.served_arms, config.served.slo, config.seed))
+    slo, interval = config.served.slo, interval_of(run, "saturation")
+    throughput.write_csv(out, served.saturation(rows, config.served_arms, slo, config.seed, interval))
 
 
 def served_tables(run: AuditedRun, out: Path) -> None:

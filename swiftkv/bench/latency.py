@@ -5,9 +5,12 @@ both from vLLM's own request metrics. Ratios to the base are taken within a roun
 request once; comparisons across processes scattered by 25% where this one does by a few percent.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 
 from swiftkv import stats
+from swiftkv.bench.conditions import noise
 from swiftkv.bench.plan import LATENCY, ThroughputPlan
 from swiftkv.bench.rounds import Rounds
 from swiftkv.config import BASE_ARM
@@ -20,7 +23,7 @@ def measure(plan: ThroughputPlan, rounds: Rounds, engines: LiveEngines) -> list[
     """Measure every round that is not there yet; rows of latency.jsonl: one per arm and round. Raises UserError for a
     request that failed or had other lengths."""
     for number in range(plan.latency_rounds):
-        if not rounds.attempts(LATENCY, number):
+        if not rounds.has(LATENCY, number):
             measure_round(plan, number, rounds, engines)
             print(f"latency round {number + 1} of {plan.latency_rounds} done", flush=True)
     return [row for number in range(plan.latency_rounds) for row in rounds.read(LATENCY, number)]
@@ -33,6 +36,7 @@ def measure_round(plan: ThroughputPlan, number: int, rounds: Rounds, engines: Li
         result = engines[arm].run(plan.latency, seed=plan.request_seed(number))
         return to_row(arm, number, plan.latency, result)
 
+    engines.ready()
     rounds.measure(LATENCY, number, measure_arm)
 
 
@@ -54,18 +58,23 @@ def to_row(arm: str, number: int, batch: Batch, result: BatchResult) -> dict:
     }
 
 
-def summarise(rows: list[dict], seed: int) -> list[dict]:
-    """Rows of latency.csv: medians, and ratios to the base (below 1 is faster) with their intervals over the rounds."""
-    arms = list(dict.fromkeys(row["arm"] for row in sorted(rows, key=lambda row: (row["round"], row["position"]))))
+def summarise(rows: list[dict], arms: Sequence[str], seed: int, interval: str | None = stats.T_OF_LOGS) -> list[dict]:
+    """Rows of latency.csv, of those of `arms` that were measured: medians, and ratios to the base (below 1 is faster)
+    with their intervals (one of `stats.RATIO_INTERVALS`) over the rounds."""
     by_arm = {arm: sorted((r for r in rows if r["arm"] == arm), key=lambda row: row["round"]) for arm in arms}
-    return [summary_row(arm, by_arm[arm], by_arm[BASE_ARM], seed) for arm in arms]
+    ratio = partial(stats.RATIO_INTERVALS[interval], seed=seed)
+    return [
+        summary_row(arm, its, by_arm[BASE_ARM], ratio) | {"interval": interval, **noise(rows)}
+        for arm, its in by_arm.items()
+        if its
+    ]
 
 
-def summary_row(arm: str, rows: list[dict], base_rows: list[dict], seed: int) -> dict:
+def summary_row(arm: str, rows: list[dict], base_rows: list[dict], ratio: Callable) -> dict:
     """One row of latency.csv from the rows of an arm and of the base, both in the order of the rounds."""
     ttft_s, tpot_s = ([row[name] for row in rows] for name in ("ttft_s", "tpot_s"))
-    tpot_ratio, tpot_low, tpot_high = stats.ratio_ci(tpot_s, [row["tpot_s"] for row in base_rows], seed)
-    ttft_ratio, ttft_low, ttft_high = stats.ratio_ci(ttft_s, [row["ttft_s"] for row in base_rows], seed)
+    tpot_ratio, tpot_low, tpot_high = ratio(tpot_s, [row["tpot_s"] for row in base_rows])
+    ttft_ratio, ttft_low, ttft_high = ratio(ttft_s, [row["ttft_s"] for row in base_rows])
     return {
         "arm": arm,
         "ttft_median_s": median(ttft_s),

@@ -4,14 +4,16 @@ Points that ask for other engine flags than the rest are measured on engines of 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from swiftkv.config import RunConfig
-from swiftkv.config.measuring import Point
-from swiftkv.engines.settings import BLOCK, Arm, Batch, EngineSettings, benchmark_arms, kv_memory
+from swiftkv.config import BASE_ARM, RunConfig
+from swiftkv.config.measuring import L_EQUALS_L, Point
+from swiftkv.engines.settings import BLOCK, Arm, Batch, EngineSettings, benchmark_arms, control_arms, kv_memory
 from swiftkv.errors import UserError
 
 CAPACITY, LATENCY = "kv-capacity", "latency"  # of the rounds in the work directory, beside the points' names
+BATCH_STRIDE = 1_000_003  # between the seeds of a measurement's batches: more than there are rounds
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ DEFAULT = Flags()
 
 @dataclass(frozen=True)
 class PlannedPoint:
-    """One workload: the batch that every arm runs once per repeat, and the settings of the engines that run it.
-    `kv_tokens` is what the configuration says."""
+    """One workload: the batch that every arm runs in a repeat, as often as `min_seconds` takes, and the settings of the
+    engines that run it. `kv_tokens` is what the configuration says."""
 
     name: str
     batch: Batch
@@ -49,10 +51,11 @@ class EngineSet:
 
 @dataclass(frozen=True)
 class ThroughputPlan:
-    """The throughput stage: the base, then the variants; points in the order of the configuration.
+    """The throughput stage: the base, the variants, the controls; points in the order of the configuration.
 
     The first of `engine_sets` has the default flags and is there even without points: KV capacity and latency are
-    measured on it. `latency` is a single request. `variants` are as the configuration writes them.
+    measured on it. `latency` is a single request. `variants` are as the configuration writes them. `repeats` are the
+    least rounds of a workload; `precision` and `max_seconds` say when more are added (None: never).
     """
 
     variants: list[dict]
@@ -60,6 +63,8 @@ class ThroughputPlan:
     points: tuple[PlannedPoint, ...]
     engine_sets: tuple[EngineSet, ...]
     repeats: int
+    precision: float | None
+    max_seconds: float | None
     min_seconds: float
     latency: Batch
     latency_rounds: int
@@ -70,14 +75,24 @@ class ThroughputPlan:
         """Of the engines with the default flags."""
         return self.engine_sets[0].settings
 
-    def request_seed(self, number: int) -> int:
-        """Of the requests of repeat or latency round `number`, the same for all arms."""
-        return self.seed + number
+    @property
+    def names(self) -> list[str]:
+        """Of the arms."""
+        return [arm.name for arm in self.arms]
 
     @property
-    def decisive(self) -> dict[str, dict]:
+    def judged(self) -> list[str]:
+        """The arms whose intervals decide whether rounds are added: the students, and the A/A control."""
+        return [name for name in self.names if name not in (BASE_ARM, L_EQUALS_L)]
+
+    def request_seed(self, number: int, batch: int = 0) -> int:
+        """Of the requests of batch `batch` of repeat or latency round `number`, the same for all arms."""
+        return self.seed + number + BATCH_STRIDE * batch
+
+    def decisive(self, batches: Mapping[str, int]) -> dict[str, dict]:
         """By name of a workload what decides its measurements, beside what decides all of them (`rounds.fingerprint`):
-        the engines' settings and what they are asked to run. Repeats, rounds and `min_seconds` may change."""
+        the engines' settings, what they are asked to run, and in how many `batches` where that is known. Repeats,
+        rounds and what else leaves the batches as they are may change."""
         engine, alone = asdict(self.settings), self.latency
         workloads = {
             CAPACITY: {"engine": engine},
@@ -85,14 +100,15 @@ class ThroughputPlan:
         }
         for point in self.points:
             load = {key: number for key, number in asdict(point.batch).items() if number}  # no prefix_len of 0
-            workloads[point.name] = {"engine": asdict(point.settings), "load": load}
+            repeated = {"batches": batches[point.name]} if point.name in batches else {}
+            workloads[point.name] = {"engine": asdict(point.settings), "load": load | repeated}
         return workloads
 
 
 def throughput_plan(config: RunConfig) -> ThroughputPlan:
     """The plan of a configuration. Raises UserError if points share a name or have one that is taken, if a variant does
     not fit the benchmark model, and if KV memory does not hold one request."""
-    section, arms = config.throughput, benchmark_arms(config)
+    section, arms = config.throughput, [*benchmark_arms(config), *control_arms(config)]
     names, taken = [point.name for point in section.points], (LATENCY, CAPACITY)
     if len(set(names)) < len(names) or {*taken} & {*names}:
         raise UserError(f"throughput.points: names must be unique and not {' or '.join(taken)}, got {names}")
@@ -112,6 +128,8 @@ def throughput_plan(config: RunConfig) -> ThroughputPlan:
         points=tuple(planned[name] for name in names),
         engine_sets=tuple(engine_sets),
         repeats=section.repeats,
+        precision=section.precision,
+        max_seconds=None if section.max_minutes is None else 60 * section.max_minutes,
         min_seconds=section.min_seconds,
         latency=latency,
         latency_rounds=section.latency.rounds,

@@ -1,22 +1,25 @@
 """Interleaved rounds of measurements that survive a kill.
 
-A round is one repeat of one workload: every arm once, right after one another. Each measurement is a file, written
-atomically, under a directory named after everything that decides its value; the directory of a round is complete when
-it holds every arm. After a kill complete rounds are kept and an incomplete one is measured again as a whole, because
-its arms would otherwise not have run side by side.
+A round is one repeat of one workload: every arm once, right after one another, in the order of `order`. Each
+measurement is a file, written atomically, under a directory named after everything that decides its value; the
+directory of a round is complete when it holds every arm. After a kill complete rounds are kept and an incomplete one is
+measured again as a whole, because its arms would otherwise not have run side by side.
 """
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from swiftkv import devices, files, provenance
+from swiftkv.bench.conditions import watched
+from swiftkv.bench.order import order
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # The plugin, with the rule of which layers own K and V, and the engines.
 SOURCES = sorted(path for pattern in ("vllm/*.py", "layers.py", "engines/*.py") for path in PACKAGE.glob(pattern))
-FORMAT = 3  # of a kept measurement; 3 holds the tokens found in the prefix cache
+FORMAT = 4  # of a kept measurement; 4 holds what the machine was doing
 
 
 def fingerprint(variants: list[dict], seed: int, sources: Sequence[Path] = SOURCES, **settings) -> str:
@@ -36,36 +39,29 @@ def fingerprint(variants: list[dict], seed: int, sources: Sequence[Path] = SOURC
 
 
 class Rounds:
-    """The measurements under `work`. A round that is measured again becomes a new attempt; the last counts.
+    """The measurements under `work`. What is complete stays: no round is measured again.
 
-    `key` stands for what decides every measurement, `decisive` says by name what else decides those of one workload.
+    `key` stands for what decides every measurement, `decisive` says by name what else decides those of one workload;
+    `seed` is that of the order of the arms.
     """
 
-    def __init__(self, work: Path, key: str, arms: list[str], decisive: Mapping[str, object] | None = None):
-        self.work, self.key, self.arms, self.decisive = Path(work), key, arms, decisive or {}
+    def __init__(self, work: Path, key: str, arms: list[str], seed: int, decisive: Mapping[str, object] | None = None):
+        self.work, self.key, self.arms, self.seed, self.decisive = Path(work), key, arms, seed, decisive or {}
 
     def _folder(self, name: str) -> Path:
         key = files.digest([self.key, self.decisive[name]]) if name in self.decisive else self.key
         return self.work / key / name
 
-    def _path(self, name: str, number: int, attempt: int) -> Path:
-        return self._folder(name) / f"{number:03d}-{attempt}"
+    def _path(self, name: str, number: int) -> Path:
+        return self._folder(name) / f"{number:03d}"
 
-    def _complete(self, name: str, number: int, attempt: int) -> bool:
-        return all((self._path(name, number, attempt) / f"{arm}.json").is_file() for arm in self.arms)
+    def has(self, name: str, number: int) -> bool:
+        """Whether a round is complete."""
+        return all((self._path(name, number) / f"{arm}.json").is_file() for arm in self.arms)
 
-    def attempts(self, name: str, number: int) -> int:
-        """How many complete attempts there are; they are numbered from 0 without gaps."""
-        attempt = 0
-        while self._complete(name, number, attempt):
-            attempt += 1
-        return attempt
-
-    def read(self, name: str, number: int, attempt: int | None = None) -> list[dict]:
-        """Rows of one attempt (default: the last) in the order they were measured."""
-        attempt = self.attempts(name, number) - 1 if attempt is None else attempt
-        directory = self._path(name, number, attempt)
-        rows = [files.read_json(directory / f"{arm}.json") for arm in self.arms]
+    def read(self, name: str, number: int) -> list[dict]:
+        """Rows of a complete round in the order they were measured."""
+        rows = [files.read_json(self._path(name, number) / f"{arm}.json") for arm in self.arms]
         return sorted(rows, key=lambda row: row["position"])
 
     def span(self) -> list[str]:
@@ -75,10 +71,9 @@ class Rounds:
         return [datetime.fromtimestamp(one, UTC).isoformat(timespec="seconds") for one in (min(times), max(times))]
 
     def measure(self, name: str, number: int, measure_arm: Callable[[str], dict]) -> None:
-        """Measure every arm once as a new attempt. The arm that goes first rotates with `number` and the attempt."""
-        attempt = self.attempts(name, number)
-        directory = self._path(name, number, attempt)
+        """Measure every arm once; rows get their `position` and what the machine was doing (`conditions.watched`)."""
+        directory = self._path(name, number)
         shutil.rmtree(directory, ignore_errors=True)  # left behind by a kill
-        start = (number + attempt) % len(self.arms)
-        for position, arm in enumerate(self.arms[start:] + self.arms[:start]):
-            files.write_json(directory / f"{arm}.json", measure_arm(arm) | {"position": position})
+        for position, arm in enumerate(order(self.arms, number, self.seed)):
+            row = watched(partial(measure_arm, arm))
+            files.write_json(directory / f"{arm}.json", row | {"position": position})

@@ -40,12 +40,6 @@ def as_written(value: Any, check: Any) -> Any:
     return value
 
 
-def is_odd(value: int) -> int:
-    if value % 2 == 0:
-        raise ValueError("even")
-    return value
-
-
 def are_unique(values: list) -> list:
     if any(count > 1 for count in Counter(values).values()):
         raise ValueError("repeated")
@@ -59,8 +53,6 @@ Share = Annotated[float, Field(ge=0, le=1), AS_WRITTEN]
 PositiveShare = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
 Count = Annotated[int, Field(ge=1)]
 WholeNumber = Annotated[int, Field(ge=0)]
-# An odd number of repeats has a median that was measured.
-OddCount = Annotated[int, Field(ge=1, json_schema_extra={"not": {"multipleOf": 2}}), AfterValidator(is_odd)]
 Name = Annotated[str, Field(pattern=NAMES)]
 Commit = Annotated[str, Field(pattern=COMMITS)]
 Sha256 = Annotated[str, Field(pattern=SHA256)]

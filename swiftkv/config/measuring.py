@@ -10,7 +10,6 @@ from swiftkv.config.fields import (
     Count,
     Name,
     NotNegative,
-    OddCount,
     Positive,
     PositiveShare,
     Section,
@@ -20,6 +19,9 @@ from swiftkv.config.fields import (
     wrong,
 )
 from swiftkv.config.training import Shape
+
+# Arms of the throughput stage that are no students: what they show is known to be 1.
+BASE_AGAIN, L_EQUALS_L = CONTROLS = ("base-again", "l-equals-L")
 
 # Keys of a served point by its kind: those it needs, and all that it knows.
 POINT_NEEDS = {
@@ -105,15 +107,41 @@ class Throughput(Section):
 
     model: BenchmarkModel
     max_num_batched_tokens: Count = Field(description="Tokens of one scheduler step.")
-    repeats: OddCount = Field(description="Interleaved repeats; odd.")
+    repeats: Count = Field(description="Interleaved rounds of every workload, at least; fewer than 3 give no interval.")
+    precision: Positive | None = Field(
+        None,
+        description="Half width, relative to the ratio, that the interval of every student's speed-up and of the A/A "
+        "control is to have: rounds are added until it has, or max_minutes are over; absent: repeats alone.",
+    )
+    max_minutes: Positive | None = Field(
+        None, description="Minutes of measuring in this stage after which no round is added (precision)."
+    )
+    controls: Annotated[list[Literal[CONTROLS]], *UNIQUE] = Field(
+        [*CONTROLS],
+        description="Controls beside the students (default both): base-again, a second measurement of the base in "
+        "every round on the base's own engine, so that it costs no memory; l-equals-L, a student whose cut is the last "
+        "layer, on an engine of its own.",
+    )
+    aa_tolerance: Positive = Field(
+        0.02,
+        description="The A/A control's interval must lie within 1 plus or minus this (default 0.02), or claims on the "
+        "workload are too noisy to judge.",
+    )
     # A scheduling hiccup of 10 ms stays within 1% of a second.
     min_seconds: NotNegative = Field(
         1.0,
-        description="A measurement that takes less time, in seconds, is counted as too short in the summary "
-        "(default 1).",
+        description="Least duration of a measurement, in seconds (default 1): where a batch is shorter, that of every "
+        "arm is run as many times as the fastest arm needs, one after the other.",
     )
     points: list[Point] = Field(min_length=1, description="Workloads.")
     latency: Latency
+
+    @model_validator(mode="after")
+    def precision_has_an_end(self) -> Self:
+        if (self.precision is None) != (self.max_minutes is None):
+            alone, other = ("precision", "max_minutes") if self.max_minutes is None else ("max_minutes", "precision")
+            raise wrong("", f"{other} is missing; {alone} needs it")
+        return self
 
 
 class Slo(Section):
@@ -188,7 +216,7 @@ class Served(Section):
         "none is left, all variants are taken."
     )
     slo: Slo
-    rounds: OddCount = Field(description="Interleaved rounds over all arms; odd.")
+    rounds: Count = Field(description="Interleaved rounds over all arms; fewer than 3 give no interval.")
     max_num_seqs: Count = Field(description="Requests that a server runs at once; further ones wait.")
     kv_tokens: Count | None = Field(
         None,

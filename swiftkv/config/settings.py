@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
 from swiftkv.config.fields import Name, Section, WholeNumber, wrong
-from swiftkv.config.measuring import Lengths, Served, Similarity, Throughput, Verify
+from swiftkv.config.measuring import CONTROLS, Lengths, Served, Similarity, Throughput, Verify
 from swiftkv.config.scoring import Accuracy, Diagnosis, Divergence, Protocol
 from swiftkv.config.training import Ablations, Base, Distill, Parallel, Tasks, TrainBase, Variant
 
@@ -55,6 +55,8 @@ class Settings(Section):
         names = [variant.name for variant in self.variants]
         if taken := [name for name in names if name.endswith(UNDISTILLED)]:
             raise wrong("variants", f"{taken[0]!r} is not allowed; names that end in {UNDISTILLED} are controls'")
+        if taken := {*names} & {*CONTROLS}:
+            raise wrong("variants", f"{min(taken)!r} is not allowed; it is the name of a control (throughput.controls)")
         if len(set(names)) < len(names) or BASE_ARM in names:
             raise wrong("variants", f"names must differ from each other and from {BASE_ARM!r}, got {names}")
         return self

@@ -45,7 +45,7 @@ def allowed(schema: dict, root: dict | None = None) -> str:
         return PATTERNS.get(schema["pattern"], f"text like {schema['pattern']}")
     match schema.get("type"):
         case "integer":
-            return f"{'an odd' if 'not' in schema else 'a'} whole number{bounds(schema)}"
+            return f"a whole number{bounds(schema)}"
         case "number":
             return f"a number{bounds(schema)}"
         case "string":

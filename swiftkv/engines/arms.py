@@ -36,6 +36,19 @@ class BatchResult:
     cached_tokens: int = 0
 
 
+def joined(results: Sequence[BatchResult]) -> BatchResult:
+    """What batches that ran one after the other did together."""
+    return BatchResult(
+        elapsed_s=sum(one.elapsed_s for one in results),
+        prompt_tokens=sum(one.prompt_tokens for one in results),
+        output_tokens=sum(one.output_tokens for one in results),
+        failed=sum(one.failed for one in results),
+        ttft_s=[seconds for one in results for seconds in one.ttft_s],
+        tpot_s=[seconds for one in results for seconds in one.tpot_s],
+        cached_tokens=sum(one.cached_tokens for one in results),
+    )
+
+
 def write_model(arm: Arm, settings: EngineSettings, directory: Path) -> Path:
     """A model directory that holds config.json alone: `load_format="dummy"` draws the weights. Returns `directory`."""
     from transformers import LlamaConfig
@@ -176,7 +189,8 @@ class VLLMEngine:
 
 
 class LiveEngines:
-    """The live engines of all arms by name, started and warmed up together when the first one is asked for.
+    """The live engines of all arms by name, started and warmed up together when the first one is asked for. An arm that
+    `runs_on` another has that one's.
 
     `single_len`: prompt tokens of the requests that will run alone. A rerun that finds everything measured starts no
     engine. Use as a context manager; leaving it closes the engines.
@@ -190,7 +204,8 @@ class LiveEngines:
         directory: Path,
         factory: Callable = VLLMEngine,
     ):
-        self.arms, self.settings, self.single_len = arms, settings, single_len
+        self.arms, self.settings, self.single_len = [arm for arm in arms if not arm.runs_on], settings, single_len
+        self.runs_on = {arm.name: arm.runs_on for arm in arms if arm.runs_on}
         self.directory, self.factory = directory, factory
         self.engines: dict[str, VLLMEngine] = {}
 
@@ -203,9 +218,13 @@ class LiveEngines:
         gc.unfreeze()
 
     def __getitem__(self, arm: str) -> VLLMEngine:
+        self.ready()
+        return self.engines[self.runs_on.get(arm, arm)]
+
+    def ready(self) -> None:
+        """Start the engines if they are not there, so that what follows does not count their start."""
         if not self.engines:
             self.start()
-        return self.engines[arm]
 
     def start(self) -> None:
         """Start every engine, then run one prefill step and a few decode steps on each; nothing of it is kept."""

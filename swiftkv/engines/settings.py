@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from swiftkv import costmodel
 from swiftkv.config import BASE_ARM, RunConfig
+from swiftkv.config.measuring import BASE_AGAIN, L_EQUALS_L
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BLOCK = 128  # vLLM's KV block size on CPUs, and a multiple of the one on GPUs
@@ -14,11 +15,13 @@ WARM_UP_TOKENS = 4
 
 @dataclass(frozen=True)
 class Arm:
-    """One model of a comparison: cut l (= L for the base) and AcrossKV group n."""
+    """One model of a comparison: cut l (= L for the base) and AcrossKV group n. `runs_on`: the arm whose engine it is
+    measured on, where it has none of its own."""
 
     name: str
     cut: int
     group: int
+    runs_on: str | None = None
 
 
 def benchmark_arms(config: RunConfig, names: Container[str] | None = None) -> list[Arm]:
@@ -27,6 +30,13 @@ def benchmark_arms(config: RunConfig, names: Container[str] | None = None) -> li
     layers = config.shape["num_hidden_layers"]
     variants = [Arm(v.name, v.num_key_value_layers(layers), v.key_value_group_size) for v in config.variants]
     return [arm for arm in [Arm(BASE_ARM, layers, 1), *variants] if names is None or arm.name in names]
+
+
+def control_arms(config: RunConfig) -> list[Arm]:
+    """The controls of `throughput.controls`: the base once more, on its own engine, and a student with l = L."""
+    layers, asked = config.shape["num_hidden_layers"], config.throughput.controls
+    controls = [Arm(BASE_AGAIN, layers, 1, runs_on=BASE_ARM), Arm(L_EQUALS_L, layers, 1)]
+    return [arm for arm in controls if arm.name in asked]
 
 
 @dataclass(frozen=True)

@@ -58,14 +58,15 @@ def side_by_side(shape: Mapping, arms: Sequence[Arm], ranks: int) -> tuple[float
 def throughput(config: RunConfig) -> Need:
     """All arms side by side, for the engine flags that need most."""
     ranks, plan = config.tensor_parallel_size, throughput_plan(config)
-    kv = max(engines.settings.kv_memory_bytes for engines in plan.engine_sets)
-    weights, loading = side_by_side(config.shape, plan.arms, ranks)
+    kv = max(engine_set.settings.kv_memory_bytes for engine_set in plan.engine_sets)
+    engines = [arm for arm in plan.arms if not arm.runs_on]
+    weights, loading = side_by_side(config.shape, engines, ranks)
     # Engines start one after the other: the largest moment is the loading of the last, or all of them at work.
     caches = kv / ranks + ENGINE
-    each = weights + max(len(plan.arms) * caches, (len(plan.arms) - 1) * caches + loading)
+    each = weights + max(len(engines) * caches, (len(engines) - 1) * caches + loading)
     shared = "shared weights" if ranks == 1 else "weights of their own"
     return Need(
-        "throughput", ranks, each, f"{len(plan.arms)} engines side by side, {shared}, {kv / GIB:.3g} GiB of KV each"
+        "throughput", ranks, each, f"{len(engines)} engines side by side, {shared}, {kv / GIB:.3g} GiB of KV each"
     )
 
 

@@ -14,6 +14,7 @@ from scipy.optimize import least_squares
 
 from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import BASE_ARM
+from swiftkv.config.measuring import CONTROLS
 from swiftkv.costmodel import workload_flops
 from swiftkv.engines.settings import DTYPE_BYTES, Arm, benchmark_arms, held_at_once
 from swiftkv.errors import UserError
@@ -226,7 +227,7 @@ def _measured(table: pd.DataFrame, quantities: tuple[str, ...]) -> list[dict]:
         }
         for row in table.to_dict("records")
         for quantity in quantities
-        if row["arm"] != BASE_ARM
+        if row["arm"] not in (BASE_ARM, *CONTROLS)
     ]
 
 

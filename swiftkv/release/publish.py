@@ -18,6 +18,7 @@ from swiftkv import files
 from swiftkv.audit import manifest
 from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
 from swiftkv.config.fields import NAMES
+from swiftkv.config.measuring import CONTROLS
 from swiftkv.config.words import PATTERNS
 from swiftkv.errors import UserError
 from swiftkv.markup import pipe_table, with_interval
@@ -109,7 +110,7 @@ def tally(claims: pd.DataFrame) -> str:
 def results_block(results: Results, where: str) -> str:
     """The README's results: one row per arm, the machine, the verdicts in one line."""
     header = ["model", "prompt-only speed-up, share of limit", "10:1 speed-up", "TPOT / base", "KV tokens / base"]
-    arms = results.throughput.arm.unique()
+    arms = [arm for arm in results.throughput.arm.unique() if arm not in CONTROLS]
     table = pipe_table([*header, "mean score of four tasks"], [result_row(results, arm) for arm in arms])
     controls = results.accuracy[results.accuracy.arm.str.endswith(UNDISTILLED)].query("task == 'mean'")
     undistilled = "; ".join(f"`{row.arm}` scores {row.score:.1%}" for row in controls.itertuples())

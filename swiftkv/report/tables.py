@@ -14,6 +14,7 @@ import pandas as pd
 
 from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
+from swiftkv.config.measuring import CONTROLS
 from swiftkv.markup import pipe_table, with_interval
 from swiftkv.provenance import Provenance
 from swiftkv.registry import shown_in
@@ -51,13 +52,18 @@ def formatted(series: pd.Series, pattern: str) -> pd.Series:
     return series.map(lambda value: "" if pd.isna(value) else pattern.format(value))
 
 
+def with_controls(arms: pd.Series) -> pd.Series:
+    """Names of arms, with what the controls among them are."""
+    return arms.where(~arms.isin(CONTROLS), arms + " (control)")
+
+
 def throughput(results: Results) -> Table:
     frame = results.throughput
     text = pd.DataFrame(
         {
             "point": frame.point,
             "prompt:output": [f"{i}:{o}" for i, o in zip(frame.input_len, frame.output_len, strict=True)],
-            "model": frame.arm,
+            "model": with_controls(frame.arm),
             "tokens/s": formatted(frame.total_tokens_per_s_median, "{:,.0f}"),
             "speed-up [95% CI]": with_ci(frame, "speedup", "ci_low", "ci_high"),
             "compute limit": formatted(frame.limit, "{:.2f}"),
@@ -119,7 +125,7 @@ def kv(results: Results) -> Table:
     frame = results.kv_capacity
     text = pd.DataFrame(
         {
-            "model": frame.arm,
+            "model": with_controls(frame.arm),
             "KV caches": formatted(frame.kv_caches, "{:.0f}"),
             "bytes per token": formatted(frame.kv_bytes_per_token, "{:,.0f}"),
             "capacity (tokens)": formatted(frame.capacity_tokens, "{:,.0f}"),
@@ -134,7 +140,7 @@ def latency(results: Results) -> Table:
     frame = results.latency
     text = pd.DataFrame(
         {
-            "model": frame.arm,
+            "model": with_controls(frame.arm),
             "TTFT (ms)": formatted(1000 * frame.ttft_median_s, "{:.3g}"),
             "TTFT/base [95% CI]": with_ci(frame, "ttft_ratio", "ttft_ci_low", "ttft_ci_high", digits=3),
             "TPOT (ms)": formatted(1000 * frame.tpot_median_s, "{:.3g}"),

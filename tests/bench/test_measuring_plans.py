@@ -25,7 +25,11 @@ def test_a_plan_has_the_arms_points_and_seeds_of_its_configuration():
         ("base", 8, 1),
         ("skip50", 4, 1),
         ("skip50-across4", 4, 4),
+        ("base-again", 8, 1),
+        ("l-equals-L", 8, 1),
     ]
+    assert [arm.runs_on for arm in plan.arms] == [None, None, None, "base", None]
+    assert plan.judged == ["skip50", "skip50-across4", "base-again"]
     assert [point.name for point in plan.points] == [point.name for point in SMOKE.throughput.points]
     assert plan.points[0].batch == Batch(input_len=80, output_len=8, num_requests=2)
     assert (plan.repeats, plan.min_seconds, plan.latency_rounds) == (SMOKE.throughput.repeats, 0, 2)
@@ -68,14 +72,16 @@ def test_what_decides_the_measurements_of_the_smoke_configuration():
         "prompt-only": {"engine": engine, "load": {"input_len": 64, "output_len": 1, "num_requests": 2}},
     }
     plan = throughput_plan(SMOKE)
-    assert plan.decisive == expected
-    assert files.digest(plan.decisive) == "88f170b2c373a1df"
+    assert plan.decisive({}) == expected
+    assert files.digest(plan.decisive({})) == "88f170b2c373a1df"
+    expected["prompt-only"]["load"]["batches"] = 3
+    assert plan.decisive({"prompt-only": 3}) == expected
 
 
 def test_a_prefix_decides_and_what_is_only_counted_does_not():
     few, many = (throughput_plan(throughput_config(points=[PREFIX], repeats=n, min_seconds=n)) for n in (1, 9))
-    assert few.decisive == many.decisive
-    assert few.decisive["prefix"]["load"]["prefix_len"] == 270
+    assert few.decisive({"prefix": 2}) == many.decisive({"prefix": 2})
+    assert few.decisive({})["prefix"]["load"]["prefix_len"] == 270
 
 
 def test_served_arms_are_those_of_the_configuration_in_its_order():

@@ -2,20 +2,21 @@
 
 import json
 import multiprocessing
+import random
 import signal
 import time
 
 import pandas as pd
 import pytest
 
-from swiftkv import costmodel, files
+from swiftkv import costmodel, files, stats
 from swiftkv.bench import rounds, throughput
 from swiftkv.bench.plan import throughput_plan
-from swiftkv.config import ROOT, RunConfig, load_config
+from swiftkv.config import ROOT, RunConfig, load_config, validate
 from swiftkv.engines.arms import LiveEngines, write_model
 from swiftkv.engines.settings import Arm, Batch, held_at_once
 from swiftkv.errors import UserError
-from tests.helpers.fake_engines import SPEED, Machine, throughput_config
+from tests.helpers.fake_engines import CONTROLS, SPEED, Machine, throughput_config
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def run(config, path, machine):
 
 
 def test_arms_take_turns(config, tmp_path):
-    """Every round holds each arm once on the same requests, and the arm that goes first rotates."""
+    """Every round holds each arm once on the same requests, and each arm takes each position once in three rounds."""
     machine = Machine()
     run(config, tmp_path, machine)
     loads = [entry for entry in machine.measured() if entry[1] != 6]
@@ -38,7 +39,8 @@ def test_arms_take_turns(config, tmp_path):
     for cycle in cycles:
         assert {arm for _, _, arm, _ in cycle} == set(SPEED)
         assert len({(i, o, seed) for i, o, _, seed in cycle}) == 1
-    assert [cycle[0][2] for cycle in cycles if cycle[0][1] == 5] == list(SPEED)
+    for place in range(3):
+        assert {cycle[place][2] for cycle in cycles if cycle[0][1] == 5} == set(SPEED)
     assert [entry[2] for entry in machine.log[-3:]] == [f"closed {arm}" for arm in SPEED]
 
 
@@ -78,13 +80,34 @@ def test_every_request_is_kept(config, tmp_path):
     assert (requests.tpot_s.isna() == (requests.point == "prompt-only")).all()
 
 
-def test_short_measurements_are_counted_and_said(config, tmp_path, capsys):
-    """Of the fake arms only skip50 and skip50-across4 take less than a second, on either workload."""
-    del config.raw["throughput"]["min_seconds"]
-    summary = pd.read_csv(run(config, tmp_path, Machine()) / "summary.csv")
-    expected = [0 if arm == "base" else 3 for arm in summary.arm]
-    assert list(summary.too_short) == expected
-    assert capsys.readouterr().out.count("too short: ") == sum(expected)
+def test_no_measurement_is_too_short(config, tmp_path, capsys):
+    """On the base a batch takes 1.65 s of `mixed` and 1.22 s of `prompt-only`. Both are run so often that no arm needs
+    less than 2.5 s, the same number of times on all, with requests of their own; the time of a batch is kept."""
+    machine = Machine()
+    raised = throughput_config(min_seconds=2.5)
+    out = run(raised, tmp_path, machine)
+    rows = pd.read_json(out / "measurements.jsonl", lines=True)
+    assert rows.elapsed_s.min() >= 2.5
+    taken = rows.groupby("point").batches.unique()
+    assert all(len(counts) == 1 and counts[0] > 1 for counts in taken)
+    assert (rows.output_tokens == rows.batches * rows.num_requests * rows.output_len).all()
+    summary = pd.read_csv(out / "summary.csv").set_index(["point", "arm"])
+    assert summary.loc[("mixed", "base"), "batches"] == taken["mixed"][0]
+    shortest = rows.query("arm == 'skip50' and point == 'mixed'").elapsed_s.min()
+    assert summary.loc[("mixed", "skip50"), "shortest_s"] == pytest.approx(shortest)
+    assert summary.loc[("mixed", "skip50"), ["speedup", "limit"]].tolist() == pytest.approx(
+        [1.8, costmodel.workload_speedup_limit(raised.shape, 4, 1, 50, 5)]
+    )
+    seeds = [seed for _, length, arm, seed in machine.log if (length, arm) == (5, "skip50")]
+    assert len(set(seeds)) == len(seeds) == 3 * taken["mixed"][0]
+    assert len(files.read_jsonl(out / "requests.jsonl.gz")) == (rows.batches * rows.num_requests).sum()
+    assert f"throughput mixed: {taken['mixed'][0]} batches a measurement" in capsys.readouterr().out
+    again = Machine()
+    run(raised, tmp_path, again)
+    run(throughput_config(min_seconds=2.49), tmp_path, again)
+    assert again.log == []
+    run(throughput_config(min_seconds=9), tmp_path, again)
+    assert {entry[1] for entry in again.measured()} == {1, 5}  # both points, from the first round, and no latency
 
 
 def test_kv_capacity_is_exact(config, tmp_path):
@@ -129,11 +152,11 @@ def test_resume_after_sigkill(config, tmp_path):
 
 def test_half_written_measurement_is_not_taken(config, tmp_path):
     run(config, tmp_path, Machine())
-    directory = next((tmp_path / "work").glob("*/mixed/001-0"))
+    directory = next((tmp_path / "work").glob("*/mixed/001"))
     (directory / "skip50.json").rename(directory / ".skip50.json.x1y2.json")
     machine = Machine()
     run(config, tmp_path, machine)
-    assert [arm for _, _, arm, _ in machine.measured()] == ["skip50", "skip50-across4", "base"]
+    assert sorted(arm for _, _, arm, _ in machine.measured()) == sorted(SPEED)
 
 
 def test_changed_config_measures_again(config, tmp_path):
@@ -156,7 +179,6 @@ SHORTER = {"name": "shorter", "input_len": 30, "output_len": 2, "num_requests": 
         ({"points": [POINTS[0] | {"input_len": 40}, POINTS[1]]}, 3),
         ({"latency": {"input_len": 20, "output_len": 6, "rounds": 5}}, 2),
         ({"latency": {"input_len": 21, "output_len": 6, "rounds": 3}}, 3),
-        ({"min_seconds": 0.1}, 0),
         ({"points": [*POINTS, SHORTER | {"input_len": 300}]}, 12),
         ({"points": [*POINTS, SHORTER | {"num_requests": 9}]}, 12),
         ({"points": [*POINTS, SHORTER | {"input_len": 300, "prefix_share": 0.5}]}, 3),
@@ -219,8 +241,8 @@ def test_a_prefix_that_was_not_cached_is_refused(tmp_path):
         run(throughput_config(points=SWEEP), tmp_path, Machine(cold=True))
 
 
-def test_drifting_baseline_is_measured_again(config, tmp_path, capsys):
-    """One slow repeat is redone: the summary counts it, without a note, and the provenance keeps what was dropped."""
+def test_nothing_is_measured_again(config, tmp_path):
+    """A slow repeat of the base stays in the result, and the summary says how far the base's repeats are apart."""
 
     def slow(machine):
         mixed = [entry for entry in machine.log if entry[1:3] == (5, "base")]
@@ -228,38 +250,102 @@ def test_drifting_baseline_is_measured_again(config, tmp_path, capsys):
 
     machine = Machine(slow=slow)
     out = run(config, tmp_path, machine)
-    assert len(machine.measured()) == 27 + 3
-    record = json.loads((out / "summary.csv.provenance.json").read_text())["redone_rounds"]
-    assert [(row["point"], row["repeat"], row["total_tokens_per_s"]["base"]) for row in record] == [("mixed", 1, 50)]
-    summary = pd.read_csv(out / "summary.csv").set_index("point")
-    assert summary.notes.isna().all() and (summary.repeated == (summary.index == "mixed")).all()
-    measurements = pd.read_json(out / "measurements.jsonl", lines=True)
-    again = (measurements.point == "mixed") & (measurements.repeat == 1)
-    assert (measurements.attempt == again).all()
-    assert capsys.readouterr().out.count("repeat 1 again, its baseline drifted") == 1
+    assert len(machine.measured()) == 27
+    row = pd.read_csv(out / "summary.csv").set_index(["point", "arm"]).loc[("mixed", "skip50")]
+    assert row.base_drift == pytest.approx(1)
+    assert row.speedup == pytest.approx((1.8 * 1.8 * 3.6) ** (1 / 3)) and row.ci_low < 1.8 < row.ci_high
+    assert row.interval == "t"
 
 
-def test_baselines_that_spread_count_as_drift(config, tmp_path):
-    """Neither repeat is 10% from the median, but the fastest is 15% faster than the slowest."""
-    rates = iter([1, 1.07, 0.93] * 2)
-
-    def slow(machine):
-        return next(rates) if machine.log[-1][1] == 5 else 1
-
-    machine = Machine(slow=slow)
-    out = run(throughput_config(points=config.raw["throughput"]["points"][:1]), tmp_path, machine)
-    assert set(pd.read_csv(out / "summary.csv").repeated) == {1}
+def noise(sigma: float, seed: int = 0):
+    """Speeds that scatter round their own by a share of `sigma`, drawn by the number of what ran before."""
+    return lambda run: 1 + sigma * random.Random(f"{seed}/{run}").gauss(0, 1)
 
 
-def test_lasting_drift_is_bounded_and_noted(config, tmp_path):
-    machine = Machine(slow=lambda machine: 1 / len(machine.log))
-    out = run(config, tmp_path, machine)
-    assert len(machine.measured()) == 27 + 3 * 2 * throughput.MAX_REDONE
+def test_rounds_are_added_until_every_interval_is_narrow(tmp_path):
+    """Of either point, until the students' and the A/A control's are within 2%, and no further; those of l = L are not
+    waited for. A rerun decides the same and measures nothing."""
+    config = throughput_config(precision=0.02, max_minutes=60, controls=CONTROLS)
+    out = run(config, tmp_path, Machine(noise=noise(0.03)))
+    rows = pd.read_json(out / "measurements.jsonl", lines=True)
+    counts = rows.groupby("point").repeat.nunique()
+    assert (counts > 3).all()
+    for point, count in counts.items():
+        rates = rows[rows.point == point].pivot(index="repeat", columns="arm", values="total_tokens_per_s")
+        judged = [arm for arm in rates if arm not in ("base", "l-equals-L")]
+        widest = [
+            max(stats.half_width(stats.ratio_ci(rates[arm][:n], rates.base[:n])) for arm in judged)
+            for n in range(3, count + 1)
+        ]
+        assert widest[-1] <= 0.02 and min(widest[:-1]) > 0.02
     summary = pd.read_csv(out / "summary.csv")
-    assert summary.notes.str.contains("baseline moved").all() and (summary.repeated == throughput.MAX_REDONE).all()
+    assert set(summary.repeats[summary.point == "mixed"]) == {counts["mixed"]}
     again = Machine()
     run(config, tmp_path, again)
-    assert again.log == []
+    assert again.log == [] and len(pd.read_json(out / "measurements.jsonl", lines=True)) == len(rows)
+
+
+def test_a_quiet_machine_adds_no_round(tmp_path):
+    machine = Machine()
+    run(throughput_config(precision=0.001, max_minutes=60), tmp_path, machine)
+    assert len(machine.measured()) == 27
+
+
+def test_no_round_is_added_when_the_time_is_up(tmp_path, monkeypatch):
+    """Every measurement is said to take 10 s: 18 of three repeats, and 6 in every further one. Of 6 minutes the third
+    further repeat begins at 300 s, and none after it."""
+    monkeypatch.setattr(rounds, "watched", lambda measure: measure() | {"wall_s": 10.0})
+    machine = Machine(noise=noise(0.3))
+    out = run(throughput_config(precision=0.001, max_minutes=6), tmp_path, machine)
+    assert set(pd.read_csv(out / "summary.csv").repeats) == {6}
+
+
+def test_engines_share_the_time_by_their_points(tmp_path, monkeypatch):
+    """Of eight minutes either set of engines has four, with one point each."""
+    monkeypatch.setattr(rounds, "watched", lambda measure: measure() | {"wall_s": 10.0})
+    out = run(throughput_config(points=SWEEP[:2], precision=0.001, max_minutes=8), tmp_path, Machine(noise=noise(0.3)))
+    # 240 s each: three rounds of 30 s, and five more.
+    assert pd.read_csv(out / "summary.csv").groupby("point").repeats.first().to_dict() == {"plain": 8, "cached": 8}
+
+
+def test_controls_are_arms_of_their_own(tmp_path):
+    """base-again runs on the base's engine, in positions of its own; l-equals-L has an engine. Neither is a student."""
+    config, machine = throughput_config(controls=CONTROLS, repeats=5), Machine()
+    out = run(config, tmp_path, machine)
+    assert list(machine.settings.values()) == [[*SPEED, "l-equals-L"]]
+    rows = pd.read_json(out / "measurements.jsonl", lines=True)
+    assert {"load_1m", "wall_s"} <= set(rows.columns)
+    for _, of_point in rows.groupby("point"):
+        assert (of_point.groupby(["arm", "position"]).size() == 1).all() and len(of_point) == 25
+    assert len(machine.measured()) == 2 * 25 + 3 * 5
+    summary = pd.read_csv(out / "summary.csv").set_index(["point", "arm"])
+    assert list(summary.loc["mixed"].index) == [*SPEED, *CONTROLS]
+    assert summary.loc[("mixed", "base-again"), ["speedup", "limit", "ci_low"]].tolist() == [1, 1, 1]
+    assert list(pd.read_csv(out / "latency.csv").arm) == [*SPEED, *CONTROLS]
+    capacity = pd.read_csv(out / "kv_capacity.csv").set_index("arm")
+    assert list(capacity.index) == [*SPEED, "l-equals-L"] and capacity.ratio_to_base["l-equals-L"] == 1
+
+
+def test_controls_decide_where_measurements_are_kept(tmp_path):
+    """The order of the arms is another one with them."""
+    run(throughput_config(), tmp_path, Machine())
+    machine = Machine()
+    run(throughput_config(controls=["base-again"]), tmp_path, machine)
+    assert len(machine.measured()) == 9 * 4
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_student_has_no_name_of_a_control(name):
+    raw = throughput_config().raw
+    raw["variants"] = [raw["variants"][0] | {"name": name}]
+    with pytest.raises(UserError, match=f"variants: '{name}' is not allowed; it is the name of a control"):
+        validate(raw, "")
+
+
+@pytest.mark.parametrize(("given", "missing"), [("precision", "max_minutes"), ("max_minutes", "precision")])
+def test_precision_has_an_end(given, missing):
+    with pytest.raises(UserError, match=f"throughput: {missing} is missing; {given} needs it"):
+        validate(throughput_config(**{given: 1.0}).raw, "")
 
 
 @pytest.mark.parametrize(

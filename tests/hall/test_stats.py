@@ -1,7 +1,6 @@
 """Intervals and tests: laws with hypothesis, and agreement with figures worked out by hand."""
 
 import math
-from itertools import product
 
 import numpy as np
 import pytest
@@ -17,35 +16,47 @@ RESAMPLES = 400
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(RATES, RATES), min_size=2, max_size=7), RATES)
+@given(st.lists(st.tuples(RATES, RATES), min_size=3, max_size=7), RATES)
 def test_ratio_ci_laws(pairs, speed):
-    """The interval holds the estimate, stays inside the ratios, and does not see a speed that both share."""
+    """Swapping the sides inverts it, and a speed that both share is not seen."""
     top, bottom = np.array(pairs).T
-    ratio, low, high = stats.ratio_ci(top, bottom, seed=1, resamples=RESAMPLES)
-    least, most = (top / bottom).min() * (1 - 1e-12), (top / bottom).max() * (1 + 1e-12)
-    assert least <= low and high <= most
-    assert low * (1 - 1e-12) <= ratio <= high * (1 + 1e-12)  # interpolated and plain medians round differently
-    assert stats.ratio_ci(top * speed, bottom * speed, 1, RESAMPLES) == pytest.approx((ratio, low, high))
+    ratio, low, high = stats.ratio_ci(top, bottom)
+    assert low <= ratio <= high and ratio == pytest.approx(np.exp(np.log(top / bottom).mean()))
+    assert stats.ratio_ci(bottom, top) == pytest.approx((1 / ratio, 1 / high, 1 / low))
+    assert stats.ratio_ci(top * speed, bottom * speed) == pytest.approx((ratio, low, high))
 
 
-@given(st.lists(RATES, min_size=2, max_size=5))
+def test_ratio_ci_by_hand():
+    """Ratios 1, 2 and 4: logarithms 0, 1 and 2 in base 2, with t = 4.303 at two degrees of freedom."""
+    reach = 2 ** (4.302653 / math.sqrt(3))
+    assert stats.ratio_ci([1, 2, 4], [1, 1, 1]) == pytest.approx((2, 2 / reach, 2 * reach), rel=1e-6)
+
+
+@pytest.mark.parametrize("rounds", [6, 9, 15])
+def test_ratio_ci_covers(rounds):
+    """In 93 to 97% of runs whose rounds differ by a few percent, with normal and with heavier tails, the interval holds
+    the ratio of the machine: 4,000 runs each."""
+    generator = np.random.default_rng(2026)
+    for draw in (generator.standard_normal, lambda size: generator.standard_t(5, size)):
+        errors, shared = 0.03 * draw((4000, 2, rounds)), 0.1 * draw((4000, rounds))
+        rates = np.exp(errors + shared[:, None] + np.log([[1.5], [1.0]]))
+        intervals = [stats.ratio_ci(*run) for run in rates]
+        assert 0.93 <= np.mean([low <= 1.5 <= high for _, low, high in intervals]) <= 0.97
+
+
+def test_the_range_of_three_does_not_cover():
+    """Why results without a named interval are no longer made: the range of three ratios holds their median in 75%."""
+    generator = np.random.default_rng(2026)
+    ratios = np.exp(0.03 * generator.standard_normal((1000, 3)))
+    assert np.mean([(run.min() <= 1) & (run.max() >= 1) for run in ratios]) == pytest.approx(0.75, abs=0.04)
+    top = np.array([1.5, 1.6, 1.8])
+    assert stats.median_ratio_ci(top, [1] * 3) == pytest.approx((1.6, 1.5, 1.8))
+
+
+@given(st.lists(RATES, min_size=3, max_size=5))
 @settings(max_examples=20, deadline=None)
 def test_ratio_of_an_arm_to_itself(rates):
-    assert stats.ratio_ci(rates, rates, resamples=RESAMPLES) == (1, 1, 1)
-
-
-@pytest.mark.parametrize("repeats", [3, 5])
-def test_ratio_ci_is_the_range_at_few_repeats(repeats):
-    ratios = [1.5 + i / 10 for i in range(repeats)]
-    found = stats.ratio_ci(ratios, [1] * repeats)
-    assert found == pytest.approx((np.median(ratios), min(ratios), max(ratios)))
-
-
-@pytest.mark.parametrize(("repeats", "coverage"), [(3, 0.75), (5, 0.9375)])
-def test_coverage_that_the_docstring_states(repeats, coverage):
-    """The range misses the median only when all repeats fall on one side of it."""
-    sides = list(product((-1, 1), repeat=repeats))
-    assert sum(len(set(side)) == 2 for side in sides) / len(sides) == coverage
+    assert stats.ratio_ci(rates, rates) == (1, 1, 1)
 
 
 def test_ratio_ci_ignores_drift_that_both_arms_share():
@@ -53,9 +64,15 @@ def test_ratio_ci_ignores_drift_that_both_arms_share():
     assert stats.ratio_ci(1.8 * base, base)[1:] == pytest.approx((1.8, 1.8))
 
 
-def test_one_repeat_has_no_interval():
-    ratio, low, high = stats.ratio_ci([3], [2])
-    assert ratio == 1.5 and math.isnan(low) and math.isnan(high)
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_fewer_than_three_rounds_have_no_interval(rounds):
+    ratio, low, high = found = stats.ratio_ci([3] * rounds, [2] * rounds)
+    assert ratio == pytest.approx(1.5) and math.isnan(low) and math.isnan(high)
+    assert stats.half_width(found) == math.inf
+
+
+def test_half_width_is_relative():
+    assert stats.half_width((2.0, 1.9, 2.1)) == pytest.approx(0.05)
 
 
 @settings(max_examples=40, deadline=None)
@@ -139,6 +156,8 @@ def test_holm_multiplies_the_smallest_by_their_number_and_leaves_nan_out():
         (lambda: stats.ratio_ci([1, 2], [1]), "equally long"),
         (lambda: stats.ratio_ci([], []), "non-empty"),
         (lambda: stats.ratio_ci([1, 1], [1, 0]), "must be positive"),
+        (lambda: stats.ratio_ci([0, 1], [1, 1]), "must be positive"),
+        (lambda: stats.median_ratio_ci([1, 1], [1, 0]), "must be positive"),
         (lambda: stats.paired_difference_ci([1, math.nan], [1, 1]), "NaN"),
         (lambda: stats.mcnemar([1, 2], [0, 1]), "0 \\(wrong\\) or 1"),
         (lambda: stats.minimum_detectable_difference([0.1]), "at least two"),
@@ -147,24 +166,3 @@ def test_holm_multiplies_the_smallest_by_their_number_and_leaves_nan_out():
 def test_bad_input(call, message):
     with pytest.raises(UserError, match=message):
         call()
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(RATES, RATES), min_size=2, max_size=7), RATES)
-def test_geometric_ratio_laws(pairs, speed):
-    """Swapping the sides inverts it, and a speed that both share is not seen."""
-    top, bottom = np.array(pairs).T
-    ratio, low, high = stats.geometric_ratio(top, bottom)
-    assert low <= ratio <= high and ratio == pytest.approx(np.exp(np.log(top / bottom).mean()))
-    assert stats.geometric_ratio(bottom, top) == pytest.approx((1 / ratio, 1 / high, 1 / low))
-    assert stats.geometric_ratio(top * speed, bottom * speed) == pytest.approx((ratio, low, high))
-
-
-def test_geometric_ratio_by_hand():
-    """Ratios 1, 2 and 4: logarithms 0, 1 and 2 in base 2, with t = 4.303 at two degrees of freedom."""
-    ratio, low, high = stats.geometric_ratio([1, 2, 4], [1, 1, 1])
-    reach = 2 ** (4.302653 / math.sqrt(3))
-    assert (ratio, low, high) == pytest.approx((2, 2 / reach, 2 * reach), rel=1e-6)
-    assert math.isnan(stats.geometric_ratio([3], [2])[1])
-    with pytest.raises(UserError, match="every value must be positive"):
-        stats.geometric_ratio([1, 0], [1, 1])

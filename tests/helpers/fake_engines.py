@@ -10,10 +10,11 @@ from swiftkv.engines.settings import BLOCK
 from tests.helpers.config import make_config
 
 SPEED = {"base": 100.0, "skip50": 180.0, "skip50-across4": 190.0}
+CONTROLS = ["base-again", "l-equals-L"]
 
 
 def throughput_config(**changes) -> RunConfig:
-    """Three arms, two workloads, three repeats on a tiny shape."""
+    """Three arms without controls, two workloads, three repeats on a tiny shape."""
     raw = make_config().raw
     raw["variants"] = [v for v in raw["variants"] if v["name"] in SPEED]
     raw["accuracy"]["undistilled"] = []
@@ -23,6 +24,7 @@ def throughput_config(**changes) -> RunConfig:
         "max_num_batched_tokens": 128,
         "repeats": 3,
         "min_seconds": 0,
+        "controls": [],
         "points": [
             {"name": "mixed", "input_len": 50, "output_len": 5, "num_requests": 3},
             {"name": "prompt-only", "input_len": 60, "output_len": 1, "num_requests": 2},
@@ -73,9 +75,11 @@ class FakeEngine:
             raise KeyboardInterrupt
         machine.log.append((batch.input_len, batch.output_len, self.arm.name, seed))
         time.sleep(machine.faults.get("seconds", 0))
-        rate = machine.speed[self.arm.name]
+        rate = machine.speed.get(self.arm.name, machine.speed["base"])  # of a control
         if self.arm.name == "base" and callable(machine.faults.get("slow")):
             rate *= machine.faults["slow"](machine)
+        if callable(machine.faults.get("noise")):
+            rate *= machine.faults["noise"](len(machine.log))
         prompt_tokens = batch.input_len * count
         output_tokens = batch.output_len * count + machine.faults.get("extra", 0)
         seconds = (prompt_tokens + output_tokens) / rate

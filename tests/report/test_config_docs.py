@@ -43,7 +43,7 @@ def test_schema_for_editors_takes_what_the_models_take(name):
 @pytest.mark.parametrize(
     "change",
     [
-        {"colour": 1}, {"seed": None}, {"base": {"source": "hub"}}, {"throughput": {"repeats": 2}},
+        {"colour": 1}, {"seed": None}, {"base": {"source": "hub"}}, {"throughput": {"repeats": 0}},
         {"protocol": {"tasks": ["ifeval", "ifeval"]}}, {"distill": {"data": {"source": "jsonl"}}},
         {"train_base": {"stages": [{"sequence_length": 64, "prompt_weight": 1, "tokens": 1}]}},
         {"tasks": {"own": {"records": 1}}}, {"served": {"points": [{"name": "a", "kind": "rate", "loads": [1]}]}},

@@ -40,7 +40,7 @@ def run(
     plan, out_dir, work = served_plan(config, mirror), Path(out_dir), Path(work)
     engine = asdict(plan.settings)
     key = fingerprint(plan.variants, plan.seed, OWN_SOURCES, engine=engine)
-    rounds = Rounds(work, key, [arm.name for arm in plan.arms])
+    rounds = Rounds(work, key, [arm.name for arm in plan.arms], plan.seed)
     with (
         Provenance("served", config, out=[out_dir / name for name in FILES], weights="dummy", engine=engine) as record,
         Servers(plan, work, port, factory) as servers,
@@ -58,7 +58,7 @@ def measure(plan: ServedPlan, rounds: Rounds, servers: Servers) -> None:
     for prefix_caching in (False, True):
         for number in range(plan.rounds):
             for load in plan.loads:
-                if (load.replay is not None) == prefix_caching and not rounds.attempts(load.key, number):
+                if (load.replay is not None) == prefix_caching and not rounds.has(load.key, number):
                     measure_round(plan, load, number, rounds, servers)
 
 

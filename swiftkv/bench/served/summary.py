@@ -1,5 +1,7 @@
 """From rows of served.jsonl to each arm's latency against the base, and to the load up to which it keeps the SLO."""
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from statistics import median
 
@@ -22,11 +24,14 @@ def select(rows: list[dict], **values) -> list[dict]:
     return sorted(matching, key=lambda row: row["round"])
 
 
-def summarise(rows: list[dict], arms: list[str], seed: int) -> list[dict]:
-    """Rows of summary.csv: one per load, in the order measured, and per arm that was measured."""
+def summarise(rows: list[dict], arms: list[str], seed: int, interval: str | None = stats.T_OF_LOGS) -> list[dict]:
+    """Rows of summary.csv: one per load, in the order measured, and per arm that was measured; their intervals are one
+    of `stats.RATIO_INTERVALS`."""
+    ratio = partial(stats.RATIO_INTERVALS[interval], seed=seed)
     loads = dict.fromkeys((row["point"], row["load"]) for row in rows)
     arms = [arm for arm in arms if select(rows, arm=arm)]
-    return [summary_row(select(rows, point=point, load=load), arm, seed) for point, load in loads for arm in arms]
+    made = [summary_row(select(rows, point=point, load=load), arm, ratio) for point, load in loads for arm in arms]
+    return [row | {"interval": interval} for row in made]
 
 
 def median_of_rounds(rows: list[dict], name: str) -> float | None:
@@ -35,7 +40,7 @@ def median_of_rounds(rows: list[dict], name: str) -> float | None:
     return None if None in values else median(values)
 
 
-def summary_row(rows: list[dict], arm: str, seed: int) -> dict:
+def summary_row(rows: list[dict], arm: str, ratio: Callable) -> dict:
     """Medians over the rounds, and ratios to the base within a round (of times, below 1 is faster) with intervals; no
     ratio of a time that a round of the base does not have."""
     arm_rows, base_rows = select(rows, arm=arm), select(rows, arm=BASE_ARM)
@@ -44,9 +49,7 @@ def summary_row(rows: list[dict], arm: str, seed: int) -> dict:
     for name in LOAD_RATIOS:
         times, base_times = ([one[f"{name}_s"] for one in of_arm] for of_arm in (arm_rows, base_rows))
         if all(base_times):
-            row[f"{name}_ratio"], row[f"{name}_ci_low"], row[f"{name}_ci_high"] = stats.ratio_ci(
-                times, base_times, seed
-            )
+            row[f"{name}_ratio"], row[f"{name}_ci_low"], row[f"{name}_ci_high"] = ratio(times, base_times)
     return row
 
 
@@ -71,13 +74,17 @@ def within(curve: list[tuple[float, float]], required: float) -> float | None:
     return highest
 
 
-def saturation(rows: list[dict], arms: list[str], slo: Slo, seed: int) -> list[dict]:
-    """Rows of saturation.csv: per point and arm the load up to which the SLO is kept."""
+def saturation(
+    rows: list[dict], arms: list[str], slo: Slo, seed: int, interval: str | None = stats.T_OF_LOGS
+) -> list[dict]:
+    """Rows of saturation.csv: per point and arm the load up to which the SLO is kept; intervals as in `summarise`."""
+    ratio = partial(stats.RATIO_INTERVALS[interval], seed=seed)
     points = dict.fromkeys(row["point"] for row in rows)
-    return [saturation_row(select(rows, point=point), arm, slo, seed) for point in points for arm in arms]
+    made = [saturation_row(select(rows, point=point), arm, slo, ratio) for point in points for arm in arms]
+    return [row | {"interval": interval} for row in made]
 
 
-def saturation_row(rows: list[dict], arm: str, slo: Slo, seed: int) -> dict:
+def saturation_row(rows: list[dict], arm: str, slo: Slo, ratio_of: Callable) -> dict:
     """`highest_within`: highest tested load whose median attainment, and that of all lower ones, is as wanted.
     `saturation`: median over the rounds of the interpolated load, and its ratio to the base where all rounds have one.
     """
@@ -88,7 +95,7 @@ def saturation_row(rows: list[dict], arm: str, slo: Slo, seed: int) -> dict:
     base_crossings, _ = crossings_of(select(rows, arm=BASE_ARM), slo.attainment)
     ratio = ci_low = ci_high = None
     if None not in crossings and None not in base_crossings:
-        ratio, ci_low, ci_high = stats.ratio_ci(crossings, base_crossings, seed)
+        ratio, ci_low, ci_high = ratio_of(crossings, base_crossings)
     return {
         "point": arm_rows[0]["point"],
         "kind": arm_rows[0]["kind"],

@@ -2,9 +2,10 @@
 
     swiftkv.report.claims.run(config, "results/cpu/claims.csv", "results/cpu/claims.md")
 
-A verdict is computed, never written by hand: `reproduced`, `partly`, `not reproduced`, `not comparable` (this
-scale cannot speak to the claim), `not gated` (there is a number, but no verify gates that were measured on the same
-thing) or `not measured` (a result is missing; the evidence says which).
+A verdict is computed, never written by hand: `reproduced`, `partly`, `not reproduced`, `too noisy` (the A/A
+control shows that the machine was), `not comparable` (this scale cannot speak to the claim), `not gated` (there is a
+number, but no verify gates that were measured on the same thing) or `not measured` (a result, or its interval, is
+missing; the evidence says which).
 """
 
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ def decide(claim: dict, context: ClaimContext) -> tuple[Measurement | None, str,
         return measured, "not comparable", reason
     if claim.get("gated") and (why := gating.objection(context.config, context.results, measured.frame)):
         return measured, "not gated", why
+    if measured.doubt:
+        return measured, *measured.doubt
     return measured, *judge(claim["rule"], float(source_of(claim, context).value), measured)
 
 

@@ -20,7 +20,8 @@ class Measurement:
     """One number in the claim's unit.
 
     `low` and `high` bound it for the rules; `is_ci` says whether they are a 95% CI. `limit` is the compute
-    limit of the FLOPs model where there is one; `files` are the result files behind the number.
+    limit of the FLOPs model where there is one; `files` are the result files behind the number. `doubt` is the verdict,
+    with its reason, that stands in place of the rule's where the number cannot be judged (`noise`).
     """
 
     value: float
@@ -31,6 +32,7 @@ class Measurement:
     is_ci: bool = False
     limit: float | None = None
     files: tuple[str, ...] = ()
+    doubt: tuple[str, str] | None = None
 
     def __post_init__(self):
         for bound in ("low", "high"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv.config import BASE_ARM
+from swiftkv.report.claims import noise
 from swiftkv.report.claims.measurement import Measurement, Unanswerable, file_of, only, student
 from swiftkv.report.claims.quality import gap_recovered, retention
 from swiftkv.results import require
@@ -36,12 +37,17 @@ def cell(metric: dict, context) -> Measurement:
         frame = frame[frame[column].str.contains(pattern, case=False)]
     row = only(frame, where, file_of(name))
     take = {key: factor * float(row[metric[key]]) for key in ("column", "low", "high", "limit") if key in metric}
-    # An interval that is not there reads as NaN; the rules then go by the value alone.
+    # An interval that is not there reads as NaN.
     take = {key: value for key, value in take.items() if not pd.isna(value)}
     if "column" not in take:
         raise Unanswerable("not measured", f"{file_of(name)}: {metric['column']} is empty for {where}")
     # latency.csv has no lengths of its own: one request shape, that of the configuration, stands for all of its rows.
     latency = context.config.throughput.latency.model_dump() if name == "latency" else {}
+    asked = tuple(metric[key] for key in ("column", "low", "high") if key in metric)
+    is_ratio = name in ("throughput", "latency") and len(asked) == 3
+    shown = [describe(where, pd.Series(row.to_dict() | latency), take)]
+    if is_ratio:
+        shown.append(noise.controls(frame, row, asked))
     return Measurement(
         value=take["column"],
         frame=name,
@@ -49,7 +55,8 @@ def cell(metric: dict, context) -> Measurement:
         high=take.get("high"),
         is_ci={"low", "high"} <= set(take),
         limit=take.get("limit"),
-        details=describe(where, pd.Series(row.to_dict() | latency), take),
+        details="; ".join(text for text in shown if text),
+        doubt=noise.doubt(frame, row, asked, context.config.throughput.aa_tolerance) if is_ratio else None,
     )
 
 
@@ -157,13 +164,14 @@ def best_load(metric: dict, context) -> Measurement:
     # The claim is of the form "up to": the best rate answers it, and the details show the others.
     best = rates.loc[rates[names[0]].idxmin()]
     shown = ", ".join(f"{row.point} {row.load:g}: {getattr(row, names[0]):.2f}" for row in rates.itertuples())
-    value, low, high = (float(best[name]) for name in names)
+    value, low, high = (None if pd.isna(best[name]) else float(best[name]) for name in names)
     return Measurement(
         value=value,
         frame="served",
         low=low,
         high=high,
-        is_ci=True,
+        is_ci=low is not None,
+        doubt=noise.doubt(rates, best, tuple(names), context.config.throughput.aa_tolerance),
         details=f"lowest of {len(rates)} request rates, {best.point} {best.load:g} {best.load_unit} ({shown}), "
         f"{best.rounds:.0f} rounds each, random weights",
     )

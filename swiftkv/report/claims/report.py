@@ -10,7 +10,7 @@ from swiftkv import files
 from swiftkv.markup import pipe_table
 
 HEADER = ["claim", "published", "measured [95% CI]", "unit", "verdict"]
-ORDER = ["reproduced", "partly", "not reproduced", "not comparable", "not gated", "not measured"]
+ORDER = ["reproduced", "partly", "not reproduced", "too noisy", "not comparable", "not gated", "not measured"]
 
 
 def rounded(value: float | None) -> float | None:

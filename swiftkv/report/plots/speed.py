@@ -11,12 +11,16 @@ from matplotlib.patches import Patch
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.report.plots.style import (
+    CONTROL_LABELS,
     GREY,
+    HATCHES,
     Figure,
     arm_colours,
     arm_labels,
     arm_marker,
+    controls_of,
     footer,
+    interval_note,
     known_arms,
     legend,
     new,
@@ -32,13 +36,17 @@ def whiskers(frame: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray
     return np.maximum(0, [frame[value] - frame[low], frame[high] - frame[value]])
 
 
-def gain_panel(axes: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
-    """Speed-up bars of one workload with CIs, and the compute limit as a line above each bar."""
+def gain_panel(axes: Axes, rows: pd.DataFrame, controls: pd.DataFrame, colours: dict[str, str]) -> None:
+    """Speed-up bars of one workload with CIs, and the compute limit as a line above each bar; controls apart."""
     positions = np.arange(len(rows))
     axes.bar(positions, rows.speedup, 0.72, color=[colours[arm] for arm in rows.arm], edgecolor="black", linewidth=0.5)
+    axes.hlines(rows.limit, positions - 0.44, positions + 0.44, color="black", linewidth=1.8)
+    apart = len(rows) + 0.5 + np.arange(len(controls))
+    hatches = [HATCHES[arm] for arm in controls.arm]
+    axes.bar(apart, controls.speedup, 0.72, color="white", hatch=hatches, edgecolor=GREY, linewidth=0.5)
+    rows, positions = pd.concat([rows, controls]), np.concatenate([positions, apart])
     errors = whiskers(rows, "speedup", "ci_low", "ci_high")
     axes.errorbar(positions, rows.speedup, errors, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
-    axes.hlines(rows.limit, positions - 0.44, positions + 0.44, color="black", linewidth=1.8)
     for position, row in zip(positions, rows.itertuples(), strict=True):
         top = max(row.limit, row.ci_high)
         axes.text(position, top + 0.04, f"{row.speedup:.2f}", ha="center", va="bottom", fontsize=7.5)
@@ -54,13 +62,13 @@ def gain_panel(axes: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
 def throughput(config: RunConfig, results: Results) -> Figure:
     """Speed-up over the base per workload and student (95% CI), against the limit of the FLOPs model."""
     frame, labels, colours = known_arms(results, "throughput", config), arm_labels(config), arm_colours(config)
-    frame = frame[frame.arm != BASE_ARM]
+    frame, controls = frame[frame.arm != BASE_ARM], controls_of(results, "throughput")
     points = list(frame.point.unique())
     columns = min(len(points), 4)
     rows = ceil(len(points) / columns)
     figure, panels = new(rows, columns, 1.3 + 2.4 * rows, sharey=True)
     for axes, point in zip(panels, points, strict=False):
-        gain_panel(axes, frame[frame.point == point], colours)
+        gain_panel(axes, frame[frame.point == point], controls[controls.point == point], colours)
     for axes in panels[len(points) :]:
         axes.set_visible(False)
     top = 1.15 * max(frame.limit.max(), frame.ci_high.max())
@@ -69,9 +77,15 @@ def throughput(config: RunConfig, results: Results) -> Figure:
     arms = list(frame.arm.unique())
     handles = [Patch(facecolor=colours[arm], edgecolor="black", linewidth=0.5, label=labels[arm]) for arm in arms]
     handles.append(Line2D([], [], color="black", linewidth=1.8, label="compute limit"))
-    legend(figure, handles, columnspacing=1.0, handlelength=1.3)
+    handles += [
+        Patch(facecolor="white", hatch=HATCHES[arm], edgecolor=GREY, linewidth=0.5, label=CONTROL_LABELS[arm])
+        for arm in controls.arm.unique()
+    ]
+    columns = len(handles) if controls.empty else -(-len(handles) // 2)
+    legend(figure, handles, columns, columnspacing=1.0, handlelength=1.3)
     repeats = int(frame.repeats.min())
-    footer(figure, results.origin("throughput"), f"Whiskers: 95% bootstrap CI over {repeats} interleaved repeats.")
+    note = f"Whiskers: {interval_note(frame)} over {repeats} or more interleaved repeats."
+    footer(figure, results.origin("throughput"), note)
     return figure
 
 
@@ -139,12 +153,16 @@ def published_band(axes: Axes, kind: str) -> None:
 
 def latency(config: RunConfig, results: Results) -> Figure:
     """TTFT and TPOT of one request at a time, relative to the base, with 95% CIs."""
-    frame, labels, colours = known_arms(results, "latency", config), arm_labels(config), arm_colours(config)
+    frame, controls = known_arms(results, "latency", config), controls_of(results, "latency")
+    labels = arm_labels(config) | CONTROL_LABELS
+    colours = arm_colours(config) | dict.fromkeys(CONTROL_LABELS, "white")
     base = frame[frame.arm == BASE_ARM].iloc[0]
-    rows = frame[frame.arm != BASE_ARM]
-    figure, (first, later) = new(1, 2, 3.4, sharey=True)
+    rows = pd.concat([frame[frame.arm != BASE_ARM], controls])
+    figure, (first, later) = new(1, 2, 3.4 + 0.3 * len(controls), sharey=True)
     ratio_panel(first, rows, "ttft_ratio", "ttft_ci_low", "ttft_ci_high", colours)
     ratio_panel(later, rows, "tpot_ratio", "ci_low", "ci_high", colours)
+    for axes in (first, later) if len(controls) else ():
+        axes.axhline(len(rows) - len(controls) - 0.5, color=GREY, linewidth=0.6, linestyle="--")
     published_band(first, "ttft")
     published_band(later, "tpot")
     first.set_yticks(range(len(rows)), [labels[arm] for arm in rows.arm])
@@ -154,6 +172,8 @@ def latency(config: RunConfig, results: Results) -> Figure:
     band = Patch(color="#CC79A7", alpha=0.25, label="Snowflake's own runs: Llama-3.1-8B FP8, 50% skipped, one request")
     legend(figure, [band])
     point = config.throughput.latency
-    note = f"One request at a time, {point.input_len} prompt and {point.output_len} output tokens; 95% CIs."
+    note = (
+        f"One request at a time, {point.input_len} prompt and {point.output_len} output tokens; {interval_note(rows)}."
+    )
     footer(figure, results.origin("latency"), note)
     return figure

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig, SwiftKVVariant
+from swiftkv.config.measuring import BASE_AGAIN, L_EQUALS_L
 from swiftkv.errors import UserError
 from swiftkv.files import atomic_path
 from swiftkv.results import Origin, Results
@@ -20,6 +21,8 @@ GREY = "#555555"
 # Okabe and Ito's palette, ordered so that neighbours also differ in lightness (readable in grey print).
 PALETTE = ["#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442"]
 MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
+CONTROL_LABELS = {BASE_AGAIN: "control: base again (A/A)", L_EQUALS_L: "control: student with l = L"}
+HATCHES = {BASE_AGAIN: "////", L_EQUALS_L: "...."}  # white bars with these are no students
 
 
 @contextmanager
@@ -96,6 +99,17 @@ def look_of(variant: SwiftKVVariant) -> int:
     return 0 if variant.skip < 0.375 else 1 if variant.skip < 0.5625 else 2
 
 
+def controls_of(results: Results, name: str) -> pd.DataFrame:
+    """The rows of the frame called `name` that are controls of the throughput stage."""
+    frame = results.frame(name)
+    return frame[frame.arm.isin(CONTROL_LABELS)]
+
+
+def interval_note(frame: pd.DataFrame) -> str:
+    """What the whiskers of measured ratios are, in words: results of earlier releases do not name their interval."""
+    return "95% CI (t on log ratios)" if "interval" in frame else "95% bootstrap CI of the median"
+
+
 def looks(config: RunConfig) -> dict[str, int]:
     """Variant name -> `look_of`; where two variants of one configuration would look alike, the next that is free."""
     taken: dict[str, int] = {}
@@ -130,8 +144,10 @@ def arm_marker(config: RunConfig, arm: str) -> dict:
 
 
 def known_arms(results: Results, name: str, config: RunConfig) -> pd.DataFrame:
-    """The frame called `name`; raises UserError if it holds arms that the configuration does not name."""
+    """The frame called `name` without controls of the throughput stage (`controls_of`); raises UserError if it holds
+    arms that the configuration does not name."""
     frame = results.frame(name)
+    frame = frame[~frame.arm.isin(CONTROL_LABELS)]
     unknown = sorted(set(frame.arm) - set(arm_labels(config)))
     if unknown:
         raise UserError(f"{results.path(name)}: arm {', '.join(unknown)} is not in {config.path}; run that stage again")

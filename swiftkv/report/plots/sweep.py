@@ -16,6 +16,7 @@ from swiftkv.report.plots.style import (
     arm_labels,
     arm_markers,
     footer,
+    interval_note,
     known_arms,
     legend,
     new,
@@ -91,7 +92,8 @@ def ratio(config: RunConfig, results: Results) -> Figure:
         axes.set(title=f"prompts of {length:,} tokens", xlabel="prompt:output ratio")
     panels[0].set_ylabel("throughput relative to the base")
     sweep_legend(figure, list(rows.arm.unique()), config, limit_line())
-    footer(figure, results.origin("throughput"), "Whiskers: 95% bootstrap CIs. Predicted from the base's times alone.")
+    whisker = f"Whiskers: {interval_note(rows)}."
+    footer(figure, results.origin("throughput"), f"{whisker} Predicted from the base's times alone.")
     return figure
 
 
@@ -162,7 +164,8 @@ def capacity(config: RunConfig, results: Results) -> Figure:
     for axes in panels:
         axes.set(xlabel="layers per KV cache", ylim=(0.9, top))
     sweep_legend(figure, list(rows.arm.unique()), config)
-    footer(figure, results.origin("kv_capacity"), "Whiskers: 95% bootstrap CIs. Predicted from the base's times alone.")
+    whisker = f"Whiskers: {interval_note(rows)}."
+    footer(figure, results.origin("kv_capacity"), f"{whisker} Predicted from the base's times alone.")
     return figure
 
 
@@ -200,9 +203,8 @@ def prefix(config: RunConfig, results: Results) -> Figure:
     axes.set(xlabel="share of the prompt in the prefix cache, %", ylabel="throughput relative to the base")
     axes.set_title(f"{first.num_requests} x {first.input_len:,}:{first.output_len} tokens", fontsize=8)
     sweep_legend(figure, list(rows.arm.unique()), config, limit_line())
-    footer(
-        figure, results.origin("throughput"), "Whiskers: 95% bootstrap CIs. Base and variants cache the same prefix."
-    )
+    note = f"Whiskers: {interval_note(rows)}. Base and variants cache the same prefix."
+    footer(figure, results.origin("throughput"), note)
     return figure
 
 
