@@ -13,9 +13,7 @@ from pathlib import Path
 
 from swiftkv import devices, files, provenance
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# The plugin, with the rule of which layers own K and V, and the engines.
-SOURCES = sorted(path for pattern in ("vllm/*.py", "layers.py", "engines/*.py") for path in PACKAGE.glob(pattern))
+SOURCES = provenance.engine_source_files()
 FORMAT = 3  # of a kept measurement; 3 holds the tokens found in the prefix cache
 
 
