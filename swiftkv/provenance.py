@@ -66,11 +66,15 @@ def versions() -> dict:
     return installed
 
 
+def engine_source_files() -> list[Path]:
+    """The files of ENGINE_SOURCES."""
+    return sorted(path for pattern in ENGINE_SOURCES for path in PACKAGE.glob(pattern))
+
+
 @cache
 def engine_sources() -> str:
-    """One hash of the files of ENGINE_SOURCES, by which numbers and gates know that the same code made both."""
-    found = sorted(path for pattern in ENGINE_SOURCES for path in PACKAGE.glob(pattern))
-    return files.digest([[path.relative_to(PACKAGE).as_posix(), files.sha256(path)] for path in found])
+    """One hash of these files, by which numbers and gates know that the same code made both."""
+    return files.digest([[path.relative_to(PACKAGE).as_posix(), files.sha256(path)] for path in engine_source_files()])
 
 
 def _cpuinfo(field: str) -> str:

@@ -16,9 +16,7 @@ from swiftkv import devices, files, provenance
 from swiftkv.bench.conditions import watched
 from swiftkv.bench.order import order
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# The plugin, with the rule of which layers own K and V, and the engines.
-SOURCES = sorted(path for pattern in ("vllm/*.py", "layers.py", "engines/*.py") for path in PACKAGE.glob(pattern))
+SOURCES = provenance.engine_source_files()
 FORMAT = 4  # of a kept measurement; 4 holds what the machine was doing
 
 

@@ -72,7 +72,8 @@ def jobs_here(config, model: Path, most: Callable) -> int:
     from swiftkv.modeling.checkpoint import read_shape
 
     smallest = min(devices.memory_gib().values(), default=None) if devices.visible() else None
-    return most(config, read_shape(model), smallest, provenance.hardware()["cores"])
+    machine = provenance.hardware()
+    return most(config, read_shape(model), smallest, machine["cores"], machine.get("memory_gib", 0))
 
 
 def take_gpu(count: int = 1, gib: float | None = None) -> None:

@@ -89,8 +89,7 @@ class Checks:
         asked = tuple(prompts(config, self.base_dir))
         tokens, ranks = self.settings.generate, config.tensor_parallel_size
         blocks = sum(math.ceil((len(p.tokens) + len(p.question) + 2 * tokens) / BLOCK) for p in asked)
-        # Twice: what the first conversations leave in the prefix cache stays there while the second ones begin.
-        kv_bytes = self.kv_bytes(2 * blocks + SPARE_BLOCKS)
+        kv_bytes = self.kv_bytes(blocks + SPARE_BLOCKS)
         self.asked = Questions(asked, tokens, self.settings.max_num_batched_tokens, kv_bytes, ranks)
 
     def kv_caches(self, shape: dict) -> int:

@@ -21,7 +21,8 @@ from swiftkv.planning.distillation import GIB, KEPT_FREE
 from swiftkv.workloads import tasks
 
 ENGINE = ENGINE_GIB * GIB
-PROCESS = GIB  # of a process of its own: CUDA's context and vLLM's workspaces
+PROCESS = GIB  # of a process of its own on a GPU: CUDA's context and vLLM's workspaces
+HOST_GIB = 6  # of a process of its own, of the machine's memory: PyTorch, vLLM and what it compiles
 FLOAT64, FLOAT32, BFLOAT16 = 8, 4, 2
 PASS = 1.5  # times its weights, what a model in Transformers takes with what it computes
 
@@ -71,20 +72,21 @@ def throughput(config: RunConfig) -> Need:
 
 
 def verify_engine(config: RunConfig, shape: Mapping) -> float:
-    """Bytes that an engine of the gates takes of each of its GPUs: float32, and in a process of its own."""
+    """Bytes that an engine of the gates takes of each of its GPUs, in float32."""
     settings, ranks = config.verify, config.tensor_parallel_size
     weights = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, FLOAT32)
     longest = min(settings.longest_prompt, shape.get("max_position_embeddings", settings.longest_prompt))
     lengths = [*settings.prompt_lengths * (len(tasks.TASKS) + 1), longest, longest]
     blocks = sum(2 + (length + 3 * settings.generate) // BLOCK for length in lengths)
     per_token = costmodel.kv_bytes_per_token(shape, shape["num_hidden_layers"], 1, FLOAT32)
-    return (weights + 2 * blocks * BLOCK * per_token) / ranks + ENGINE + PROCESS
+    return (weights + blocks * BLOCK * per_token) / ranks + ENGINE
 
 
 def verify(config: RunConfig, shape: Mapping, jobs: int = 1) -> Need:
     """Engines side by side, and the reference where there is room for it, too."""
-    each, ranks = jobs * verify_engine(config, shape), config.tensor_parallel_size
-    return Need("verify", ranks, each + verify_reference(shape) * (jobs > 1), f"{jobs} x an engine in float32")
+    what = "an engine in float32" if jobs == 1 else f"{jobs} engines in float32 and their reference"
+    beside = verify_reference(shape) + jobs * PROCESS if jobs > 1 else 0.0
+    return Need("verify", config.tensor_parallel_size, jobs * verify_engine(config, shape) + beside, what)
 
 
 def verify_reference(shape: Mapping) -> float:
@@ -92,14 +94,16 @@ def verify_reference(shape: Mapping) -> float:
     return PASS * roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, FLOAT64 + FLOAT32)
 
 
-def verify_jobs(config: RunConfig, shape: Mapping, gpu_memory_gib: float | None, cores: int) -> int:
-    """How many engines of the gates run side by side: on a GPU as many as its memory holds beside their reference and
-    as two cores each allow, elsewhere (None), where one takes every core, and of several GPUs, one."""
+def verify_jobs(config: RunConfig, shape: Mapping, gpu_memory_gib: float | None, cores: int, memory_gib: float) -> int:
+    """How many engines of the gates run side by side: on a GPU as many as its memory holds beside their reference, and
+    as there are cores and `memory_gib` for their processes; without one (None), where an engine takes every core, and
+    on several GPUs, one."""
     if gpu_memory_gib is None or config.tensor_parallel_size > 1:
         return 1
     left = (1 - KEPT_FREE) * gpu_memory_gib * GIB - verify_reference(shape)
     sessions = 3 * (1 + len(config.variants))  # of the base, of l = L, and three of each student
-    return max(1, min(sessions, cores // 2, int(left // verify_engine(config, shape))))
+    processes = min(cores, memory_gib // HOST_GIB)
+    return int(max(1, min(sessions, processes, left // (verify_engine(config, shape) + PROCESS))))
 
 
 def own_bytes(shape: Mapping) -> int:

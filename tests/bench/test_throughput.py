@@ -110,6 +110,19 @@ def test_no_measurement_is_too_short(config, tmp_path, capsys):
     assert {entry[1] for entry in again.measured()} == {1, 5}  # both points, from the first round, and no latency
 
 
+def test_late_tokens_of_every_engine_are_counted_once(config, tmp_path):
+    """Of each set of engines, before anything is timed, and not again by a rerun."""
+    config.raw["throughput"]["points"][1]["prefix_share"] = 0.5
+    machine = Machine(late=3)
+    counts = pd.read_csv(run(config, tmp_path, machine) / "late_tokens.csv").set_index(["points", "arm"])
+    assert [*counts.index] == [(point, arm) for point in ("mixed", "prompt-only") for arm in SPEED]
+    assert (counts.late_tokens - counts.expected_late_tokens).tolist() == [0, 3, 3] * 2
+    assert (counts.xs("base", level="arm").late_tokens == counts.xs("base", level="arm").tokens).all()
+    again = Machine()
+    run(config, tmp_path, again)
+    assert not again.log
+
+
 def test_kv_capacity_is_exact(config, tmp_path):
     """The shared KV memory is whole blocks in every arm, so the ratio has no rounding in it."""
     capacity = pd.read_csv(run(config, tmp_path, Machine()) / "kv_capacity.csv").set_index("arm")
@@ -435,6 +448,10 @@ def test_real_engines(tmp_path):
     capacity = pd.read_csv(tmp_path / "out" / "kv_capacity.csv").set_index("arm")
     assert list(capacity.kv_caches) == [8, 8, 5]
     assert list(capacity.ratio_to_base) == list(capacity.formula_ratio)
+    counts = pd.read_csv(tmp_path / "out" / "late_tokens.csv").set_index("arm")
+    # Three requests of 42 prompt tokens fill a step of 128, then 4 - 1 tokens each are decoded.
+    assert counts.tokens.tolist() == [3 * (42 + 3)] * 3
+    assert counts.late_tokens.tolist() == counts.expected_late_tokens.tolist() == [135, 12, 12]
     unloaded = pd.read_csv(tmp_path / "out" / "latency.csv")
     assert (unloaded[["ttft_median_s", "tpot_median_s"]] > 0).all(axis=None)
 

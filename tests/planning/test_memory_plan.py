@@ -1,17 +1,19 @@
 """Memory of every stage before anything is loaded, and what the keys of `parallel` do to jobs and engines."""
 
 import subprocess
+from functools import partial
 
 import pytest
 
 from swiftkv import commands, devices
-from swiftkv.config import ROOT
+from swiftkv.config import ROOT, load_config
 from swiftkv.costmodel import LLAMA_8B
 from swiftkv.engines.arms import VLLMEngine
-from swiftkv.engines.engine import SCORING_KV_GIB, scoring_kv_gib
+from swiftkv.engines.engine import GIB, SCORING_KV_GIB, scoring_kv_gib
 from swiftkv.engines.settings import Arm, Batch, EngineSettings
 from swiftkv.errors import UserError
 from swiftkv.evals import harness
+from swiftkv.modeling.checkpoint import read_shape
 from swiftkv.planning import memory_plan
 from tests.helpers.config import make_config
 
@@ -136,3 +138,17 @@ def test_models_side_by_side_share_what_they_have_in_common():
     late = 16 * 4096 * (4096 + 2 * 1024) * 2
     assert need.each == pytest.approx(1.5 * (2 * 16.06e9 + 2 * late) + 2**30, rel=0.01)
     assert need.gpus == 1 and need.what.startswith("4 models")
+
+
+def test_engines_of_the_gates_side_by_side(tiny_base):
+    """As many as GPU, cores and memory hold, not more than there are; one without a GPU and on several."""
+    config, shape = load_config(ROOT / "config/h200-short.yaml"), read_shape(tiny_base)
+    sessions = 3 * (1 + len(config.variants))
+    most = partial(memory_plan.verify_jobs, config, shape)
+    assert most(141, 64, 512) == sessions and most(None, 64, 512) == 1
+    assert most(141, 4, 512) == 4 and most(141, 64, 20) == 3 and most(141, 1, 4) == 1
+    few = most(8, 64, 512)
+    assert 1 < few < sessions and memory_plan.verify(config, shape, few).each <= 0.9 * 8 * GIB
+    assert memory_plan.verify(config, shape, few + 1).each > 0.9 * 8 * GIB
+    several = load_config(ROOT / "config/paper-70b.yaml")
+    assert several.tensor_parallel_size > 1 and memory_plan.verify_jobs(several, shape, 141, 64, 512) == 1

