@@ -2,8 +2,7 @@
 
     python benchmarks/decode_profile.py --out results/h200/plugin/profile.json [--config config/h200.yaml]
 
-steps: decode-only steps of the base, of 50%, and of 50% without the refusal of prompt log-probs, for which vLLM's first
-runner waits for the tokens of the step before; at concurrency 1 and 32. Per step: wall time, time in kernels, time in
+steps: decode-only steps of the base and of 50%, at concurrency 1 and 32. Per step: wall time, time in kernels, time in
 which the GPU ran none, launches, graph launches, and every kernel by name. What a student has more of than the base
 is the cause of a slower step. What happens once per request shows in TPOT at two output lengths, and in the times
 between the copies of sampled tokens to the host.
@@ -17,11 +16,9 @@ import itertools
 import math
 import tempfile
 from collections import defaultdict
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Annotated
-from unittest.mock import patch
 
 import torch
 import typer
@@ -106,31 +103,25 @@ def profile_engine(engine: VLLMEngine, requests: int) -> dict:
     return {"requests": requests, "tpot_us": tpot, **summary(recorded.events(), OUTPUT)}
 
 
-def profiled_arms(config: RunConfig) -> list[tuple[str, Arm, object]]:
-    """Name, arm, and what is changed while its engine starts. Raises UserError if no variant skips half."""
+def profiled_arms(config: RunConfig) -> list[Arm]:
+    """The base and the student with half its layers. Raises UserError if no variant skips half."""
     layers = config.shape["num_hidden_layers"]
     base, *students = benchmark_arms(config)
     half = next((arm for arm in students if arm.cut == layers // 2), None)
     if half is None:
         there = ", ".join(arm.name for arm in students) or "none"
         raise UserError(f"profile: no variant skips half of the {layers} layers; the variants are: {there}")
-    refusal = patch("swiftkv.vllm.guards.refuse_prompt_logprobs")
-    return [
-        (base.name, base, nullcontext()),
-        (half.name, half, nullcontext()),
-        (f"{half.name}-no-refusal", half, refusal),
-    ]
+    return [base, half]
 
 
 def steps(config: RunConfig, directory: Path) -> list[dict]:
     """A row per arm and concurrency, engines one after the other."""
     rows, settings = [], throughput_plan(config).settings
-    for name, arm, changed in profiled_arms(config):
-        with changed:
-            engine = VLLMEngine(arm, settings, directory / arm.name)
+    for arm in profiled_arms(config):
+        engine = VLLMEngine(arm, settings, directory / arm.name)
         try:
             for requests in (number for number in CONCURRENCY if number <= settings.max_num_seqs):
-                rows.append({"arm": name, **profile_engine(engine, requests)})
+                rows.append({"arm": arm.name, **profile_engine(engine, requests)})
                 print("profile:", {key: value for key, value in rows[-1].items() if key != "kernels"}, flush=True)
         finally:
             engine.close()

@@ -5,8 +5,10 @@
 
 warm-up: compile one arm's engine and leave the code in vLLM's cache. Arms can be warmed up side by side, each in a
 process of its own; a throughput run would compile them one after the other.
-correctness: students of the embedded base (50% skipped, AcrossKV 1, 2, 4) in float32 and bfloat16, graphs off and
-FULL_AND_PIECEWISE, against Transformers in float64 and against the same engine in full prefill.
+correctness: students of the embedded base (50% skipped, AcrossKV 1, 2, 4) in float32 and bfloat16, CUDA graphs NONE and
+FULL_AND_PIECEWISE, in float32 FULL, too, against Transformers in float64 and against the same engine in full prefill.
+A row says which model runner ran, whether steps were scheduled asynchronously, and which graphs vLLM made of what was
+asked for: graphs of whole steps (FULL) are only ever those that decode.
 Both run on a CPU, too, where there are no graphs. Speed: `swiftkv throughput`; decode steps: decode_profile.py.
 """
 
@@ -35,6 +37,7 @@ from swiftkv.modeling.convert import convert
 from swiftkv.provenance import Provenance
 
 GROUPS = (1, 2, 4)
+GRAPHS = {"float32": ("NONE", "FULL_AND_PIECEWISE", "FULL"), "bfloat16": ("NONE", "FULL_AND_PIECEWISE")}
 CUT, TOKENS, CHUNK = 4, 24, 96
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -48,28 +51,34 @@ def on_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def answers(student: Path, asked: list, dtype: str, graphs: bool, full_prefill: bool = False) -> list:
-    """Greedy answers with raw logits, prompts prefilled in chunks."""
+def answers(student: Path, asked: list, dtype: str, graphs: str, full_prefill: bool = False) -> tuple[list, dict]:
+    """Greedy answers with raw logits, prompts prefilled in chunks; how the engine ran."""
     from swiftkv.engines.engine import engine
     from swiftkv.evals.reference import RAW_LOGITS, generate
 
-    settings = {"enforce_eager": not graphs, "max_num_batched_tokens": CHUNK, "max_num_seqs": len(asked)}
-    if graphs:
-        settings["compilation_config"] = {"cudagraph_mode": "FULL_AND_PIECEWISE"}
+    settings = {"enforce_eager": graphs == "NONE", "max_num_batched_tokens": CHUNK, "max_num_seqs": len(asked)}
+    if graphs != "NONE":
+        settings["compilation_config"] = {"cudagraph_mode": graphs}
     settings |= RAW_LOGITS
     with engine(student, dtype=dtype, max_model_len=512, full_prefill=full_prefill, **settings) as opened:
-        return generate(opened, asked, TOKENS)
+        config = opened.llm_engine.vllm_config
+        how = {
+            "runner": 2 if config.use_v2_model_runner else 1,
+            "asynchronous": bool(config.scheduler_config.async_scheduling),
+            "cudagraph_mode": config.compilation_config.cudagraph_mode.name,
+        }
+        return generate(opened, asked, TOKENS), how
 
 
 def check(student: Path, asked: list, row: dict) -> dict:
     """`row` (group, dtype, graphs) with early exit held against Transformers in float64 and against full prefill."""
     from swiftkv.evals.reference import Reference
 
-    how = row["dtype"], row["graphs"]
-    ours, full = answers(student, asked, *how), answers(student, asked, *how, full_prefill=True)
+    asked_for = row["dtype"], row["graphs"]
+    (ours, how), (full, _) = (answers(student, asked, *asked_for, full_prefill=mode) for mode in (False, True))
     reference = Reference(student)
     same = sum(a == b for x, y in zip(ours, full, strict=True) for a, b in zip(x.tokens, y.tokens, strict=True))
-    found = row | dataclasses.asdict(reference.compare(ours)) | {"equal_to_full_prefill": same}
+    found = row | how | dataclasses.asdict(reference.compare(ours)) | {"equal_to_full_prefill": same}
     found["full_prefill"] = dataclasses.asdict(reference.compare(full))
     print(f"correctness: {found}", flush=True)
     return found
@@ -92,8 +101,10 @@ def check_all(config: RunConfig, out: Path, jobs: int) -> None:
     """Write a row per AcrossKV group, dtype and graph mode. Raises UserError for a wrong float32 token or logit."""
     base = local_dir(config.base.path)
     asked = [prompt.tokens for prompt in prompts(config, base) if prompt.kind == TEXT]
-    modes = itertools.product(("float32", "bfloat16"), (False, True) if on_cuda() else (False,), GROUPS)
-    wanted = [{"group": group, "dtype": dtype, "graphs": graphs} for dtype, graphs, group in modes]
+    modes = [(dtype, mode) for dtype, modes in GRAPHS.items() for mode in (modes if on_cuda() else modes[:1])]
+    wanted = [
+        {"group": group, "dtype": dtype, "graphs": mode} for (dtype, mode), group in itertools.product(modes, GROUPS)
+    ]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # of each process
     fresh = multiprocessing.get_context("spawn")  # a process that used CUDA cannot be forked
     with Provenance("plugin-correctness", config, out=[out]) as provenance, tempfile.TemporaryDirectory() as root:

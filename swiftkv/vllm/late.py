@@ -90,7 +90,7 @@ class LateSelfAttention(LlamaAttention):
 
 
 def late_attention_options(config, prefix: str) -> dict:
-    """Whose KV cache the late layer at `prefix` (model.layers.<j>.self_attn) reads, and for which tokens."""
+    """Whose KV cache the late layer at `prefix` (model.layers.<j>.self_attn) reads, and whether all tokens run it."""
     layer, layers = extract_layer_index(prefix), config.layers_of()
     behind = layers.behind(layer)
     # vLLM knows attention layers by name. The leader must exist by then: it comes first in the model.

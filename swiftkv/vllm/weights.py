@@ -19,6 +19,8 @@ MERGED = {
     "mlp.up_proj": ("mlp.gate_up_proj", 1),
 }
 LATE_KV = "model.early_decoder.late_kv.kv_proj"
+# Scales and zero points of a quantised KV cache, which have defaults. Every other parameter holds what its memory held.
+OPTIONAL = re.compile(r"\.self_attn\.attn\.\w+$")
 Shard = str | int | None
 
 
@@ -69,7 +71,7 @@ class WeightMap:
 def load_weights(model: nn.Module, config, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
     """Fill `model` from (name, tensor) pairs and return the names of the parameters filled.
 
-    Raises UserError naming tensors that are missing or belong nowhere.
+    Raises UserError naming tensors that are missing, belong nowhere, or are not quantised as the configuration says.
     """
     where, parameters = WeightMap(config), dict(model.named_parameters())
     seen, loaded = set(), set()
@@ -80,16 +82,27 @@ def load_weights(model: nn.Module, config, weights: Iterable[tuple[str, torch.Te
         parameter, shard = target
         if parameter not in parameters:
             raise UserError(f"checkpoint tensor {name} has no place in {type(model).__name__}")
+        check_kind(name, tensor, parameters[parameter])
         fill(parameters[parameter], tensor, shard)
         seen.add(name)
         loaded.add(parameter)
-    # vLLM leaves what no tensor fills as it was allocated, so this has to notice. Scales of quantised weights are left
-    # out: which of them exist is the scheme's business.
-    plain = [parameter for parameter in parameters if parameter.endswith((".weight", ".bias"))]
-    missing = [name for parameter in plain for name in where.sources(parameter) if name not in seen]
+    needed = [parameter for parameter in parameters if not OPTIONAL.search(parameter)]
+    missing = [name for parameter in needed for name in where.sources(parameter) if name not in seen]
     if missing:
         raise UserError(f"checkpoint lacks {len(missing)} tensors: {', '.join(sorted(missing)[:8])}")
     return loaded
+
+
+def check_kind(name: str, tensor: torch.Tensor, parameter: nn.Parameter) -> None:
+    """Raise UserError where copying would round a tensor's values to integers or to FP8, which are codes there.
+
+    So it happens where the quantisation's `ignore` list names a projection that vLLM holds in one matrix with others.
+    """
+    if name.endswith(("_scale", "_scale_inv")) or not tensor.is_floating_point() or tensor.element_size() == 1:
+        return
+    if not parameter.is_floating_point() or parameter.element_size() == 1:
+        kinds = f"is {tensor.dtype}, but the quantisation of its layer needs {parameter.dtype}"
+        raise UserError(f"checkpoint tensor {name} {kinds}; late K and V are quantised together or not at all")
 
 
 def fill(parameter: nn.Parameter, tensor: torch.Tensor, shard: Shard) -> None:

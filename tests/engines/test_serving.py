@@ -77,7 +77,7 @@ def test_streamed_tokens_are_transformers_own(served, client, tiny_student, prom
     ("asked", "message"),
     [
         ({"extra_body": {"prompt_logprobs": 0}}, "full-prefill mode"),
-        ({"echo": True, "logprobs": 1}, "incorrect logprobs for prompt tokens"),  # vLLM's own check, before ours
+        ({"echo": True, "logprobs": 1}, "full-prefill mode"),  # the legacy way to ask
     ],
 )
 def test_prompt_logprobs_are_a_bad_request_and_the_server_goes_on(served, client, asked, message):

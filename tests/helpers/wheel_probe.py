@@ -42,11 +42,11 @@ def build(model) -> str:
     from vllm.distributed import init_distributed_environment, initialize_model_parallel, model_parallel_is_initialized
     from vllm.model_executor.model_loader.utils import initialize_model
 
-    from swiftkv.vllm.guards import GUARD
+    from swiftkv.vllm.guards import GUARD, exits_early
 
     with tempfile.TemporaryDirectory() as directory:
         config = engine_config(model, directory)
-        assert config.cache_config.kv_sharing_fast_prefill and GUARD in config.model_config.logits_processors
+        assert exits_early(config) and GUARD in config.model_config.logits_processors
         with set_current_vllm_config(config):
             if not model_parallel_is_initialized():
                 init_distributed_environment(1, 0, f"file://{directory}/ranks", 0, "gloo")

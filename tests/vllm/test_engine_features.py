@@ -77,7 +77,6 @@ def test_stop_strings_end_the_answer(tiny_student):
     [
         ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
         ({"enable_lora": True}, "LoRA"),
-        ({"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}}, "speculative decoding"),
         ({"tensor_parallel_size": 2}, "tensor parallelism over more ranks than the 1 key-value heads"),
     ],
 )

@@ -109,7 +109,7 @@ def test_only_needed_tokens_run_late_layers_and_prompt_logprobs_are_refused(stud
 
 
 def test_guard_is_one_of_the_second_model_runner_too():
-    """That runner needs CUDA; its front end, which checks requests, does not."""
+    """Where the engine keeps it: before vLLM 0.31 that runner has no such processors."""
     loader = pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor.loader", exc_type=ImportError)
     from vllm import SamplingParams
     from vllm.exceptions import VLLMValidationError
