@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-KEPT = "_swiftkv_uncounted"  # attribute of a model runner: its own `execute_model` while another counts
+KEPT = "_swiftkv_token_counts"  # attribute of a model runner while its steps are counted
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ def start(worker) -> None:
             counts.update(steps=1, early=tokens, late=late_tokens(tokens, counted), needed=needed)
         return result
 
-    setattr(runner, KEPT, (execute, counts))
+    setattr(runner, KEPT, counts)
     runner.execute_model = counting
 
 
 def stop(worker) -> dict[str, int]:
     """The counts since `start`; the runner is as it was before."""
     runner, decoder = worker.model_runner, decoder_of(worker)
-    execute, counts = runner.__dict__.pop(KEPT)
-    runner.execute_model = execute
+    counts = runner.__dict__.pop(KEPT)
+    del runner.execute_model  # the class has the runner's own
     if decoder is not None:
         decoder.token_counts = None
     return dict(counts)
