@@ -124,7 +124,7 @@ def check_all(config: RunConfig, out: Path, jobs: int) -> None:
 def compile_arm(config: RunConfig, name: str, models: Path) -> None:
     """Start the engine of arm `name` with room for one request and run a few. Raises UserError for an unknown arm."""
     plan = throughput_plan(config)
-    known = {arm.name: arm for arm in plan.arms}
+    known = {arm.name: arm for arm in plan.arms if not arm.runs_on}
     if name not in known:
         raise UserError(f"warm-up: no arm {name!r}; allowed are {', '.join(known)}")
     settings = plan.settings
@@ -151,7 +151,7 @@ def correctness(
 
 @cli.command()
 def warm_up(
-    arm: Annotated[str, typer.Argument(help="Which model: base or a variant of the configuration.")],
+    arm: Annotated[str, typer.Argument(help="Which model: base, a variant of the configuration, l-equals-L.")],
     models: Annotated[Path, typer.Option(help="The throughput run's --work, /models: vLLM's cache goes by the path.")],
     config: Config = Path("config/h200.yaml"),
 ) -> None:

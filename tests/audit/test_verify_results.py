@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ from swiftkv import cli, files
 from swiftkv.audit import verify_results
 from swiftkv.audit.recompute import RECIPES, AuditedRun
 from swiftkv.bench import throughput
+from swiftkv.bench.plan import throughput_plan
 from swiftkv.config import ROOT
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy_summary, divergence_summary
@@ -152,14 +154,32 @@ def test_without_configuration_raw_rows_still_count(copy):
     assert found.unchecked["claims.csv"] == "cannot be recomputed without config.yaml"
 
 
-def test_old_columns_are_enough(copy):
-    """Evidence from before `repeated` and `too_short` still agrees, but for the hashes taken after."""
-    path = copy / "throughput" / "summary.csv"
-    header, *rows = [line.split(",") for line in path.read_text().splitlines()]
-    keep = [n for n, name in enumerate(header) if name not in ("repeated", "too_short")]
-    path.write_text("".join(",".join(row[n] for n in keep) + "\n" for row in (header, *rows)))
-    ours = [difference for difference in check(copy).differences if difference.file == "throughput/summary.csv"]
-    assert {difference.column.split()[0] for difference in ours} == {"sha256"}
+def test_results_of_earlier_releases_agree(copy):
+    """Ratios that do not name their interval are recomputed as medians with the range of three rounds, and with the
+    columns that told of rounds measured again; hashes were taken after."""
+    path, changed = copy / "throughput" / "summary.csv", "speedup ci_low ci_high share_of_limit".split()
+    rows = files.read_jsonl(copy / "throughput" / "measurements.jsonl")
+    for row in rows:
+        row["attempt"] = 2 * (row["arm"] == "skip50" and row["repeat"] == 1)
+        row["elapsed_s"] /= 1 + 0.2 * (row["arm"] == "base" and row["repeat"] == 1)
+        row["total_tokens_per_s"] = (row["prompt_tokens"] + row["output_tokens"]) / row["elapsed_s"]
+    files.write_jsonl(copy / "throughput" / "measurements.jsonl", rows)
+    frame = pd.DataFrame(throughput.summarise(throughput_plan(CONFIG), rows, None))
+    assert (frame.speedup > 1.79).any() and (frame.ci_low < frame.speedup).any()
+    frame = frame.drop(columns=["interval", "batches", "base_drift", "shortest_s", "load_1m", "stolen_percent"])
+    told = {"repeated": 2 * (frame.arm == "skip50"), "too_short": 0, "notes": "baseline moved 20% between repeats"}
+    frame.assign(**told).to_csv(path, index=False)
+
+    def found() -> set[str]:
+        ours = [difference for difference in check(copy).differences if difference.file == "throughput/summary.csv"]
+        return {difference.column.split()[0] for difference in ours}
+
+    assert found() == {"sha256"}
+    for column in (*changed, *told):
+        altered = frame.assign(**told)
+        altered[column] = [*frame.assign(**told)[column][:-1], 7]
+        altered.to_csv(path, index=False)
+        assert found() == {"sha256", column}
 
 
 @pytest.mark.parametrize("evidence", COMMITTED, ids=lambda path: path.parent.name)

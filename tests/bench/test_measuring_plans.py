@@ -32,7 +32,7 @@ def test_a_plan_has_the_arms_points_and_seeds_of_its_configuration():
     assert plan.judged == ["skip50", "skip50-across4", "base-again"]
     assert [point.name for point in plan.points] == [point.name for point in SMOKE.throughput.points]
     assert plan.points[0].batch == Batch(input_len=80, output_len=8, num_requests=2)
-    assert (plan.repeats, plan.min_seconds, plan.latency_rounds) == (SMOKE.throughput.repeats, 0, 2)
+    assert (plan.repeats, plan.min_seconds, plan.latency_rounds) == (SMOKE.throughput.repeats, 0, 3)
     assert plan.latency == Batch(input_len=16, output_len=4, num_requests=1)
     assert [plan.request_seed(number) for number in range(3)] == [SMOKE.seed, SMOKE.seed + 1, SMOKE.seed + 2]
     with pytest.raises(FrozenInstanceError):

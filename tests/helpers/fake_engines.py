@@ -19,6 +19,8 @@ def throughput_config(**changes) -> RunConfig:
     raw["variants"] = [v for v in raw["variants"] if v["name"] in SPEED]
     raw["accuracy"]["undistilled"] = []
     shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4}
+    for key in ("precision", "max_minutes"):
+        del raw["throughput"][key]
     raw["throughput"] |= {
         "model": shape | {"num_key_value_heads": 2, "vocab_size": 512, "dtype": "float32"},
         "max_num_batched_tokens": 128,

@@ -72,13 +72,14 @@ def throughput(config) -> tuple[list[dict], list[dict], list[dict], list[dict]]:
     summary, measurements, capacity, compute = [], [], [], []
     for point in config.raw["throughput"]["points"]:
         prompt_share = point["input_len"] / (point["input_len"] + point["output_len"])
-        for arm, skip, _ in arms(config):
+        for arm, skip, _ in timed(config):
             limit = 1 / (1 - 0.95 * skip * prompt_share)
             speedup = 1 + 0.94 * (limit - 1)
             shared = {"point": point["name"], "arm": arm, **{k: v for k, v in point.items() if k != "name"}}
             summary.append(
                 {**shared, "repeats": 3, "total_tokens_per_s_median": 900 * speedup, "speedup": speedup}
-                | {"ci_low": speedup * (0.98 if skip else 1), "ci_high": speedup * (1.02 if skip else 1)}
+                | {"ci_low": speedup * (1 if arm == "base" else 0.98)}
+                | {"ci_high": speedup * (1 if arm == "base" else 1.02), "interval": "t"}
                 | {
                     "limit": limit,
                     "share_of_limit": speedup / limit,
@@ -125,12 +126,17 @@ def arms(config) -> list[tuple[str, float, int]]:
     return [("base", 0.0, 1), *((v.name, v.skip, v.key_value_group_size) for v in config.variants)]
 
 
+def timed(config) -> list[tuple[str, float, int]]:
+    """`arms` and the controls of the throughput stage."""
+    return [*arms(config), *((name, 0.0, 1) for name in config.throughput.controls)]
+
+
 def latency(config) -> tuple[list[dict], list[dict]]:
     """Summary and rounds at concurrency 1."""
     summary, rounds = [], []
-    for arm, skip, _ in arms(config):
+    for arm, skip, _ in timed(config):
         ttft, tpot = 1 - 0.85 * skip, 1 + 0.01 * skip
-        wide = 0.02 if skip else 0
+        wide = 0 if arm == "base" else 0.02
         summary.append(
             {
                 "arm": arm,
@@ -140,7 +146,7 @@ def latency(config) -> tuple[list[dict], list[dict]]:
                 "tpot_ratio": tpot,
             }
             | {"ci_low": tpot - wide / 2, "ci_high": tpot + wide / 2, "ttft_ratio": ttft}
-            | {"ttft_ci_low": ttft - wide, "ttft_ci_high": ttft + wide}
+            | {"ttft_ci_low": ttft - wide, "ttft_ci_high": ttft + wide, "interval": "t"}
         )
         for number in range(5):
             times = {"ttft_s": 0.08 * ttft * (1 + number / 200), "tpot_s": 0.02 * tpot * (1 - number / 300)}

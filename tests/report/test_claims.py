@@ -22,7 +22,7 @@ from tests.helpers.synthetic_results import build, save
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
 REQUIRED = "ratio-10to1 prefill-compute prefill-speedup throughput-10to1 tpot accuracy kv-memory light-distillation"
-VERDICTS = {"reproduced", "partly", "not reproduced", "not comparable", "not gated", "not measured"}
+VERDICTS = {"reproduced", "partly", "not reproduced", "too noisy", "not comparable", "not gated", "not measured"}
 RANK = {REPRODUCED: 2, PARTLY: 1, NOT_REPRODUCED: 0}
 AT_LEAST = {"kind": "at_least", "accept": 1.9, "partly": 1.5, "no_effect": 1}
 
@@ -38,12 +38,12 @@ def verdicts(root, config=CONFIG) -> pd.DataFrame:
     return pd.read_csv(root / "claims.csv").set_index("id")
 
 
-def change(root, name: str, **values) -> None:
-    """Overwrite columns of the rows of arm skip50."""
+def change(root, name: str, arm: str = "skip50", **values) -> None:
+    """Overwrite columns of the rows of an arm."""
     path = root / "cpu" / FRAMES[name].path
     frame = pd.read_csv(path)
     for column, value in values.items():
-        frame.loc[frame.arm == "skip50", column] = value
+        frame.loc[frame.arm == arm, column] = value
     frame.to_csv(path, index=False)
 
 
@@ -151,6 +151,75 @@ def test_verdicts_follow_the_measurement(root, values, verdict):
 def test_slower_decoding_is_not_hidden(root):
     change(root, "latency", tpot_ratio=1.39, ci_low=1.38, ci_high=1.4)
     assert verdicts(root).verdict["tpot"] == NOT_REPRODUCED
+
+
+SPEED = ["prefill-speedup", "throughput-10to1", "authors-2000to256"]
+JUDGED = [REPRODUCED, PARTLY, NOT_REPRODUCED]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "noisy"),
+    [
+        (0.951, 1.049, False),
+        (1.01, 1.03, False),  # a difference where there is none, but one that is accepted
+        (0.94, 1.01, True),
+        (0.99, 1.06, True),
+        (1.06, 1.08, True),
+        (0.5, 2.0, True),
+    ],
+)
+def test_a_noisy_machine_is_not_judged(root, low, high, noisy):
+    """Neither reproduced nor not, whatever the students' ratios: the A/A control must lie within 5% of 1 here."""
+    change(root, "throughput", "base-again", speedup=1.0, ci_low=low, ci_high=high, stolen_percent=12.34, load_1m=9.0)
+    frame = verdicts(root)
+    assert all(frame.verdict[name] == "too noisy" if noisy else frame.verdict[name] in JUDGED for name in SPEED)
+    assert all(f"A/A 1.000 [{low:.3f}, {high:.3f}]" in frame.evidence[name] for name in SPEED)
+    assert frame.verdict["ttft"] in JUDGED and frame.measured[SPEED].notna().all()
+    assert ("12.3% of the CPUs' time was stolen" in frame.evidence[SPEED[0]]) == noisy
+    assert (f"{len(SPEED)} too noisy" in (root / "claims.md").read_text().splitlines()[2]) == noisy
+
+
+def test_the_tolerance_is_that_of_the_configuration(root):
+    wide = RunConfig(CONFIG.raw | {"throughput": CONFIG.raw["throughput"] | {"aa_tolerance": 0.3}}, "")
+    change(root, "throughput", "base-again", ci_low=0.8, ci_high=1.2)
+    assert set(verdicts(root).verdict[SPEED]) == {"too noisy"}
+    assert set(verdicts(root, wide).verdict[SPEED]) <= set(JUDGED)
+
+
+def test_each_latency_has_a_control_of_its_own(root):
+    change(root, "latency", "base-again", ttft_ci_low=0.8)
+    frame = verdicts(root)
+    assert frame.verdict["ttft"] == "too noisy" and frame.verdict["tpot"] in JUDGED
+    assert "stolen time was not recorded" in frame.evidence["ttft"]
+
+
+def test_a_missing_control_is_said_and_judged(root):
+    path = root / "cpu" / FRAMES["throughput"].path
+    frame = pd.read_csv(path)
+    frame[~frame.arm.isin(["base-again", "l-equals-L"])].to_csv(path, index=False)
+    found = verdicts(root)
+    assert set(found.verdict[SPEED]) <= set(JUDGED)
+    assert found.evidence[SPEED].str.contains("no A/A control; no l = L control").all()
+
+
+def test_rows_of_earlier_releases_are_judged_as_they_are(root):
+    """They hold no control and do not name their interval."""
+    for name in ("throughput", "latency"):
+        path = root / "cpu" / FRAMES[name].path
+        frame = pd.read_csv(path)
+        frame[~frame.arm.isin(["base-again", "l-equals-L"])].drop(columns="interval").to_csv(path, index=False)
+    found = verdicts(root)
+    assert set(found.verdict[[*SPEED, "ttft", "tpot"]]) <= set(JUDGED)
+    assert not found.evidence.str.contains("control").any()
+
+
+def test_without_an_interval_there_is_no_verdict(root):
+    """Of one or two rounds the point estimate is shown, and no rule judges by it."""
+    change(root, "throughput", ci_low=float("nan"), ci_high=float("nan"), repeats=2)
+    found = verdicts(root)
+    assert set(found.verdict[SPEED]) == {"not measured"} and found.measured[SPEED].notna().all()
+    assert found.ci_low[SPEED].isna().all()
+    assert found.evidence[SPEED].str.contains("2 rounds give no interval, which takes three").all()
 
 
 def test_no_results_at_all_are_no_verdicts(tmp_path):

@@ -48,7 +48,7 @@ def doubt(frame: pd.DataFrame, row: pd.Series, columns: Columns, tolerance: floa
         return None
     ratio = with_interval(*found[list(columns)], ".3f")
     reason = f"the base against itself (A/A) is {ratio}, which does not lie within 1 plus or minus {tolerance:g}"
-    return TOO_NOISY, "; ".join([reason, *(text for text in (stolen(row), load(row)) if text)])
+    return TOO_NOISY, "; ".join([reason, *(text for text in (stolen(found), load(found)) if text)])
 
 
 def rounds(row: pd.Series) -> float:

@@ -129,7 +129,7 @@ def accuracy_speedup(config: RunConfig, results: Results) -> Figure:
     whole.set(ylabel="accuracy kept, % of the base", ylim=(0, 108))
     handles = [Line2D([], [], label=labels[arm], markersize=7, **arm_marker(config, arm)) for arm in frame.arm]
     legend(figure, handles, columns=4)
-    footer(figure, results.origin("accuracy"), "Whiskers: 95% bootstrap CIs. Mean over the tasks, greedy generation.")
+    footer(figure, results.origin("accuracy"), "Whiskers: 95% CIs. Mean over the tasks, greedy generation.")
     return figure
 
 
