@@ -135,10 +135,10 @@ freeze(replace(load_config(out), path=out))
 PYTHON
 }
 # Distil in a process group of its own, which stands still while something is timed.
-distil() { # name config out
+distil() { # name config out [tokens of a micro-batch; as many as fit]
   local job still='' began=$SECONDS code
   setsid swiftkv distill --config "$2" --base "$models/base" --out "$3" --work "results/$STUDENTS/work/distill-$1" \
-    --micro-batch-tokens "${MICRO_BATCH_TOKENS:-4096}" ${DATA:+--data "$DATA"} >>"$packs/logs/distill-$1.log" 2>&1 &
+    ${4:+--micro-batch-tokens "$4"} ${DATA:+--data "$DATA"} >>"$packs/logs/distill-$1.log" 2>&1 &
   job=$!
   while kill -0 $job 2>/dev/null; do
     if [ -e "$timing" ] && [ -z "$still" ]; then
@@ -170,7 +170,8 @@ students() {
     note base swiftkv fetch-base --config "config/$STUDENTS.yaml" --out "$models/base" || return 1
   say "students: base is there"
   with_steps "$first" "$FIRST_STEPS"
-  distil first "$first" "results/$STUDENTS/first" || return 1
+  # Engines may start beside it, and what they will take of the GPU's memory is not known here.
+  distil first "$first" "results/$STUDENTS/first" 4096 || return 1
   exports "$first" "results/$STUDENTS/first" "results/$STUDENTS/starts" || return 1
   rate=$(grep -o '[0-9]* tok/s' "$packs/logs/distill-first.log" | sort -n | tail -n 1 | cut -d' ' -f1)
   # The second stage starts, and its students are written, in about half a minute.
