@@ -89,7 +89,7 @@ warm_up() {
   local config arm jobs=()
   config=$(frozen "$SPEED")
   for arm in $(python3 -c 'import sys; from swiftkv.bench.plan import throughput_plan; from swiftkv.config import load_config
-print(*(arm.name for arm in throughput_plan(load_config(sys.argv[1])).arms))' "$config"); do
+print(*(arm.name for arm in throughput_plan(load_config(sys.argv[1])).arms if not arm.runs_on))' "$config"); do
     note "warm-up-$arm" python3 benchmarks/plugin_cuda.py warm-up "$arm" --config "$config" \
       --models "results/$SPEED/work/throughput/models" &
     jobs+=($!)
