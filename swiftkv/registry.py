@@ -190,6 +190,10 @@ REGISTERED = (
                columns=words("input_len output_len ratio num_requests arm speedup limit kind")),
     ResultFile("prediction_models", "predictions/models.csv", stage="predict", target="sweep",
                columns=words("model gpu gpus arm skip group input_len output_len at_once tokens_per_s speedup kind")),
+    ResultFile("served_late_tokens", "served/late_tokens.csv", stage="served", target="served", keep=Keep.FILE,
+               columns=words("points arm steps tokens late_tokens expected_late_tokens"),
+               keys=words("points arm"), agreement=Agreement.EXACT, ignored=words("steps tokens late_tokens "
+                                                                                  "expected_late_tokens")),
     ResultFile("served_rounds", "served/served.jsonl", stage="served", target="served", keep=Keep.FILE,
                columns=words("point kind load load_unit arm round requests duration_s prompt_tokens output_tokens "
                              "requests_per_s attainment goodput_per_s ttft_p50_s tpot_p50_s itl_p50_s e2el_p50_s "

@@ -5,6 +5,7 @@ needs every engine to run the late layers for exactly the tokens whose logits ar
 l = L: for all).
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from swiftkv.bench.plan import EngineSet, ThroughputPlan
 from swiftkv.bench.rounds import Rounds
 from swiftkv.engines.arms import LiveEngines
 from swiftkv.engines.counting import TokenCounts
+from swiftkv.engines.settings import Arm
 from swiftkv.registry import FILES
 
 COLUMNS = FILES["late_tokens"].columns
 
 
-def name_of(number: int) -> str:
-    """Of the round of the `number`th set of engines in the work directory."""
-    return f"late-tokens-{number}"
+def name_of(which: int | str) -> str:
+    """Of the round of a set of engines, by number, or of servers, in the work directory."""
+    return f"late-tokens-{which}"
 
 
 def decisive(plan: ThroughputPlan) -> dict[str, dict]:
@@ -29,25 +31,38 @@ def decisive(plan: ThroughputPlan) -> dict[str, dict]:
 
 def count(plan: ThroughputPlan, engine_set: EngineSet, work: Path, key: str, engines: LiveEngines) -> list[dict]:
     """Rows of late_tokens.csv of a set of engines, counted unless they are among the measurements kept in `work`, of
-    which `key` is as in `Rounds`."""
-    name, own = name_of(plan.engine_sets.index(engine_set)), [arm for arm in plan.arms if not arm.runs_on]
+    which `key` is as in `Rounds`. The first set measures latency, too."""
+    own = [arm for arm in plan.arms if not arm.runs_on]
+    points = " ".join(point.name for point in engine_set.points) or "latency"
     rounds = Rounds(work, key, [arm.name for arm in own], plan.seed, decisive(plan))
+
+    def count_arm(arm: str) -> TokenCounts:
+        return engines[arm].count_tokens(engine_set.settings.warm_up, seed=plan.seed)
+
+    name = name_of(plan.engine_sets.index(engine_set))
+    return rows(rounds, name, points, whole(own, plan.settings.shape["num_hidden_layers"]), count_arm)
+
+
+def whole(arms: Iterable[Arm], layers: int) -> set[str]:
+    """The arms that have no late layers: every token runs all layers."""
+    return {arm.name for arm in arms if arm.cut == layers}
+
+
+def rows(
+    rounds: Rounds, name: str, points: str, every: set[str], count_arm: Callable[[str], TokenCounts]
+) -> list[dict]:
+    """Rows of the engines of all arms that measure `points`, counted as round `name` unless it is there; of the arms in
+    `every` all tokens are expected."""
     if not rounds.has(name, 0):
-        warm_up, whole = engine_set.settings.warm_up, plan.settings.shape["num_hidden_layers"]
-        every = {arm.name for arm in own if arm.cut == whole}
-        rounds.measure(
-            name, 0, lambda arm: row(engine_set, arm, engines[arm].count_tokens(warm_up, seed=plan.seed), arm in every)
-        )
+        rounds.measure(name, 0, lambda arm: row(points, arm, count_arm(arm), arm in every))
     found = {one["arm"]: one for one in rounds.read(name, 0)}
-    return [{column: found[arm.name][column] for column in COLUMNS} for arm in own]
+    return [{column: found[arm][column] for column in COLUMNS} for arm in rounds.arms]
 
 
-def row(engine_set: EngineSet, arm: str, counts: TokenCounts, every: bool) -> dict:
-    """A row of late_tokens.csv: the engines by the points that they measure (the first set, with the default flags,
-    also latency), and tokens of all steps of one batch; of a model that has no late layers `every` one is expected."""
-    points = [point.name for point in engine_set.points]
+def row(points: str, arm: str, counts: TokenCounts, every: bool) -> dict:
+    """A row of late_tokens.csv: tokens of all steps of one batch."""
     return {
-        "points": " ".join(points) or "latency",
+        "points": points,
         "arm": arm,
         "steps": counts.steps,
         "tokens": counts.early,

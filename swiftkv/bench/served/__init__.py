@@ -7,9 +7,11 @@ with the same requests at the same times; ratios are taken within a round. See d
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from swiftkv import files, registry
+from swiftkv.bench import late_tokens
 from swiftkv.bench.rounds import SOURCES, Rounds, fingerprint
 from swiftkv.bench.served import client, metrics, summary
 from swiftkv.bench.served.loads import Load
@@ -45,21 +47,36 @@ def run(
         Provenance("served", config, out=[out_dir / name for name in FILES], weights="dummy", engine=engine) as record,
         Servers(plan, work, port, factory) as servers,
     ):
-        measure(plan, rounds, servers)
+        counted = measure(plan, rounds, servers)
         record.record["measured"] = rounds.span()
         measured = [row for load in plan.loads for n in range(plan.rounds) for row in rounds.read(load.key, n)]
         write_results(plan, out_dir, measured)
+        write_csv(out_dir / "late_tokens.csv", counted)
         for name in FILES:
             record.save(out_dir / name)
 
 
-def measure(plan: ServedPlan, rounds: Rounds, servers: Servers) -> None:
-    """Measure every round that is not there yet: first the loads without prefix caching, then the traces, with it."""
+def measure(plan: ServedPlan, rounds: Rounds, servers: Servers) -> list[dict]:
+    """Measure every round that is not there yet: first the loads without prefix caching, then the traces, with it.
+    Rows of late_tokens.csv: of the warm-up of the servers of either kind."""
+    counted = []
     for prefix_caching in (False, True):
+        loads = [load for load in plan.loads if (load.replay is not None) == prefix_caching]
+        if loads:
+            counted += count(plan, loads, prefix_caching, rounds, servers)
         for number in range(plan.rounds):
-            for load in plan.loads:
-                if (load.replay is not None) == prefix_caching and not rounds.has(load.key, number):
+            for load in loads:
+                if not rounds.has(load.key, number):
                     measure_round(plan, load, number, rounds, servers)
+    return counted
+
+
+def count(plan: ServedPlan, loads: list[Load], prefix_caching: bool, rounds: Rounds, servers: Servers) -> list[dict]:
+    """Late-layer tokens of the servers that these loads are put on."""
+    name = late_tokens.name_of("prefix-caching" if prefix_caching else "plain")
+    shown = " ".join(load.name for load in loads)
+    every = late_tokens.whole(plan.arms, plan.settings.shape["num_hidden_layers"])
+    return late_tokens.rows(rounds, name, shown, every, partial(servers.counted, prefix_caching=prefix_caching))
 
 
 def measure_round(plan: ServedPlan, load: Load, number: int, rounds: Rounds, servers: Servers) -> None:

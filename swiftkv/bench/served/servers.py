@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from swiftkv.bench.served import client
 from swiftkv.bench.served.plan import ServedPlan
 from swiftkv.engines.arms import word_tokenizer, write_model
+from swiftkv.engines.counting import TokenCounts
 from swiftkv.engines.engine import BESIDE_OTHERS, GIB
-from swiftkv.engines.server import Server, server
+from swiftkv.engines.server import Server, count_tokens, server
 from swiftkv.engines.settings import Arm, EngineSettings
 
 SETTLE_S = 1.5
@@ -52,6 +54,7 @@ def serve_arm(arm: Arm, settings: EngineSettings, folder: Path, port: int | None
         kv_cache_gib=settings.kv_memory_bytes / settings.tensor_parallel_size / GIB,
         arguments=server_arguments(settings),
         timeout_s=timeout_s,
+        countable=True,
     ) as running:
         yield running
 
@@ -66,6 +69,7 @@ class Servers:
         self.arms, self.timeouts, self.settings = plan.arms, plan.timeouts, plan.settings
         self.folder, self.port, self.factory = folder, port, factory
         self.running: dict[str, Server] = {}
+        self.counts: dict[str, TokenCounts] = {}  # of the warm-up
         self.stack = ExitStack()
 
     def __enter__(self) -> "Servers":
@@ -93,7 +97,13 @@ class Servers:
                 self.factory(arm, self.settings, self.folder, port, self.timeouts.start_s)
             )
         for arm in self.arms:
-            self.warm_up(arm.name)
+            warm_up = partial(self.warm_up, arm.name)
+            self.counts[arm.name] = count_tokens(self.running[arm.name], warm_up)
+
+    def counted(self, arm: str, prefix_caching: bool) -> TokenCounts:
+        """What the warm-up of the arm's server ran."""
+        self.get(arm, prefix_caching)
+        return self.counts[arm]
 
     def warm_up(self, arm: str) -> None:
         """As many requests at once as run at once; nothing of them is kept."""

@@ -18,7 +18,8 @@ from swiftkv.report.claims.measurement import Unanswerable
 from swiftkv.results import Results
 
 NOT_RUN = "A number counts only behind green gates, and `swiftkv verify` has not run beside it"
-TIMED = ("throughput", "latency")  # frames of the engines whose late-layer tokens the throughput stage counts
+# By frame of what was timed the frame of the late-layer tokens of its engines.
+TIMED = {"throughput": "late_tokens", "latency": "late_tokens", "served": "served_late_tokens"}
 SCORED = {"accuracy": "accuracy/*/samples.jsonl", "protocol": "protocol/*/protocol.json"}
 
 
@@ -40,7 +41,7 @@ def objection(config: RunConfig, results: Results, frame: str) -> str | None:
     differs = unlike_run(config, identity, record) or unlike_number(results, identity or record, frame)
     if differs:
         return f"The gates were measured on something else: {'; '.join(differs)}"
-    return uncounted(results, identity) if frame in TIMED else None
+    return uncounted(results, identity, TIMED[frame]) if frame in TIMED else None
 
 
 def unlike_run(config: RunConfig, identity: Mapping | None, record: Mapping) -> list[str]:
@@ -83,15 +84,13 @@ def unlike_weights(models: Mapping, records: Mapping[str, Mapping]) -> list[str]
     return sorted(found)
 
 
-def uncounted(results: Results, identity: Mapping | None) -> str | None:
+def uncounted(results: Results, identity: Mapping | None, frame: str) -> str | None:
     """Why the engines that were timed are not known to skip layers for exactly the tokens that may; None if they are,
     and of runs from before their tokens were counted."""
-    if not results.has("late_tokens"):
-        missing = (
-            f"The late-layer tokens of the engines that were timed have not been counted ({FILES['late_tokens'].path})"
-        )
+    if not results.has(frame):
+        missing = f"The late-layer tokens of the engines that were timed have not been counted ({FILES[frame].path})"
         return missing if identity else None
-    counts = results.frame("late_tokens")
+    counts = results.frame(frame)
     wrong = counts[~(counts.late_tokens == counts.expected_late_tokens)]
     if wrong.empty:
         return None
