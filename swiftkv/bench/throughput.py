@@ -8,7 +8,7 @@ like the students. Nothing that was measured is left out (`pace` says how much i
 cards; prompt tokens that a cache holds count.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -49,7 +49,7 @@ def run(config: RunConfig, out_dir: Path, work: Path, factory: Callable = VLLMEn
                 alone = Rounds(work, key, [BASE_ARM], plan.seed, plan.decisive({}))
                 batches |= {point.name: pace.batches(plan, point, alone, engines) for point in engine_set.points}
                 rounds = Rounds(work, key, plan.names, plan.seed, plan.decisive(batches))
-                rows += measure(plan, engine_set.points, rounds, engines, time_left(plan, engine_set, rows))
+                rows += measure(plan, engine_set.points, batches, rounds, engines, time_left(plan, engine_set, rows))
                 if engine_set is plan.engine_sets[0]:  # the one with the default flags
                     capacity = kv_capacity(plan, rounds, engines)
                     latency_rows = latency.measure(plan, rounds, engines)
@@ -112,13 +112,18 @@ def time_left(plan: ThroughputPlan, engine_set: EngineSet, rows: Sequence[dict])
 
 
 def measure(
-    plan: ThroughputPlan, points: Sequence[PlannedPoint], rounds: Rounds, engines: LiveEngines, left_s: float
+    plan: ThroughputPlan,
+    points: Sequence[PlannedPoint],
+    batches: Mapping[str, int],
+    rounds: Rounds,
+    engines: LiveEngines,
+    left_s: float,
 ) -> list[dict]:
     """Measure every round that is not there yet, repeat by repeat; rows of `points`, in the order of their rounds."""
 
     def need(point: PlannedPoint, repeat: int) -> None:
         if not rounds.has(point.name, repeat):
-            measure_round(plan, point, repeat, rounds, engines)
+            measure_round(plan, point, batches[point.name], repeat, rounds, engines)
 
     def read(point: PlannedPoint, count: int) -> list[dict]:
         return [row for repeat in range(count) for row in rounds.read(point.name, repeat)]
@@ -127,22 +132,23 @@ def measure(
     return [row for point in points for row in read(point, counts[point.name])]
 
 
-def measure_round(plan: ThroughputPlan, point: PlannedPoint, repeat: int, rounds: Rounds, engines: LiveEngines) -> None:
-    """Run one workload on every arm, each with the same requests."""
-    batches = rounds.decisive[point.name]["load"]["batches"]
+def measure_round(
+    plan: ThroughputPlan, point: PlannedPoint, batches: int, repeat: int, rounds: Rounds, engines: LiveEngines
+) -> None:
+    """Run the batches of one workload on every arm, each with the same requests."""
     engines.ready()
 
     def measure_arm(arm: str) -> dict:
         seeds = [plan.request_seed(repeat, number) for number in range(batches)]
         result = joined([engines[arm].run(point.batch, seed=seed) for seed in seeds])
-        row = to_row(point, arm, repeat, result, batches)
+        row = to_row(point, arm, repeat, batches, result)
         print(f"throughput {point.name} repeat {repeat} {arm}: {row['total_tokens_per_s']:.0f} tokens/s", flush=True)
         return row
 
     rounds.measure(point.name, repeat, measure_arm)
 
 
-def check_result(where: str, batch: Batch, result: BatchResult, batches: int = 1) -> None:
+def check_result(where: str, batch: Batch, batches: int, result: BatchResult) -> None:
     """Raise UserError unless every request ran, generated what was asked for and found the common prefix cached."""
     count = batches * batch.num_requests
     if result.failed:
@@ -158,9 +164,9 @@ def check_result(where: str, batch: Batch, result: BatchResult, batches: int = 1
         raise UserError(f"{where}: {result.cached_tokens} prompt tokens were cached instead of {cached}")
 
 
-def to_row(point: PlannedPoint, arm: str, repeat: int, result: BatchResult, batches: int = 1) -> dict:
+def to_row(point: PlannedPoint, arm: str, repeat: int, batches: int, result: BatchResult) -> dict:
     """A row of measurements.jsonl, with the TIMES of its requests as lists. Raises UserError as `check_result`."""
-    check_result(f"throughput {point.name}, arm {arm}, repeat {repeat}", point.batch, result, batches)
+    check_result(f"throughput {point.name}, arm {arm}, repeat {repeat}", point.batch, batches, result)
     return {
         "point": point.name,
         "arm": arm,

@@ -175,7 +175,7 @@ def test_a_failure_ends_in_one_line_and_no_result(fake, tmp_path, fault, message
         run(config, tmp_path)
     assert "\n" not in str(caught.value) and capfd.readouterr().err == ""
     assert not (tmp_path / "out").exists()
-    assert len(list((tmp_path / "work").glob("*/open*/000-0/*.json"))) == (0 if "warm-up" in message else 2)
+    assert len(list((tmp_path / "work").glob("*/open*/000/*.json"))) == (0 if "warm-up" in message else 2)
 
 
 def test_a_rerun_goes_on_after_a_server_was_killed(fake, tmp_path, capsys):

@@ -436,17 +436,18 @@ def test_a_common_prefix_is_cached_and_nothing_else(tmp_path):
 
 @pytest.mark.vllm
 def test_real_engines(tmp_path):
-    """Three live engines of a tiny shape in one process, end to end."""
+    """Four live engines of a tiny shape in one process, the A/A control on the base's, end to end."""
     points = [
         {"name": "mixed", "input_len": 50, "output_len": 5, "num_requests": 3},
         {"name": "prompt-only", "input_len": 60, "output_len": 1, "num_requests": 2},
     ]
-    config = throughput_config(repeats=1, points=points, latency={"input_len": 20, "output_len": 6, "rounds": 2})
+    latency = {"input_len": 20, "output_len": 6, "rounds": 2}
+    config = throughput_config(repeats=1, points=points, latency=latency, controls=CONTROLS)
     throughput.run(config, tmp_path / "out", tmp_path / "work")
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
-    assert (summary.speedup > 0).all() and len(summary) == 6
+    assert (summary.speedup > 0).all() and len(summary) == 10 and summary.ci_low.isna().all()
     capacity = pd.read_csv(tmp_path / "out" / "kv_capacity.csv").set_index("arm")
-    assert list(capacity.kv_caches) == [8, 8, 5]
+    assert list(capacity.kv_caches) == [8, 8, 5, 8]
     assert list(capacity.ratio_to_base) == list(capacity.formula_ratio)
     counts = pd.read_csv(tmp_path / "out" / "late_tokens.csv").set_index("arm")
     # Three requests of 42 prompt tokens fill a step of 128, then 4 - 1 tokens each are decoded.
