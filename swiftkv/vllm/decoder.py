@@ -20,7 +20,8 @@ from vllm.model_executor.layers.attention.attention import unified_kv_cache_upda
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 
-from swiftkv.vllm.guards import exits_early
+from swiftkv.errors import UserError
+from swiftkv.vllm.guards import BREAKABLE, breakable_graphs, exits_early
 from swiftkv.vllm.needed import Needed, Step
 
 
@@ -127,6 +128,8 @@ class EarlyExitModel:
         attentions = [self.layers[j].self_attn for j in leaders]
         late_kv = LateKV(config, attentions, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv")
         if exits_early(vllm_config):
+            if breakable_graphs():
+                raise UserError(f"SwiftKV models do not support {BREAKABLE} with early exit")
             self.step = Step()
             for layer in self.layers[cut:]:
                 layer.self_attn.attn.step = self.step

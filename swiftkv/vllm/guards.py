@@ -29,6 +29,7 @@ FULL_PREFILL_ENV = "SWIFTKV_FULL_PREFILL"
 FULL_PREFILL_KEY = "swiftkv_full_prefill"
 GUARD = f"{__name__}:PromptLogprobsGuard"
 WORKER = "swiftkv.vllm.worker.EarlyExitWorker"
+BREAKABLE = "breakable CUDA graphs (VLLM_USE_BREAKABLE_CUDAGRAPH)"
 SPECULATIVE = ("ngram",)  # methods whose drafts come from tokens alone
 NO_PROMPT_LOGPROBS = (
     "{parameter}: this SwiftKV engine prefills with early exit, so prompt tokens have no logits. "
@@ -84,14 +85,19 @@ def unsupported_early_exit(vllm_config) -> str | None:
         f"speculative decoding by {method!r} (only by {', '.join(SPECULATIVE)})": (
             speculative is not None and method not in SPECULATIVE
         ),
-        # Such a graph holds the whole forward pass of a step, with the tokens that it was captured with.
-        "breakable CUDA graphs (VLLM_USE_BREAKABLE_CUDAGRAPH)": bool(
-            getattr(vllm.envs, "VLLM_USE_BREAKABLE_CUDAGRAPH", False)
-        ),
+        BREAKABLE: breakable_graphs(),
         "a worker class of your own (worker_cls)": parallel.worker_cls not in ("auto", WORKER),
         f"the platform {current_platform.device_name}": not platform,
     }
     return next((feature for feature, asked in asked_for.items() if asked), None)
+
+
+def breakable_graphs() -> bool:
+    """Whether vLLM makes one graph of a step's whole forward pass, which would fix the tokens that run the late layers.
+
+    It may switch them on itself (VLLM_BATCH_INVARIANT), after the engine's configuration was checked.
+    """
+    return bool(getattr(vllm.envs, "VLLM_USE_BREAKABLE_CUDAGRAPH", False))
 
 
 def splits_a_group(vllm_config) -> bool:

@@ -43,10 +43,12 @@ def build(model) -> str:
     from vllm.model_executor.model_loader.utils import initialize_model
 
     from swiftkv.vllm.guards import GUARD, exits_early
+    from swiftkv.vllm.worker import without_guard
 
     with tempfile.TemporaryDirectory() as directory:
         config = engine_config(model, directory)
         assert exits_early(config) and GUARD in config.model_config.logits_processors
+        assert not without_guard(config).model_config.logits_processors
         with set_current_vllm_config(config):
             if not model_parallel_is_initialized():
                 init_distributed_environment(1, 0, f"file://{directory}/ranks", 0, "gloo")

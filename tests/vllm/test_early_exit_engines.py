@@ -135,6 +135,16 @@ def test_what_early_exit_cannot_do_is_named(where, value, feature):
     assert unsupported_early_exit(config).startswith(feature)
 
 
+def test_breakable_graphs_are_refused_wherever_vllm_switches_them_on(monkeypatch):
+    import vllm.envs
+
+    from swiftkv.vllm.guards import breakable_graphs
+
+    assert not breakable_graphs()
+    monkeypatch.setattr(vllm.envs, "VLLM_USE_BREAKABLE_CUDAGRAPH", True, raising=False)
+    assert breakable_graphs()
+
+
 def test_a_draft_model_is_refused_by_name(tiny_base, tiny_student):
     drafts = {"model": str(tiny_base), "num_speculative_tokens": 2}
     refused = pytest.raises(UserError, match="speculative decoding by 'draft_model'")

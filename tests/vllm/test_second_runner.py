@@ -5,12 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from packaging.version import Version
 
 from swiftkv.config import ROOT
 
 pytestmark = pytest.mark.vllm
 CHOSEN = [
-    *(f"test_random_traffic.py::test_random_traffic_is_answered_as_by_transformers[{seed}]" for seed in (3, 5, 8)),
+    *(f"test_random_traffic.py::test_random_traffic_is_answered_as_by_transformers[{seed}]" for seed in (3, 5)),
     "test_vllm_plugin.py::test_chunked_mixed_and_cached_batches_match_transformers",
     "test_vllm_plugin.py::test_only_needed_tokens_run_late_layers_and_prompt_logprobs_are_refused",
     "test_vllm_plugin.py::test_full_prefill_mode_runs_every_layer_and_scores_prompts[setting]",
@@ -32,7 +33,11 @@ def test_this_is_the_second_runner(tiny_student):
 
 
 def test_students_answer_and_refuse_the_same_under_the_second_runner():
-    pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor.interface", exc_type=ImportError)
+    import vllm
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() or Version(vllm.__version__) < Version("0.32"):
+        pytest.skip("vLLM does not look for the stand-in for Triton's CPU backend")
     tests = [f"tests/vllm/{name}" for name in CHOSEN]
     command = [sys.executable, "-m", "tests.helpers.second_runner", "-q", "-p", "no:cacheprovider", "-n", "0", *tests]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
