@@ -119,12 +119,9 @@ class EarlyExitModel:
     def split(self, vllm_config: VllmConfig, prefix: str) -> None:
         """Build the two halves over the family's layers, and the buffers that CUDA graphs need."""
         config, cut = self.config, self.config.num_key_value_layers
-        # Present even at l = L, where nothing reads it: checkpoints hold it.
         self.norm_swiftkv = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         leaders = config.layers_of().leaders
         self.late_layer_names = [self.layers[j].self_attn.attn.layer_name for j in leaders]
-        if not self.late_layer_names:
-            return  # l = L: the family's own forward pass stays
         attentions = [self.layers[j].self_attn for j in leaders]
         late_kv = LateKV(config, attentions, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv")
         if exits_early(vllm_config):
@@ -157,8 +154,6 @@ class EarlyExitModel:
 
     def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None) -> torch.Tensor:
         """Token ids and positions [T] -> final hidden states [T, D]; NaN where no logits are needed."""
-        if not self.late_layer_names:
-            return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
         x, keys, values = self.early_decoder(input_ids, positions, inputs_embeds)
         # Before the late layers run: they attend to what is written here, this step's tokens included.
         self.write_kv(keys, values)

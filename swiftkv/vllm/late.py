@@ -112,19 +112,23 @@ def late_layer(attention: type[LateSelfAttention], vllm_config: VllmConfig, pref
 
 
 class EarlyExitForCausalLM(LlamaForCausalLM):
-    """The language model of every family around its `model_class`.
+    """The language model of every family around its `model_class`; around vLLM's own `base_class` at l = L, where there
+    is nothing to split and vLLM compiles the whole.
 
     Loads checkpoints with or without the late layers' original q, k and v.
     """
 
     model_class: type[nn.Module]
+    base_class: type[nn.Module]
 
     def _init_model(self, vllm_config: VllmConfig, prefix: str = "", layer_type=None) -> nn.Module:
-        return self.model_class(vllm_config=vllm_config, prefix=prefix)
+        config = vllm_config.model_config.hf_config
+        late = config.num_key_value_layers < config.num_hidden_layers
+        return (self.model_class if late else self.base_class)(vllm_config=vllm_config, prefix=prefix)
 
     def get_model_state_cls(self) -> type:
         """What vLLM's second model runner keeps beside the model."""
-        if self.model.step is None:
+        if getattr(self.model, "step", None) is None:
             from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
             return DefaultModelState

@@ -25,4 +25,4 @@ class LlamaEarlyExitModel(EarlyExitModel, LlamaModel):
 
 
 class LlamaSwiftKVForCausalLM(EarlyExitForCausalLM):
-    model_class = LlamaEarlyExitModel
+    model_class, base_class = LlamaEarlyExitModel, LlamaModel

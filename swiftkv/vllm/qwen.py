@@ -4,7 +4,7 @@ from torch import nn
 from vllm.compilation.decorators import ignore_torch_compile
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer, Qwen2Model
-from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
+from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer, Qwen3Model
 
 from swiftkv.vllm.decoder import EarlyExitModel
 from swiftkv.vllm.late import EarlyExitForCausalLM, LateSelfAttention, is_late, late_layer
@@ -47,8 +47,8 @@ class Qwen3EarlyExitModel(QwenEarlyExitModel):
 
 
 class Qwen2SwiftKVForCausalLM(EarlyExitForCausalLM):
-    model_class = Qwen2EarlyExitModel
+    model_class, base_class = Qwen2EarlyExitModel, Qwen2Model
 
 
 class Qwen3SwiftKVForCausalLM(EarlyExitForCausalLM):
-    model_class = Qwen3EarlyExitModel
+    model_class, base_class = Qwen3EarlyExitModel, Qwen3Model

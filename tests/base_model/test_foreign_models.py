@@ -85,6 +85,11 @@ def of_transformers(directory: Path, ids: torch.Tensor) -> torch.Tensor:
         return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()(ids).logits
 
 
+def model_class(worker) -> str:
+    """Of the decoder stack in a worker."""
+    return type(worker.get_model().model).__name__
+
+
 def of_teacher(directory: Path, data: Batch) -> torch.Tensor:
     """Logits [tokens, V] of every row in turn, without its padding."""
     teacher = Teacher(directory, World(), float32=True)
@@ -111,12 +116,14 @@ def test_everyone_reads_the_same_model(name, tmp_path):
         assert (of_transformers(BASE, data.input_ids) - wanted).abs().max() > 1
     prompts = [row[:length].tolist() for row, length in zip(data.input_ids, data.lengths, strict=True)]
     settings = {"max_model_len": 512, "max_num_seqs": 4, "max_num_batched_tokens": 2048, "kv_cache_gib": 0.02}
-    reference = Reference(directory)
+    reference, classes = Reference(directory), []
     for served in (directory, whole):
         with engine(served, **settings, **RAW_LOGITS) as opened:
+            classes += opened.collective_rpc(model_class)
             difference = reference.compare(generate(opened, prompts, 8))
         # The base was not trained with Llama 3.1's RoPE, and amplifies rounding under it (1.8e-3 as it is served).
         assert difference.delta < 5e-3 and difference.mismatches == 0, served
+    assert classes[0] == classes[1], "at l = L vLLM compiles a model of its own as a whole"
 
 
 @pytest.mark.parametrize("name", CHANGES)
