@@ -12,11 +12,11 @@ from swiftkv.config import ROOT
 pytestmark = pytest.mark.vllm
 CHOSEN = [
     *(f"test_random_traffic.py::test_random_traffic_is_answered_as_by_transformers[{seed}]" for seed in (3, 5)),
-    "test_vllm_plugin.py::test_chunked_mixed_and_cached_batches_match_transformers",
+    "test_vllm_plugin.py::test_chunked_mixed_and_cached_batches_match_transformers[4-4]",
     "test_vllm_plugin.py::test_only_needed_tokens_run_late_layers_and_prompt_logprobs_are_refused",
     "test_vllm_plugin.py::test_full_prefill_mode_runs_every_layer_and_scores_prompts[setting]",
     "test_engine_features.py::test_preempted_requests_are_recomputed",
-    "test_early_exit_engines.py::test_all_late_layers_have_our_builder_and_the_engine_no_logits_processor",
+    "test_early_exit_engines.py::test_all_late_layers_have_our_builder_and_the_engine_no_logits_processor[2]",
     "test_early_exit_engines.py::test_an_engine_ends_on_prompt_logprobs_that_no_front_end_refused",
     "test_second_runner.py::test_this_is_the_second_runner",
 ]
