@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 import yaml
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
-    GgufConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -42,8 +42,10 @@ SAME_FREQUENCIES = 1e-4  # relative; the factors are stored in float32
 def write_directory(gguf: GgufFile, directory: Path, origin: str) -> None:
     """Write the model of a GGUF file into an existing directory; `origin` says in words where the file is from.
 
-    Raises UserError for a file whose tensors, rotary scaling or tokenizer are not those of a supported model.
+    Raises UserError for a file whose tensors, rotary scaling or tokenizer are not those of a supported model, and where
+    Transformers is too old to read one.
     """
+    unpacked()
     tokenizer = read_tokenizer(gguf)
     config = configuration(gguf, tokenizer)
     check_tensors(gguf, config)
@@ -132,10 +134,21 @@ def check_tensors(gguf: GgufFile, config: PreTrainedConfig) -> None:
             raise UserError(f"{gguf.path}: tensor {name} has shape {gguf.shapes[name]}, its metadata say {shape}")
 
 
+def unpacked():
+    """What tells Transformers to dequantise. Raises UserError for a release that cannot be told."""
+    try:
+        return transformers.GgufConfig(dequantize=True)
+    except AttributeError:
+        raise UserError(
+            "a base from a GGUF file needs a newer Transformers (5.17 and 5.19 were tried); "
+            f"{transformers.__version__} is installed"
+        ) from None
+
+
 def load(gguf: GgufFile, config: PreTrainedConfig) -> PreTrainedModel:
     """The model with dequantised weights."""
     return AutoModelForCausalLM.from_pretrained(
-        **named(gguf), config=config, dtype=DTYPE, quantization_config=GgufConfig(dequantize=True)
+        **named(gguf), config=config, dtype=DTYPE, quantization_config=unpacked()
     )
 
 

@@ -17,7 +17,6 @@ from swiftkv.errors import UserError
 MAGIC = b"GGUF"
 PLAIN = {"F64", "F32", "F16", "BF16"}
 ROPE_FACTORS = "rope_freqs.weight"
-LONG = {"tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"}
 
 
 def library():
@@ -90,8 +89,7 @@ def open_gguf(path: Path, architectures: tuple[str, ...]) -> GgufFile:
             raise UserError(f"{path}: not a GGUF file (it does not begin with {MAGIC.decode()!r})")
     try:
         reader = reader_of(path)
-        # Lists of the vocabulary are long, and `gguf_tokenizer` reads them its own way.
-        metadata = {name: entry.contents() for name, entry in reader.fields.items() if name not in LONG}
+        metadata = {name: entry.contents() for name, entry in reader.fields.items()}
         tensors = {tensor.name: tensor for tensor in reader.tensors}
     except Exception as error:
         # Whatever a reader stumbles over where bytes are missing: the library has no error of its own for it.

@@ -132,29 +132,37 @@ def all_at_once(query, key, value, spans: Spans, scaling: float | None) -> torch
 
 @cache
 def fused(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, size: int) -> bool:
-    """Whether `all_at_once` can be used for these shapes: it computes there what `one_by_one` computes, and the same
-    gradients, on three documents of which some tokens are no queries. Says so in a line where a GPU's cannot."""
+    """Whether `all_at_once` can be used for these shapes: `disagreement` finds none beyond rounding. Says so in a line
+    where a GPU's cannot."""
     if device.type != "cuda" or dtype == torch.float32:
         return False
-    index = torch.tensor([1, 2, 5, 6, 9, 10, 11, 30, 31])
-    spans = Spans(index, (0, 4, 12, 40), device)
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((heads, len(index)), (kv_heads, 40), (kv_heads, 40))
-    states = [torch.randn(1, *shape, size, generator=generator).to(device, dtype) for shape in shapes]
-    results = []
-    try:
-        for function in (one_by_one, all_at_once):
-            inputs = [state.clone().requires_grad_() for state in states]
-            output = function(*inputs, spans, None)
-            results.append([output.detach(), *torch.autograd.grad(output.float().square().sum(), inputs)])
-        furthest = max(((one - two).abs().max() / one.abs().max()).item() for one, two in zip(*results, strict=True))
-    except (ImportError, RuntimeError, TypeError, NotImplementedError) as error:
-        furthest, why = float("inf"), " ".join(str(error).split())
-    else:
-        why = f"it is off by {furthest:.2g}"
+    furthest, why = disagreement(device, dtype, heads, kv_heads, size)
     if furthest > TOLERANCE:
         print(f"distill: PyTorch's variable-length attention is not used here ({why}); documents run one by one")
     return furthest <= TOLERANCE
+
+
+def disagreement(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, size: int) -> tuple[float, str]:
+    """How far `all_at_once` is from `one_by_one`, in outputs and gradients, as a share of the largest number, on three
+    documents of which some tokens are no queries; and what is wrong in words. Infinitely far if it cannot run.
+
+    The caller's grad mode and autocast do not count: the teacher asks first, which wants no gradients.
+    """
+    generator, results = torch.Generator().manual_seed(0), []
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        index = torch.tensor([1, 2, 5, 6, 9, 10, 11, 30, 31])
+        shapes = ((heads, len(index)), (kv_heads, 40), (kv_heads, 40))
+        spans = Spans(index, (0, 4, 12, 40), device)
+        states = [torch.randn(1, *shape, size, generator=generator).to(device, dtype) for shape in shapes]
+        try:
+            for function in (one_by_one, all_at_once):
+                inputs = [state.clone().requires_grad_() for state in states]
+                output = function(*inputs, spans, None)
+                results.append([output.detach(), *torch.autograd.grad(output.float().square().sum(), inputs)])
+        except (ImportError, RuntimeError, TypeError, NotImplementedError) as error:
+            return float("inf"), " ".join(str(error).split())
+    furthest = max(((one - two).abs().max() / one.abs().max()).item() for one, two in zip(*results, strict=True))
+    return furthest, f"it is off by {furthest:.2g}"
 
 
 def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0, spans: Spans | None = None, **_):

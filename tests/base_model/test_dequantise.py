@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from swiftkv.base_model import fetch
+from swiftkv.base_model import dequantise, fetch
 from swiftkv.base_model.gguf_file import open_gguf
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
@@ -224,6 +225,14 @@ def test_missing_library_is_told(tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match="needs the package gguf: `pip install gguf`"):
         fetched(path, tmp_path / "base")
+
+
+def test_an_older_transformers_is_told(tiny_tokenizer, tmp_path, monkeypatch):
+    path = write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), tiny_tokenizer)
+    monkeypatch.setattr(dequantise, "transformers", SimpleNamespace(__version__="5.0.0"))
+    with pytest.raises(UserError, match=r"needs a newer Transformers .*5\.0\.0 is installed"):
+        fetched(path, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
 
 
 def test_storage_by_name_where_the_file_has_no_type(tiny_tokenizer, tmp_path):

@@ -95,27 +95,52 @@ def test_every_token_a_query_needs_no_mask_and_no_copy_of_the_keys():
     assert spans.runs.keys is None and spans.runs.query_ends.tolist() == spans.runs.key_ends.tolist() == [0, 3, 10]
 
 
-@pytest.mark.parametrize(
-    ("kernel", "used"),
-    [
-        (plain_varlen, True),
-        (lambda *arguments, scale: 1.1 * plain_varlen(*arguments, scale=scale), False),
-        (lambda *arguments, scale: exec("raise RuntimeError('no such kernel')"), False),
-    ],
-    ids=["right", "wrong", "missing"],
-)
-def test_the_kernel_of_a_gpu_is_used_where_it_is_right(monkeypatch, capsys, kernel, used):
-    """On the CPU in the GPU's place: `fused` asks the device for its type alone."""
+def too_large(*arguments, scale):
+    return 1.1 * plain_varlen(*arguments, scale=scale)
 
-    class Pretended(str):
-        type = "cuda"
 
+def missing(*arguments, scale):
+    raise RuntimeError("no such kernel")
+
+
+KERNELS = {"right": (plain_varlen, True), "wrong": (too_large, False), "missing": (missing, False)}
+
+
+class Pretended(str):
+    """The CPU in a GPU's place: `fused` asks the device for its type alone."""
+
+    type = "cuda"
+
+
+@pytest.mark.parametrize(("kernel", "used"), KERNELS.values(), ids=KERNELS)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_the_kernel_of_a_gpu_is_used_where_it_is_right(monkeypatch, capsys, kernel, used, mode):
+    """Whatever the grad mode of the first caller, which is the teacher's: the answer is kept for the students."""
     monkeypatch.setattr(attention, "varlen_kernel", kernel)
     fused.cache_clear()
-    assert fused(Pretended("cpu"), torch.bfloat16, HEADS, KV_HEADS, SIZE) is used
-    assert ("is not used here" in capsys.readouterr().out) == (not used)
+    with mode():
+        assert fused(Pretended("cpu"), torch.bfloat16, HEADS, KV_HEADS, SIZE) is used
+    said = capsys.readouterr().out
+    assert ("is not used here" in said) == (not used) and ("no such kernel" in said) == (kernel is missing)
     assert not fused(CPU, torch.bfloat16, HEADS, KV_HEADS, SIZE)
     fused.cache_clear()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_kernel_with_wrong_gradients_is_found_by_a_caller_that_wants_none(monkeypatch, mode):
+    def detached(query, *arguments, scale):
+        return plain_varlen(query.detach() + 0 * query, *arguments, scale=scale)
+
+    monkeypatch.setattr(attention, "varlen_kernel", detached)
+    with mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        furthest, why = attention.disagreement(CPU, torch.float64, HEADS, KV_HEADS, SIZE)
+    assert furthest == 1 and why == "it is off by 1"
+
+
+def test_precision_of_the_caller_does_not_count(monkeypatch):
+    monkeypatch.setattr(attention, "varlen_kernel", plain_varlen)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert attention.disagreement(CPU, torch.float32, HEADS, KV_HEADS, SIZE)[0] < 1e-5
 
 
 def of_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
