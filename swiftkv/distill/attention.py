@@ -42,10 +42,12 @@ class Spans:
         self.index, self.bounds, self.device = index, bounds, device
         self.masks: dict[tuple[int, torch.dtype], torch.Tensor] = {}
         cuts = torch.searchsorted(index, torch.tensor(bounds)).tolist()
+        # Tokens and queries of every document, and those documents that have queries.
+        self.sizes, self.query_sizes = ([end - first for first, end in pairwise(edges)] for edges in (bounds, cuts))
+        self.numbers = [number for number, queries in enumerate(self.query_sizes) if queries]
         self.documents = [
-            (slice(first, end), slice(bounds[number], int(index[end - 1]) + 1))
-            for number, (first, end) in enumerate(pairwise(cuts))
-            if end > first
+            (slice(cuts[number], cuts[number + 1]), slice(bounds[number], int(index[cuts[number + 1] - 1]) + 1))
+            for number in self.numbers
         ]
 
     def mask(self, number: int, dtype: torch.dtype) -> torch.Tensor | None:
@@ -87,9 +89,12 @@ class Spans:
 def one_by_one(query, key, value, spans: Spans, scaling: float | None) -> torch.Tensor:
     """Queries [1, H, N, d] and keys, values [1, Hkv, M, d] -> [1, N, H, d], a document at a time."""
     outputs = []
-    for number, (queries, keys) in enumerate(spans.documents):
-        mask = spans.mask(number, query.dtype)
-        parts = (query[:, :, queries], key[:, :, keys], value[:, :, keys])
+    # Split and not sliced: the gradient of a slice is as large as what it was cut from.
+    queries, keys, values = query.split(spans.query_sizes, 2), key.split(spans.sizes, 2), value.split(spans.sizes, 2)
+    for number, document in enumerate(spans.numbers):
+        mask, seen = spans.mask(number, query.dtype), spans.documents[number][1]
+        length = seen.stop - seen.start
+        parts = (queries[document], keys[document][:, :, :length], values[document][:, :, :length])
         out = F.scaled_dot_product_attention(*parts, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, 1)
