@@ -7,7 +7,7 @@ of 500 computes four times as much. On a GPU one call of PyTorch's variable-leng
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from swiftkv.distill.data import send
 
 NAME = "swiftkv_documents"
 TOLERANCE = 0.03  # of the fused kernel, as a share of the largest number: bfloat16 has 8 bits
@@ -40,10 +42,12 @@ class Spans:
         self.index, self.bounds, self.device = index, bounds, device
         self.masks: dict[tuple[int, torch.dtype], torch.Tensor] = {}
         cuts = torch.searchsorted(index, torch.tensor(bounds)).tolist()
+        # Tokens and queries of every document, and those documents that have queries.
+        self.sizes, self.query_sizes = ([end - first for first, end in pairwise(edges)] for edges in (bounds, cuts))
+        self.numbers = [number for number, queries in enumerate(self.query_sizes) if queries]
         self.documents = [
-            (slice(first, end), slice(bounds[number], int(index[end - 1]) + 1))
-            for number, (first, end) in enumerate(pairwise(cuts))
-            if end > first
+            (slice(cuts[number], cuts[number + 1]), slice(bounds[number], int(index[cuts[number + 1] - 1]) + 1))
+            for number in self.numbers
         ]
 
     def mask(self, number: int, dtype: torch.dtype) -> torch.Tensor | None:
@@ -54,7 +58,7 @@ class Spans:
         if (number, dtype) not in self.masks:
             later = torch.arange(keys.start, keys.stop) > self.index[queries, None]
             mask = torch.zeros(later.shape, dtype=dtype).masked_fill_(later, float("-inf"))
-            self.masks[number, dtype] = mask.to(self.device)
+            self.masks[number, dtype] = send(mask, self.device)
         return self.masks[number, dtype]
 
     @cached_property
@@ -74,9 +78,9 @@ class Spans:
         whole = len(self.index) == self.bounds[-1]
         keys = None if whole else torch.cat([torch.arange(a, b) for a, b in zip(start, last, strict=True)])
         return Runs(
-            query_ends=F.pad(ends, (1, 0)).int().to(self.device),
-            key_ends=key_ends.int().to(self.device),
-            keys=None if keys is None else keys.to(self.device),
+            query_ends=send(F.pad(ends, (1, 0)).int(), self.device),
+            key_ends=send(key_ends.int(), self.device),
+            keys=None if keys is None else send(keys, self.device),
             longest_query=int((ends - first).max()),
             longest_key=int(sizes.max()),
         )
@@ -85,12 +89,21 @@ class Spans:
 def one_by_one(query, key, value, spans: Spans, scaling: float | None) -> torch.Tensor:
     """Queries [1, H, N, d] and keys, values [1, Hkv, M, d] -> [1, N, H, d], a document at a time."""
     outputs = []
-    for number, (queries, keys) in enumerate(spans.documents):
-        mask = spans.mask(number, query.dtype)
-        parts = (query[:, :, queries], key[:, :, keys], value[:, :, keys])
+    # Split and not sliced: the gradient of a slice is as large as what it was cut from.
+    queries, keys, values = query.split(spans.query_sizes, 2), key.split(spans.sizes, 2), value.split(spans.sizes, 2)
+    for number, document in enumerate(spans.numbers):
+        mask, seen = spans.mask(number, query.dtype), spans.documents[number][1]
+        length = seen.stop - seen.start
+        parts = (queries[document], keys[document][:, :, :length], values[document][:, :, :length])
         out = F.scaled_dot_product_attention(*parts, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, 1)
+
+
+@cache
+def parameters_of(function: Callable) -> frozenset[str]:
+    """The names of a function's parameters."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def varlen_kernel(query, key, value, *runs, scale: float | None) -> torch.Tensor:
@@ -101,7 +114,7 @@ def varlen_kernel(query, key, value, *runs, scale: float | None) -> torch.Tensor
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    names = inspect.signature(varlen_attn).parameters
+    names = parameters_of(varlen_attn)
     options = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
     if "scale" in names:
         options["scale"] = scale
@@ -159,7 +172,7 @@ def disagreement(device: torch.device, dtype: torch.dtype, heads: int, kv_heads:
                 inputs = [state.clone().requires_grad_() for state in states]
                 output = function(*inputs, spans, None)
                 results.append([output.detach(), *torch.autograd.grad(output.float().square().sum(), inputs)])
-        except (ImportError, RuntimeError, TypeError, NotImplementedError) as error:
+        except (ImportError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             return float("inf"), " ".join(str(error).split())
     furthest = max(((one - two).abs().max() / one.abs().max()).item() for one, two in zip(*results, strict=True))
     return furthest, f"it is off by {furthest:.2g}"

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from swiftkv.devices import fast_bfloat16
 from swiftkv.distill import attention
 from swiftkv.distill.attention import Spans
-from swiftkv.distill.data import Documents, documents, select
+from swiftkv.distill.data import Documents, documents, select, send
 from swiftkv.distill.loss import Targets
 from swiftkv.distill.parallel import World
 from swiftkv.modeling.checkpoint import load_tensors
@@ -58,10 +58,10 @@ class TeacherPass:
         if key not in self.views:
             device, chosen = self.final.device, select(self.texts, loss_on, every_position)
             # All of this is decided on the CPU, where the tokens come from: no step waits for the device.
-            index, loss = chosen.index.to(device), chosen.index[chosen.loss].to(device)
+            index, loss = send(chosen.index, device), send(chosen.index[chosen.loss], device)
             self.views[key] = View(
                 index=index,
-                at_loss=None if bool(chosen.loss.all()) else chosen.loss.nonzero().flatten().to(device),
+                at_loss=None if bool(chosen.loss.all()) else send(chosen.loss.nonzero().flatten(), device),
                 rope=tuple(part[:, index] for part in self.rope),
                 spans=Spans(chosen.index, self.texts.bounds, device),
                 targets=Targets(self.final[0, loss], self.head, temperature, keep_bytes=self.keep_bytes),
@@ -122,7 +122,7 @@ class Teacher:
 
         texts, stack = documents(batch), self.model.model
         every = Spans(torch.arange(len(texts.ids)), texts.bounds, self.device)
-        ids, place = (tensor[None].to(self.device) for tensor in (texts.ids, texts.place))
+        ids, place = (send(tensor[None], self.device) for tensor in (texts.ids, texts.place))
         handles = [stack.layers[number].register_forward_pre_hook(keep(number)) for number in layers]
         try:
             output = stack(input_ids=ids, position_ids=place, use_cache=False, spans=every)

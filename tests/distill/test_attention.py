@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swiftkv.distill import attention
 from swiftkv.distill.attention import Spans, all_at_once, attend, fused, one_by_one
+from tests.helpers.distillation import plain_varlen
 
 CPU = torch.device("cpu")
 HEADS, KV_HEADS, SIZE = 4, 2, 8
@@ -37,21 +37,6 @@ def definition(query, key, value, index, bounds):
     key, value = (states.repeat_interleave(HEADS // KV_HEADS, 1) for states in (key, value))
     scores = (query @ key.mT / SIZE**0.5).masked_fill(~visible, float("-inf"))
     return (scores.softmax(-1) @ value).transpose(1, 2)
-
-
-def plain_varlen(query, key, value, query_ends, key_ends, longest_query, longest_key, scale):
-    """What PyTorch's kernel computes by its documentation: ends of queries and keys are aligned."""
-    assert longest_query == query_ends.diff().max() and longest_key == key_ends.diff().max()
-    outputs = []
-    for number in range(len(query_ends) - 1):
-        q, k, v = (
-            x[ends[number] : ends[number + 1]].transpose(0, 1)[None]
-            for x, ends in ((query, query_ends), (key, key_ends), (value, key_ends))
-        )
-        later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(k.shape[2] - q.shape[2] + 1)
-        mask = torch.zeros(later.shape).masked_fill(later, float("-inf"))
-        outputs.append(F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)[0].transpose(0, 1))
-    return torch.cat(outputs)
 
 
 @settings(deadline=None, max_examples=60)

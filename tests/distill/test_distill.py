@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
 from swiftkv import files
 from swiftkv.config import SwiftKVVariant
 from swiftkv.config.training import Distill
-from swiftkv.distill import loop
+from swiftkv.distill import attention, loop
 from swiftkv.distill.data import documents, select
 from swiftkv.distill.loop import Options
 from swiftkv.distill.loss import Targets, kl_sum
@@ -26,7 +27,7 @@ from swiftkv.distill.trainee import Trainee, rate_at
 from swiftkv.errors import UserError
 from swiftkv.modeling.convert import convert
 from swiftkv.workloads.stream import Batch
-from tests.helpers.distillation import PAD, SETTINGS, VARIANTS, distill_config, make_batch
+from tests.helpers.distillation import PAD, SETTINGS, VARIANTS, distill_config, make_batch, plain_varlen
 
 
 def recipe(**changes) -> Distill:
@@ -205,6 +206,34 @@ def test_gradients_reach_every_trained_tensor(teacher):
         student = Student(SwiftKVVariant(**variant), teacher, recipe())
         student.sums(look(teacher, make_batch(0), student)).kl.backward()
         assert all(p.grad.abs().max() > 0 for p in student.trained.values())
+
+
+class Moves(TorchFunctionMode):
+    """Counts moves of tensors to a device, and keeps the shapes of those that would wait for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits, self.moves = [], 0
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        named = named or {}
+        if function is torch.Tensor.to and any(isinstance(value, torch.device) for value in arguments):
+            self.moves += 1
+            if not named.get("non_blocking"):
+                self.waits.append(tuple(arguments[0].shape))
+        return function(*arguments, **named)
+
+
+@pytest.mark.parametrize("way", ["one by one", "all at once"])
+def test_no_step_waits_until_the_device_has_its_tokens(teacher, monkeypatch, way):
+    """Otherwise a GPU stands idle at every micro-batch and view while the next work is thought of."""
+    if way == "all at once":
+        monkeypatch.setattr(attention, "varlen_kernel", plain_varlen)
+        monkeypatch.setattr(attention, "fused", lambda *_: True)
+    student = Student(SwiftKVVariant("half", 0.5, 2), teacher, recipe())
+    with Moves() as moves:
+        student.sums(look(teacher, make_batch(0), student)).kl.backward()
+    assert moves.moves >= 5 and not moves.waits
 
 
 @pytest.mark.parametrize("train", ["qkv", "layers"])

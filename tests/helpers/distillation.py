@@ -1,6 +1,7 @@
 """A distillation small enough for a test: its configuration and its batches."""
 
 import torch
+import torch.nn.functional as F
 
 from swiftkv.config import RunConfig
 from swiftkv.workloads.stream import Batch
@@ -32,3 +33,19 @@ def make_batch(index: int, rows: int = 8, length: int = 32) -> Batch:
     ids[places >= ends] = PAD
     answers = (places >= ends // 2) & (places < ends)
     return Batch(ids, answers, ends[:, 0])
+
+
+def plain_varlen(query, key, value, query_ends, key_ends, longest_query, longest_key, scale):
+    """What the kernel behind `attention.varlen_kernel` computes by its documentation: ends of queries and keys are
+    aligned."""
+    assert longest_query == query_ends.diff().max() and longest_key == key_ends.diff().max()
+    outputs = []
+    for number in range(len(query_ends) - 1):
+        q, k, v = (
+            x[ends[number] : ends[number + 1]].transpose(0, 1)[None]
+            for x, ends in ((query, query_ends), (key, key_ends), (value, key_ends))
+        )
+        later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(k.shape[2] - q.shape[2] + 1)
+        mask = torch.zeros(later.shape).masked_fill(later, float("-inf"))
+        outputs.append(F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)[0].transpose(0, 1))
+    return torch.cat(outputs)
