@@ -22,8 +22,8 @@ A directory per machine, a run in each: result files with their provenance, tabl
 `swiftkv verify-results DIR` checks one, `swiftkv compare DIR DIR` tells what differs between two.
 
 Ratios and shares may be compared across machines, times and rates may not. Verdicts are those of `claims.md` in each
-run; *not gated* is a number that no verify gates of the same machine, versions and sources stand behind, *too noisy* one
-whose machine differs from itself.
+run; *not gated* is a number that no verify gates of the same machine, versions and sources stand behind, *too noisy*
+one of a machine that differs from itself.
 
 """
 

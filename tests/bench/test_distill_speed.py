@@ -19,7 +19,7 @@ def test_a_checkout_against_itself(tmp_path, capsys):
     distill_speed.main(old=ROOT, base=BASE, repeats=3, warm_up=1, out=out, **SMALL)
     result = files.read_json(out)
     assert result["summary"]["ci_low"] <= result["summary"]["speedup"] <= result["summary"]["ci_high"]
-    assert len(result["rounds"]) == 2 and result["rounds"][0]["old"]["losses"] == result["rounds"][0]["new"]["losses"]
+    assert len(result["rounds"]) == 3 and result["rounds"][0]["old"]["losses"] == result["rounds"][0]["new"]["losses"]
     assert result["rounds"][0]["old"]["flops"] > 1e6 and result["commits"]["old"] == result["commits"]["new"]
     assert "distill_speed: old" in capsys.readouterr().out.splitlines()[-1]
     assert (tmp_path / "speed.json.provenance.json").is_file()

@@ -451,8 +451,8 @@ def test_real_engines(tmp_path):
     assert list(capacity.ratio_to_base) == list(capacity.formula_ratio)
     counts = pd.read_csv(tmp_path / "out" / "late_tokens.csv").set_index("arm")
     # Three requests of 42 prompt tokens fill a step of 128, then 4 - 1 tokens each are decoded.
-    assert counts.tokens.tolist() == [3 * (42 + 3)] * 3
-    assert counts.late_tokens.tolist() == counts.expected_late_tokens.tolist() == [135, 12, 12]
+    assert counts.tokens.tolist() == [3 * (42 + 3)] * 4
+    assert counts.late_tokens.tolist() == counts.expected_late_tokens.tolist() == [135, 12, 12, 135]
     unloaded = pd.read_csv(tmp_path / "out" / "latency.csv")
     assert (unloaded[["ttft_median_s", "tpot_median_s"]] > 0).all(axis=None)
 

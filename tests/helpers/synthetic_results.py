@@ -121,6 +121,16 @@ def requests_of(row: dict) -> list[dict]:
     return [one | {"request": number} for number in range(row["num_requests"])]
 
 
+def late_tokens(config) -> list[dict]:
+    """Counts of a warm-up of 90 tokens in 4 steps, 8 of which need logits."""
+    points = " ".join(point["name"] for point in config.raw["throughput"]["points"])
+    late = [(arm, 8 if skip else 90) for arm, skip, _ in timed(config) if arm != "base-again"]
+    return [
+        {"points": points, "arm": arm, "steps": 4, "tokens": 90, "late_tokens": number, "expected_late_tokens": number}
+        for arm, number in late
+    ]
+
+
 def arms(config) -> list[tuple[str, float, int]]:
     """(arm, skip, group) of the base and every variant."""
     return [("base", 0.0, 1), *((v.name, v.skip, v.key_value_group_size) for v in config.variants)]
@@ -322,7 +332,8 @@ def build(root: Path, config) -> Path:
         "summary.csv": summary, "measurements.jsonl": measurements, "requests.jsonl.gz": requests,
     }.items():  # fmt: skip
         save(scale / "throughput" / name, rows)
-    for name, rows in {"kv_capacity.csv": capacity, "compute.csv": compute}.items():
+    late = late_tokens(config)
+    for name, rows in {"kv_capacity.csv": capacity, "compute.csv": compute, "late_tokens.csv": late}.items():
         save(scale / "throughput" / name, rows)
     for name, rows in zip(("lengths.csv", "lengths_quantiles.csv"), lengths(), strict=True):
         save(scale / "lengths" / name, rows)
