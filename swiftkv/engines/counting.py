@@ -38,7 +38,7 @@ def decoder_of(worker):
 
 
 class Prompts:
-    """How long the prompts of the requests are that an engine runs, learned from the steps that start them."""
+    """How long the prompts of the requests are that an engine runs, learned from the steps in which they start."""
 
     def __init__(self):
         self.lengths: dict[str, int] = {}
@@ -50,7 +50,7 @@ class Prompts:
         computed |= zip(old.req_ids, old.num_computed_tokens, strict=True)
         self.lengths |= {one.req_id: len(one.prompt_token_ids) for one in new}
         ends = {name: computed[name] + tokens for name, tokens in scheduled.num_scheduled_tokens.items()}
-        return sum(end >= self.lengths[name] for name, end in ends.items())
+        return sum(end >= self.lengths.get(name, 0) for name, end in ends.items())  # one from before has answered
 
 
 def start(worker) -> None:

@@ -38,11 +38,24 @@ class Engine:
         return [self.worker.model_runner.execute_model(step) for step in steps]
 
 
-def step(*tokens: int, graph="piecewise", padded=0):
+def step(*tokens: int, graph="piecewise", padded=0, before=None, prompts=None):
+    """A step as the scheduler gives it to the runner. Requests of one token decode; others start with as many tokens, or
+    have run `before` and have prompts of `prompts` tokens."""
     numbers = {str(request): count for request, count in enumerate(tokens)}
-    total = sum(tokens)
+    starting = {name: count for name, count in numbers.items() if count > 1 and not before}
+    going_on = [name for name in numbers if name not in starting]
+    lengths = {name: prompts or count for name, count in starting.items()}
+    new = [
+        SimpleNamespace(req_id=name, num_computed_tokens=0, prompt_token_ids=[0] * size)
+        for name, size in lengths.items()
+    ]
     return SimpleNamespace(
-        num_scheduled_tokens=numbers, total_num_scheduled_tokens=total, graph=graph, padded=padded or 0
+        num_scheduled_tokens=numbers,
+        total_num_scheduled_tokens=sum(tokens),
+        scheduled_new_reqs=new,
+        scheduled_cached_reqs=SimpleNamespace(req_ids=going_on, num_computed_tokens=[before or 200] * len(going_on)),
+        graph=graph,
+        padded=padded or 0,
     )
 
 
@@ -58,6 +71,13 @@ def test_early_exit_runs_the_late_layers_for_the_tokens_whose_logits_are_needed(
     engine = Engine(early_exit)
     counts = counting.count(engine, lambda: engine.steps(PREFILL, MIXED, DECODE, PADDED, step()))
     assert counts == counting.TokenCounts(steps=4, early=180 + 42 + 3 + 3, late=12, needed=12)
+
+
+def test_a_step_that_ends_inside_a_prompt_needs_no_logits():
+    engine = Engine(lambda rows, requests: 1 if rows == 20 else 0)
+    chunks = step(40, prompts=100), step(40, before=40), step(20, before=80)
+    counts = counting.count(engine, lambda: engine.steps(*chunks))
+    assert counts == counting.TokenCounts(steps=3, early=100, late=1, needed=1)
 
 
 def test_whoever_runs_every_layer_is_seen():
