@@ -39,7 +39,7 @@ class Engine:
 
 
 def step(*tokens: int, graph="piecewise", padded=0, before=None, prompts=None):
-    """A step as the scheduler gives it to the runner. Requests of one token decode; others start with as many tokens, or
+    """A step as the scheduler gives it to the runner. Requests of one token decode; others start with as many, or
     have run `before` and have prompts of `prompts` tokens."""
     numbers = {str(request): count for request, count in enumerate(tokens)}
     starting = {name: count for name, count in numbers.items() if count > 1 and not before}
