@@ -12,21 +12,15 @@ from swiftkv.bench.plan import PlannedPoint, ThroughputPlan
 from swiftkv.bench.rounds import Rounds
 from swiftkv.config import BASE_ARM
 from swiftkv.engines.arms import LiveEngines
-from swiftkv.engines.settings import BLOCK
 
 # A student with more KV cache can beat the FLOPs limit, and a machine is faster at times than in its warm-up.
 SPARE = 1.25
 
 
-def cached_len(point: PlannedPoint) -> int:
-    """Prompt tokens of a request that lie in the prefix cache: vLLM caches whole blocks."""
-    return point.batch.prefix_len // BLOCK * BLOCK
-
-
 def fastest(plan: ThroughputPlan, point: PlannedPoint) -> float:
     """The highest speed-up over the base that the FLOPs model allows any arm of a workload."""
     shape, batch = point.settings.shape, point.batch
-    lengths = (batch.input_len, batch.output_len, cached_len(point))
+    lengths = (batch.input_len, batch.output_len, batch.cached_len)
     return max(costmodel.workload_speedup_limit(shape, arm.cut, arm.group, *lengths) for arm in plan.arms)
 
 

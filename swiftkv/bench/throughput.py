@@ -19,7 +19,7 @@ from swiftkv.bench.plan import CAPACITY, EngineSet, PlannedPoint, ThroughputPlan
 from swiftkv.bench.rounds import Rounds, fingerprint
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.arms import BatchResult, LiveEngines, VLLMEngine, joined
-from swiftkv.engines.settings import BLOCK, Arm, Batch
+from swiftkv.engines.settings import Arm, Batch
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 from swiftkv.registry import names
@@ -159,7 +159,7 @@ def check_result(where: str, batch: Batch, batches: int, result: BatchResult) ->
     ):
         if actual != expected:
             raise UserError(f"{where}: {actual} {name} tokens instead of {expected}; arms would not be comparable")
-    cached = count * (batch.prefix_len // BLOCK * BLOCK)  # vLLM caches whole blocks
+    cached = count * batch.cached_len
     if result.cached_tokens < cached:
         raise UserError(f"{where}: {result.cached_tokens} prompt tokens were cached instead of {cached}")
 

@@ -54,6 +54,11 @@ class Batch:
         """KV blocks of one request."""
         return math.ceil((self.input_len + self.output_len) / BLOCK)
 
+    @property
+    def cached_len(self) -> int:
+        """Prompt tokens of a request that lie in the prefix cache: vLLM caches whole blocks."""
+        return self.prefix_len // BLOCK * BLOCK
+
 
 @dataclass(frozen=True)
 class EngineSettings:

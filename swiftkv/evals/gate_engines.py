@@ -18,8 +18,6 @@ from swiftkv.engines import counting
 from swiftkv.evals.gate_prompts import Prompt
 from swiftkv.evals.reference import RAW_LOGITS, Answer, capacity, generate, own_logits, request
 
-GIB = 1 << 30
-
 
 class Setting(StrEnum):
     """How an engine prefills."""
@@ -51,7 +49,7 @@ class Questions:
 
     def engine(self, directory: Path, **settings):
         """An engine with raw logits; by default every prompt fits into one step."""
-        from swiftkv.engines.engine import engine
+        from swiftkv.engines.engine import GIB, engine
 
         whole = {"max_num_batched_tokens": max(self.max_len, sum(map(len, self.tokens)) + len(self.prompts))}
         fixed = RAW_LOGITS | {"kv_cache_gib": self.kv_bytes / self.ranks / GIB, "tensor_parallel_size": self.ranks}

@@ -5,6 +5,7 @@ Files of runs from before limits followed the base's error are judged by what st
 """
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from swiftkv import files
 from swiftkv.config import RunConfig
-from swiftkv.provenance import hardware_label
+from swiftkv.provenance import hardware_label, relative
 
 AT_MOST, EQUAL, AT_LEAST = "at most", "equal to", "at least"
+HOLDS = {AT_MOST: operator.le, EQUAL: operator.eq, AT_LEAST: operator.ge}
 # By gate: how measured must stand to limit, where it is not `at most`.
 RELATIONS = {
     "early-exit": EQUAL,
@@ -57,12 +59,7 @@ def verdict(row: Mapping) -> bool:
         return False
     if row.get("limit_from") is None and (found := MISMATCHES.search(str(row.get("detail")))) and int(found[1]):
         return False
-    match relation(row["gate"]):
-        case "equal to":
-            return measured == limit
-        case "at least":
-            return measured >= limit
-    return measured <= limit
+    return HOLDS[relation(row["gate"])](measured, limit)
 
 
 def deciding_sha256(config: RunConfig) -> str:
@@ -70,9 +67,10 @@ def deciding_sha256(config: RunConfig) -> str:
     return files.digest({name: config.raw.get(name) for name in DECIDING}, 64)
 
 
-def weights_sha256(directory: Path) -> dict[str, str]:
-    """The hash of each weight file of a model directory, by its name."""
-    return {path.name: files.sha256(path) for path in sorted(Path(directory).glob("*.safetensors"))}
+def weights_sha256(directory: Path, record: Mapping) -> dict[str, str]:
+    """The hash of each weight file of a model directory, by its name, as the provenance `record` has it already."""
+    paths = sorted(Path(directory).glob("*.safetensors"))
+    return {path.name: record["data_sha256"][relative(path)] for path in paths}
 
 
 def identity(config: RunConfig, record: Mapping, models: Mapping[str, tuple[dict, Path]]) -> dict:
@@ -87,7 +85,7 @@ def identity(config: RunConfig, record: Mapping, models: Mapping[str, tuple[dict
         "versions": {name: record["versions"][name] for name in ENGINE_PACKAGES if name in record["versions"]},
         "engine_sources": record["engine_sources"],
         "models": {
-            name: {"shape": shape, "weights_sha256": weights_sha256(directory)}
+            name: {"shape": shape, "weights_sha256": weights_sha256(directory, record)}
             for name, (shape, directory) in models.items()
         },
     }

@@ -3,8 +3,8 @@
 Raw logits of vLLM (float32, greedy, the top 20 of every generated token) are compared with one Transformers forward
 pass in float64 over prompt + answer, in which every token runs every layer. No limit is chosen for a backend: a student
 may be `verify.error_multiple` times as far off as its base is in the same setting on the same kind of prompts, and more
-by as much as Transformers itself, in float32, loses more of the student than of the base. The base is held to that loss
-(docs/method.md says why).
+by as much as Transformers itself, in float32, loses more of the student than of the base. The base is held to that
+loss, and on random and on the longest prompts so is a student, where that allows more (docs/method.md says why).
 """
 
 import math

@@ -29,7 +29,6 @@ class WeightMap:
 
     def __init__(self, config):
         self.cut = config.num_key_value_layers
-        self.whole = self.cut == config.num_hidden_layers
         self.leaders = list(config.layers_of().leaders)
         self.tied = config.tie_word_embeddings
 
@@ -37,7 +36,7 @@ class WeightMap:
         """(parameter, shard) of tensor `name`; None if the model does not use it."""
         # Old checkpoints carry buffers of RoPE; a tied head is the embedding; at l = L there is nothing to norm.
         unused = "rotary_emb." in name or (self.tied and name.startswith("lm_head."))
-        if unused or (self.whole and name.startswith("model.norm_swiftkv.")):
+        if unused or (not self.leaders and name.startswith("model.norm_swiftkv.")):
             return None
         layer = LAYER.match(name)
         if layer is None:
