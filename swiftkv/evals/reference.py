@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOP = 20  # raw logits compared per generated token: the largest ones
+ULP = 2.0**-24  # largest relative error of rounding to float32
 RAW_LOGITS = {"logprobs_mode": "raw_logits", "max_logprobs": TOP}  # of an engine that `generate` is given
 
 
@@ -39,10 +40,12 @@ class Deviation:
 class Reference:
     """A model in Transformers, every token through every layer.
 
-    float64, so that rounding of the reference does not count as an error of vLLM (norms stay float32 there).
+    float64, so that rounding of the reference does not count as an error of vLLM (norms stay float32 there). With
+    `moved`, a seed, every weight is moved by about half a unit in the last place of float32: the same model to anyone
+    who computes in float32, rounded otherwise.
     """
 
-    def __init__(self, directory: Path, dtype: str = "float64"):
+    def __init__(self, directory: Path, dtype: str = "float64", moved: int | None = None):
         import torch
         from transformers.utils.logging import disable_progress_bar
 
@@ -51,19 +54,44 @@ class Reference:
         disable_progress_bar()
         self.torch = torch
         self.model = load_whole(directory, getattr(torch, dtype), times=3)  # an engine wants its place beside it
+        if moved is not None:
+            self.move_weights(moved)
+        self.states: dict[tuple, object] = {}  # final hidden states by the tokens that were run
         self.known: dict[tuple, object] = {}  # engines that agree are compared on the same tokens
+
+    def move_weights(self, seed: int) -> None:
+        """Multiply every weight by 1 + ULP * a standard normal number, drawn on the CPU, the same on every device."""
+        drawn = self.torch.Generator().manual_seed(seed)
+        with self.torch.no_grad():
+            for weight in self.model.parameters():
+                noise = self.torch.randn(weight.shape, generator=drawn, dtype=weight.dtype)
+                weight.mul_(noise.mul_(ULP).add_(1).to(weight.device))
+
+    def run(self, sequences: Iterable[Sequence[int]]) -> None:
+        """Run token sequences, those that begin another one of them within that: no token looks ahead."""
+        for tokens in sorted(map(tuple, sequences), key=len, reverse=True):
+            self.hidden(tokens)
+
+    def hidden(self, tokens: tuple[int, ...]):
+        """Token ids [T] -> final hidden states [T, D], from a sequence that begins with them where one was run."""
+        for known, states in self.states.items():
+            if known[: len(tokens)] == tokens:
+                return states[: len(tokens)]
+        with self.torch.inference_mode():
+            ids = self.torch.tensor([tokens], device=self.model.device)
+            self.states[tokens] = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        return self.states[tokens]
 
     def logits(self, tokens: Sequence[int], last: int = 0):
         """Token ids [T] -> logits [T, vocabulary] on the CPU, of the `last` positions only if given."""
         with self.torch.inference_mode():
-            ids = self.torch.tensor([tokens], device=self.model.device)
-            return self.model(ids, use_cache=False, logits_to_keep=last).logits[0].cpu()
+            return self.model.lm_head(self.hidden(tuple(tokens))[-last:]).cpu()
 
     def rows(self, answer: Answer):
         """Logits [tokens, vocabulary] of the positions that an answer's tokens were chosen at."""
         key = (*answer.prompt, None, *answer.tokens)
         if key not in self.known:
-            self.known[key] = self.logits(answer.prompt + answer.tokens[:-1], len(answer.tokens))
+            self.known[key] = self.logits(read_by(answer), len(answer.tokens))
         return self.known[key]
 
     def compare(self, answers: Iterable[Answer]) -> Deviation:
@@ -95,6 +123,11 @@ class Reference:
     def prompt_delta(self, prompt: Sequence[int], scores: Sequence[dict | None]) -> float:
         """Largest |delta| of the logits of prompt tokens; `scores` as vLLM returns raw prompt logits."""
         return largest_delta(self.prompt_logits(prompt), own_logits(prompt, scores))
+
+
+def read_by(answer: Answer) -> list[int]:
+    """The tokens that a model has read when it has chosen the last one of an answer."""
+    return [*answer.prompt, *answer.tokens[:-1]]
 
 
 def own_logits(prompt: Sequence[int], scores: Sequence[dict | None]) -> list[float]:

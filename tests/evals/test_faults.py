@@ -105,7 +105,7 @@ def test_served_model_that_is_not_its_checkpoint(directory, monkeypatch):
     from swiftkv.vllm.decoder import LateKV
 
     checks = gates.Checks(CONFIG, BASE, {STUDENT: directory})
-    of_base, of_student = gates.Pair.of(BASE), gates.Pair.of(directory)
+    of_base, of_student = gates.Truth(BASE), gates.Truth(directory)
     rotate = LateKV.forward
 
     def off_by_one(self, positions, hidden_states, residual):
@@ -114,8 +114,11 @@ def test_served_model_that_is_not_its_checkpoint(directory, monkeypatch):
     def wrong_norm(model):
         model.model.norm_swiftkv.weight.data.copy_(model.model.layers[CUT - 1].input_layernorm.weight)
 
-    def compared(pair, engine) -> list[gates.Compared]:
-        return list(checks.of_answers(pair, "logits", generate(engine, checks.asked.tokens, checks.asked.generate)))
+    def compared(truth, engine) -> list[gates.Compared]:
+        said = generate(engine, checks.asked.tokens, checks.asked.generate)
+        answers = checks.by_kind({"logits": said})
+        own = truth.lost(answers, {})
+        return [checks.of_answers(truth, key, given, own[key]) for key, given in answers.items()]
 
     with checks.asked.engine(BASE) as engine:
         checks.base_found.errors |= {(one.gate, one.kind): one.errors for one in compared(of_base, engine)}
