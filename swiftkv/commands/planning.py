@@ -98,7 +98,8 @@ def plan(
 
 def show_check(config: Path, results: Path, gpu: str | None) -> None:
     """Print predictions beside what `results` measured, by the machine that `gpu` names or one fitted to the base."""
-    from swiftkv.planning import predict, roofline
+    from swiftkv.planning import checked, roofline
 
-    machine = roofline.calibrated(gpu) if gpu else None
-    print(predict.check_report(*predict.check(load(config), results, machine)))
+    machine, loaded = roofline.calibrated(gpu) if gpu else None, load(config)
+    print(checked.check_report(*checked.check(loaded, results, machine)))
+    print("\n".join(checked.compare_guesses(loaded, results, machine)))

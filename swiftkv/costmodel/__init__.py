@@ -22,9 +22,11 @@ PARTS = ("vocab", "kv", "qo", "mlp", "attention")
 SHAPE_KEYS = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads".split()
 SHAPE_KEYS += ["vocab_size"]
 
-# Published shapes: config.json of meta-llama/Llama-3.1-8B-Instruct and Llama-3.1-70B-Instruct.
+# Published shapes: config.json of meta-llama/Llama-3.1-8B-Instruct, -70B-Instruct and -405B-Instruct.
 LLAMA_8B = dict(zip(SHAPE_KEYS, (4096, 14336, 32, 32, 8, 128256), strict=True))
 LLAMA_70B = dict(zip(SHAPE_KEYS, (8192, 28672, 80, 64, 8, 128256), strict=True))
+LLAMA_405B = dict(zip(SHAPE_KEYS, (16384, 53248, 126, 128, 8, 128256), strict=True))
+PUBLISHED_SHAPES = {"Llama-3.1-8B": LLAMA_8B, "Llama-3.1-70B": LLAMA_70B, "Llama-3.1-405B": LLAMA_405B}
 PAPER_CONTEXT = 128 * 1024
 
 

@@ -26,7 +26,6 @@ from swiftkv.workloads import traffic
 from swiftkv.workloads.downloads import mirror_of
 from swiftkv.workloads.traffic import Requests, Traffic
 
-PUBLISHED_SHAPES = {"Llama-3.1-8B": costmodel.LLAMA_8B, "Llama-3.1-70B": costmodel.LLAMA_70B}
 USABLE_MEMORY = 0.9  # of a GPU's, for weights and KV cache: vLLM's default
 STEP = 0.01  # of the fleet: how closely the smallest is sought
 SEARCH_HOURS = 1.0
@@ -187,10 +186,12 @@ def percentile(values: np.ndarray, q: int) -> float:
 
 def model_shape(model: str) -> Mapping:
     """A published shape by name, or that of a base model's directory. Raises UserError for neither."""
-    if model in PUBLISHED_SHAPES:
-        return PUBLISHED_SHAPES[model]
+    if model in costmodel.PUBLISHED_SHAPES:
+        return costmodel.PUBLISHED_SHAPES[model]
     if not Path(model).is_dir():
-        raise UserError(f"--model {model!r}: no such directory; published shapes are {', '.join(PUBLISHED_SHAPES)}")
+        raise UserError(
+            f"--model {model!r}: no such directory; published shapes are {', '.join(costmodel.PUBLISHED_SHAPES)}"
+        )
     return read_shape(Path(model), BASE_TYPES)
 
 

@@ -1,23 +1,17 @@
-"""Predicted times and speed-ups of a workload, and how far they are from what was measured.
+"""Predicted times of a workload, and the machine that they are predicted for.
 
 A workload is what the throughput stage sends: equal requests, all at once. `fit` learns a machine from the base arm's
-measured times alone; the variants' speed-ups are then predictions that the fit has not seen.
+measured times alone; the variants' speed-ups are then predictions that the fit has not seen (`checked` holds them
+against what was measured).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.optimize import least_squares
 
-from swiftkv.bench.plan import throughput_plan
-from swiftkv.config import BASE_ARM
-from swiftkv.config.measuring import CONTROLS
 from swiftkv.costmodel import workload_flops
-from swiftkv.engines.settings import DTYPE_BYTES, Arm, benchmark_arms, held_at_once
-from swiftkv.errors import UserError
 from swiftkv.planning import fleet, roofline
 from swiftkv.planning.roofline import Machine
 from swiftkv.workloads.traffic import Requests
@@ -28,12 +22,6 @@ OUTLIER = 0.05  # an error of the logarithm from which a time counts less
 # How hard the logarithm of each of `adjusted`'s factors is pulled towards 0, in units of the logarithm of a time.
 PULL = np.array([0, 0.02, 0.02, 0.005, 0.005])
 UNLIMITED = 2**40
-ALONE = "latency"  # the request that latency.csv is about
-COLUMNS = {
-    "summary.csv": set("point arm input_len output_len num_requests total_tokens_per_s_median speedup".split()),
-    "latency.csv": set("arm ttft_median_s tpot_median_s ttft_ratio tpot_ratio".split()),
-}
-RATIOS = {"speedup": "speedup", "ttft_ratio": "ttft_s", "tpot_ratio": "tpot_s"}
 
 
 @dataclass(frozen=True)
@@ -146,118 +134,3 @@ def _bandwidth(shape: Mapping, observations: list[Observation], dtype_bytes: int
     """Bytes/s at which the weights alone take the shortest observed time per token."""
     layers, times = shape["num_hidden_layers"], [seen.seconds for seen in observations if seen.quantity == "tpot_s"]
     return roofline.weight_bytes(shape, layers, 1, dtype_bytes) / min(times)
-
-
-def check(config, directory: Path, machine: Machine | None = None) -> tuple[pd.DataFrame, Machine]:
-    """Predicted against measured ratios of every point and arm in `directory`/throughput, and the machine used.
-
-    `config` is the configuration they were measured with. Columns: point, arm, quantity, predicted, measured, ci_low,
-    ci_high, error (predicted / measured - 1). Raises UserError if results are missing or are of other arms.
-    """
-    shape = config.shape
-    dtype_bytes = DTYPE_BYTES[shape["dtype"]]
-    summary, latency = (_read(directory / "throughput" / name) for name in ("summary.csv", "latency.csv"))
-    arms = benchmark_arms(config)
-    loads = {(arm.name, name): load for arm in arms for name, load in workloads(config, arm, summary).items()}
-    machine = fit(shape, _observations(summary, latency, loads), dtype_bytes, machine)
-    predictions = {
-        (arm.name, point): predict(shape, arm.cut, arm.group, load, machine, dtype_bytes)
-        for arm in arms
-        for (name, point), load in loads.items()
-        if name == arm.name
-    }
-    measured = [*_measured(summary, ("speedup",)), *_measured(latency, ("ttft_ratio", "tpot_ratio"))]
-    return _compare(predictions, measured), machine
-
-
-def workloads(config, arm: Arm, summary: pd.DataFrame) -> dict[str, Workload]:
-    """What an arm was asked at every point of `summary`, and alone (ALONE). Raises UserError for a point that the
-    configuration does not have."""
-    plan = throughput_plan(config)
-    points, loads = {point.name: point for point in plan.points}, {}
-    for row in summary[summary["arm"] == BASE_ARM].to_dict("records"):
-        if (point := points.get(row["point"])) is None:
-            raise UserError(f"predict: point {row['point']!r} is not in the configuration; give the one of that run")
-        loads[row["point"]] = Workload(
-            input_len=row["input_len"],
-            output_len=row["output_len"],
-            num_requests=row["num_requests"],
-            step_tokens=point.settings.max_num_batched_tokens,
-            at_once=held_at_once(point.settings, arm, point.batch),
-            cached_len=int(row.get("cached_len", 0)),
-        )
-    return loads | {ALONE: Workload(plan.latency.input_len, plan.latency.output_len)}
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted is the directory of a run, which holds throughput/")
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path}: not a table ({error})") from None
-    if missing := sorted(COLUMNS[path.name] - set(table.columns)):
-        raise UserError(f"{path}: columns are missing: {', '.join(missing)}")
-    if BASE_ARM not in set(table["arm"]):
-        raise UserError(f"{path}: no row of the arm {BASE_ARM!r}")
-    return table
-
-
-def _observations(summary: pd.DataFrame, latency: pd.DataFrame, loads: dict) -> list[Observation]:
-    """The base's times: of every point, and of the request alone."""
-    seen = []
-    for row in summary[summary["arm"] == BASE_ARM].itertuples():
-        tokens = row.num_requests * (row.input_len + row.output_len)
-        seen.append(Observation(loads[BASE_ARM, row.point], "elapsed_s", tokens / row.total_tokens_per_s_median))
-    row, alone = next(latency[latency["arm"] == BASE_ARM].itertuples()), loads[BASE_ARM, ALONE]
-    return [*seen, Observation(alone, "ttft_s", row.ttft_median_s), Observation(alone, "tpot_s", row.tpot_median_s)]
-
-
-def _measured(table: pd.DataFrame, quantities: tuple[str, ...]) -> list[dict]:
-    """Rows of every variant's measured ratios with their intervals."""
-    prefix = {"speedup": "", "tpot_ratio": "", "ttft_ratio": "ttft_"}  # of the interval's columns
-    return [
-        {
-            "point": row.get("point", ALONE),
-            "arm": row["arm"],
-            "quantity": quantity,
-            "measured": row[quantity],
-            "ci_low": row.get(f"{prefix[quantity]}ci_low"),
-            "ci_high": row.get(f"{prefix[quantity]}ci_high"),
-        }
-        for row in table.to_dict("records")
-        for quantity in quantities
-        if row["arm"] not in (BASE_ARM, *CONTROLS)
-    ]
-
-
-def _compare(predictions: dict, rows: list[dict]) -> pd.DataFrame:
-    for row in rows:
-        if (row["arm"], row["point"]) not in predictions:
-            raise UserError(f"predict: arm {row['arm']!r} is not in the configuration; give the one it was run with")
-        arm, base = predictions[row["arm"], row["point"]], predictions[BASE_ARM, row["point"]]
-        field = RATIOS[row["quantity"]]
-        ratio = base.elapsed_s / arm.elapsed_s if field == "speedup" else getattr(arm, field) / getattr(base, field)
-        row |= {"predicted": ratio, "error": ratio / row["measured"] - 1, "kind": roofline.PREDICTED}
-    columns = ["point", "arm", "quantity", "predicted", "measured", "ci_low", "ci_high", "error", "kind"]
-    return pd.DataFrame(rows)[columns]
-
-
-def check_report(table: pd.DataFrame, machine: Machine) -> str:
-    """The table, the fitted machine, and the median and worst absolute error of each quantity and of all."""
-    shown = table.drop(columns="kind").to_string(index=False, float_format=lambda value: f"{value:.3f}")
-    rates = (
-        f"{machine.flops[-1]:.3g} FLOP/s ({machine.flops[0]:.3g} in narrow steps, {machine.attention:.3g} attention)"
-    )
-    speed = f"{machine.bandwidth:.3g} bytes/s, {1e3 * machine.overhead_s:.3g} ms a step"
-    groups = [*table.groupby("quantity", sort=False), ("all", table)]
-    return "\n".join([shown, f"machine: {machine.name}, {rates}, {speed}", *error_lines(groups, "ratios")])
-
-
-def error_lines(groups: Iterable[tuple[str, pd.DataFrame]], what: str) -> list[str]:
-    """A line per named group of rows: how many of `what` they are, their median and worst absolute error."""
-    off = {name: rows["error"].abs() for name, rows in groups}
-    return [
-        f"{name}: {len(each)} {what}, error {each.median():.1%} in the median, {each.max():.1%} at worst"
-        for name, each in off.items()
-    ]

@@ -16,7 +16,7 @@ from swiftkv import files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.settings import DTYPE_BYTES, Arm, benchmark_arms
 from swiftkv.errors import UserError
-from swiftkv.planning import fleet, predict, roofline
+from swiftkv.planning import checked, fleet, predict, roofline
 from swiftkv.planning.roofline import Machine
 from swiftkv.provenance import Provenance
 from swiftkv.registry import FILES
@@ -40,7 +40,7 @@ def machine_of(config: RunConfig, fit: Path, fit_config: RunConfig, served: Resu
     here, there = served.origin("served").hardware, Results(fit_config.scale, fit).origin("throughput").hardware
     if here != there:
         raise UserError(f"--fit {fit}: was measured on {there}, the served run on {here}; allowed is the same machine")
-    machine = predict.check(fit_config, fit)[1]
+    machine = checked.check(fit_config, fit)[1]
     return replace(machine, overhead_s=machine.overhead_s + server_overhead(config, machine, served))
 
 
@@ -115,7 +115,7 @@ def compare(config: RunConfig, machine: Machine, results: Results) -> pd.DataFra
 def report(frame: pd.DataFrame) -> str:
     """The table, and the median and worst absolute error of each quantity."""
     shown = frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")
-    return "\n".join([shown, *predict.error_lines(frame.groupby("quantity", sort=False), "values")])
+    return "\n".join([shown, *checked.error_lines(frame.groupby("quantity", sort=False), "values")])
 
 
 def run(config: RunConfig, directory: Path, fit: Path, fit_config: RunConfig, out: Path) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from swiftkv import costmodel, files
 from swiftkv.config import BASE_ARM
 from swiftkv.engines.settings import DTYPE_BYTES, benchmark_arms
-from swiftkv.planning import capacity, predict, roofline
+from swiftkv.planning import capacity, checked, predict, roofline
 from swiftkv.planning.predict import Workload
 from swiftkv.planning.roofline import Machine
 from swiftkv.provenance import Provenance
@@ -48,7 +48,7 @@ def published_models(config) -> Iterator[dict]:
     """Rows of models.csv: REPLICAS by prompt length, at data-sheet rates times the efficiencies of `roofline`."""
     scenario = capacity.Scenario()
     for model, (gpu, count) in REPLICAS.items():
-        shape, machine = capacity.PUBLISHED_SHAPES[model], roofline.gpu(gpu).times(count)
+        shape, machine = costmodel.PUBLISHED_SHAPES[model], roofline.gpu(gpu).times(count)
         layers = shape["num_hidden_layers"]
         variants = [(BASE_ARM, 0.0, layers, 1), *costmodel.fitting(config.variants, layers, model)]
         for length in MODEL_LENGTHS:
@@ -68,14 +68,14 @@ def published_models(config) -> Iterator[dict]:
 def run(config, directory: Path, out: Path, machine: Machine | None = None) -> pd.DataFrame:
     """Predict beside `directory`/throughput, measured with `config`; write FILES with their provenance to `out`.
 
-    Returns speedups.csv. Raises UserError as `predict.check`.
+    Returns speedups.csv. Raises UserError as `checked.check`.
     """
-    inputs = [directory / "throughput" / name for name in predict.COLUMNS]
+    inputs = [directory / "throughput" / name for name in checked.COLUMNS]
     with Provenance(
         "predict", config, inputs=inputs, out=[out / name for name in FILES], kind=roofline.PREDICTED
     ) as record:
-        table, fitted = predict.check(config, directory, machine)
-        report = predict.check_report(table, fitted)
+        table, fitted = checked.check(config, directory, machine)
+        report = checked.check_report(table, fitted)
         files.write_text(out / "speedups.csv", table.to_csv(index=False))
         files.write_text(out / "speedups.md", f"# Predicted against measured\n\n```text\n{report}\n```\n")
         for name, rows in (("map.csv", ratio_map(config, fitted)), ("models.csv", published_models(config))):

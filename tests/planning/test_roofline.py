@@ -16,7 +16,7 @@ from swiftkv import costmodel
 from swiftkv.audit.verify_results import config_of_run
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
-from swiftkv.planning import calibration, predict, roofline, simulator
+from swiftkv.planning import calibration, checked, predict, roofline, simulator
 from swiftkv.planning.predict import Observation, Workload
 from swiftkv.planning.simulator import rate_at, step_parts
 from tests.helpers.models import TINY_SHAPE
@@ -136,7 +136,7 @@ def test_fit_finds_the_machine_it_was_made_from():
 
 def errors_of(run: str, path=None) -> pd.DataFrame:
     """Absolute errors of what is predicted for a committed run, fitted to its base alone."""
-    table = predict.check(config_of_run(REFERENCE / run, path), REFERENCE / run)[0]
+    table = checked.check(config_of_run(REFERENCE / run, path), REFERENCE / run)[0]
     return table.assign(off=table["error"].abs())
 
 
@@ -157,10 +157,41 @@ def test_the_sweep_is_predicted():
 
 def test_an_h200_is_predicted():
     """Llama-3.1-8B's shape, learned from the base alone; TTFT of one request scattered there."""
-    table = predict.check(config_of_run(H200, None), H200)[0]
+    table = checked.check(config_of_run(H200, None), H200)[0]
     off = table["error"].abs().groupby(table.quantity)
     assert off.size()["speedup"] == 20 and off.median()["speedup"] <= 0.005 and off.max()["speedup"] <= 0.017
     assert off.size()["tpot_ratio"] == 4 and off.max()["tpot_ratio"] <= 0.031
+
+
+def test_predictions_are_better_than_guesses_that_need_no_machine():
+    """Points that the fit has not seen included; docs/results/costmodel.md has these lines."""
+    config = config_of_run(REFERENCE / "cpu", None)
+    run = checked.MeasuredRun.read(config, REFERENCE / "cpu")
+    predicted = run.compared(run.machine()).query("quantity == 'speedup'").error.abs()
+    held_out = run.held_out().error.abs()
+    flops, nothing = (
+        run.guessed(guess).query("quantity == 'speedup'").error.abs()
+        for guess in (checked.FLOPS, checked.NOTHING_CHANGES)
+    )
+    assert len(predicted) == len(held_out) == len(flops) == 15
+    assert predicted.median() < flops.median() / 3 and held_out.median() < flops.median() / 2 < nothing.median()
+    lines = checked.compare_guesses(config, REFERENCE / "cpu")
+    assert [line.split(":")[0] for line in lines] == [
+        "speedup, the point left out of the fit",
+        *(
+            f'{quantity}, by the guess "{guess}"'
+            for guess in (checked.FLOPS, checked.NOTHING_CHANGES)
+            for quantity in checked.RATIOS
+        ),
+    ]
+
+
+def test_bias_has_a_sign_and_errors_of_either_sign_cancel_in_it():
+    rows = pd.DataFrame({"error": [0.1, 1 / 1.0999 - 1]})
+    assert checked.error_lines([("x", rows)], "ratios") == [
+        "x: 2 ratios, error 9.5% in the median, 10.0% at worst, bias +0.0%"
+    ]
+    assert "bias -9.1%" in checked.error_lines([("x", rows[1:])], "ratios")[0]
 
 
 def test_calibration_is_what_prediction_reads(tmp_path, monkeypatch):
@@ -228,11 +259,11 @@ def test_machine_of_no_speed_is_refused(change):
 
 def test_check_names_what_is_missing(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        predict.check(load_config(), Path("nowhere"))
+        checked.check(load_config(), Path("nowhere"))
     (tmp_path / "throughput").mkdir()
     for content, match in (("", "not a table"), ("arm,point\nbase,x\n", "input_len")):
         (tmp_path / "throughput" / "summary.csv").write_text(content)
         with pytest.raises(UserError, match=match):
-            predict.check(load_config(), tmp_path)
+            checked.check(load_config(), tmp_path)
     with pytest.raises(UserError, match="point 'ratio-10to1' is not in"):
-        predict.check(load_config(ROOT / "config" / "prefill-2000.yaml"), REFERENCE / "cpu")
+        checked.check(load_config(ROOT / "config" / "prefill-2000.yaml"), REFERENCE / "cpu")

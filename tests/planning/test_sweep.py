@@ -11,7 +11,7 @@ from swiftkv.bench.plan import PlannedPoint, throughput_plan
 from swiftkv.config import ROOT, RunConfig, load_config
 from swiftkv.engines.settings import BLOCK, benchmark_arms
 from swiftkv.errors import UserError
-from swiftkv.planning import predict, roofline, sweep
+from swiftkv.planning import checked, predict, roofline, sweep
 from swiftkv.planning.roofline import Machine
 from swiftkv.report import exhibits, plots
 
@@ -39,7 +39,7 @@ def summary_rows(config: RunConfig) -> list[dict]:
     base, rows = {}, []
     for arm in benchmark_arms(config):
         for row in points.to_dict("records"):
-            workload = predict.workloads(config, arm, points)[row["point"]]
+            workload = checked.workloads(config, arm, points)[row["point"]]
             made = seconds(SHAPE, arm, workload)
             tokens = row["num_requests"] * (row["input_len"] + row["output_len"])
             speedup = base.setdefault(row["point"], made.elapsed_s) / made.elapsed_s

@@ -119,7 +119,7 @@ def row(claim: dict, context: ClaimContext) -> dict:
     shown, ours = [], f"results/{context.config.scale}"
     if measured:
         paths = ", ".join(f"{ours}/{name}" for name in measured.files)
-        shown = [f"{paths}: {measured.details}", ceiling(float(source.value), measured)]
+        shown = [f"{paths}: {measured.details}" if paths else measured.details, ceiling(float(source.value), measured)]
     return {
         "id": claim["id"],
         "statement": claim["statement"],

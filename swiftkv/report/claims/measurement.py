@@ -20,7 +20,8 @@ class Measurement:
     """One number in the claim's unit.
 
     `low` and `high` bound it for the rules; `is_ci` says whether they are a 95% CI. `limit` is the compute
-    limit of the FLOPs model where there is one; `files` are the result files behind the number. `doubt` is the verdict,
+    limit of the FLOPs model where there is one; `files` are the result files behind the number, () if it was computed
+    from a published shape alone. `doubt` is the verdict,
     with its reason, that stands in place of the rule's where the number cannot be judged (`noise`).
     """
 
@@ -31,14 +32,14 @@ class Measurement:
     high: float = field(default=None)
     is_ci: bool = False
     limit: float | None = None
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] | None = None
     doubt: tuple[str, str] | None = None
 
     def __post_init__(self):
         for bound in ("low", "high"):
             if getattr(self, bound) is None:
                 object.__setattr__(self, bound, self.value)
-        if not self.files:
+        if self.files is None:
             object.__setattr__(self, "files", (file_of(self.frame),))
 
 

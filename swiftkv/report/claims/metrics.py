@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from swiftkv.config import BASE_ARM
-from swiftkv.report.claims import noise
+from swiftkv.evals import gate_file
+from swiftkv.report.claims import gating, noise
+from swiftkv.report.claims.analytic import predicted_gain, prefill_compute
 from swiftkv.report.claims.measurement import Measurement, Unanswerable, file_of, only, student
 from swiftkv.report.claims.quality import gap_recovered, retention
 from swiftkv.results import require
@@ -21,20 +23,15 @@ NO_SERVED_LOAD = (
 
 
 def cell(metric: dict, context) -> Measurement:
-    """One cell: `frame`, `column`; optional where, matching, student, low, high, limit, factor."""
+    """One cell: `frame`, `column`; optional where, student, low, high, limit, factor, min_input_len."""
     name, factor = metric["frame"], metric.get("factor", 1)
     where = dict(metric.get("where", {}))
     if "student" in metric:
         where["arm"] = student(metric, context)
     frame = context.results.parameters if name == "parameters" else context.results.frame(name)
-    columns = [
-        *where,
-        *metric.get("matching", {}),
-        *(metric[k] for k in ("column", "low", "high", "limit") if k in metric),
-    ]
-    require(frame, columns, Path(file_of(name)))
-    for column, pattern in metric.get("matching", {}).items():
-        frame = frame[frame[column].str.contains(pattern, case=False)]
+    require(
+        frame, [*where, *(metric[k] for k in ("column", "low", "high", "limit") if k in metric)], Path(file_of(name))
+    )
     row = only(frame, where, file_of(name))
     take = {key: factor * float(row[metric[key]]) for key in ("column", "low", "high", "limit") if key in metric}
     # An interval that is not there reads as NaN.
@@ -42,10 +39,15 @@ def cell(metric: dict, context) -> Measurement:
     if "column" not in take:
         raise Unanswerable("not measured", f"{file_of(name)}: {metric['column']} is empty for {where}")
     # latency.csv has no lengths of its own: one request shape, that of the configuration, stands for all of its rows.
-    latency = context.config.throughput.latency.model_dump() if name == "latency" else {}
+    shape = pd.Series(row.to_dict() | (context.config.throughput.latency.model_dump() if name == "latency" else {}))
+    if (needed := metric.get("min_input_len", 0)) and shape.input_len < needed:
+        raise Unanswerable(
+            "not comparable",
+            f"measured at {shape.input_len:,.0f} prompt tokens; the claim is about {needed:,} and more",
+        )
     asked = tuple(metric[key] for key in ("column", "low", "high") if key in metric)
     is_ratio = name in ("throughput", "latency") and len(asked) == 3
-    shown = [describe(where, pd.Series(row.to_dict() | latency), take)]
+    shown = [describe(where, shape, take)]
     if is_ratio:
         shown.append(noise.controls(frame, row, asked))
     return Measurement(
@@ -71,9 +73,6 @@ def describe(where: dict, row: pd.Series, take: dict) -> str:
         text += ", random weights"
     if "ttft_ratio" in row.index:
         text += ", one request at a time"
-    if "model" in row.index:
-        text += f", {row.model}: {row.gflops_per_prompt_token:.4g} GFLOPs per prompt token"
-        text += f" at a context of {row.context:,}"
     if "trained" in row.index:
         text += f": {row.trained:,} of {row.base:,} weights are trained"
     if "limit" in take:
@@ -152,28 +151,60 @@ def late_similarity(metric: dict, context) -> Measurement:
     )
 
 
-def best_load(metric: dict, context) -> Measurement:
-    """The lowest `column` ratio to the base among the request rates of a served run; details give every rate's."""
-    arm, column = student(metric, context), metric["column"]
-    if not context.results.has("served"):
+def most_favourable(metric: dict, context) -> Measurement:
+    """The speed-up at the workload where compute allows the most: chosen by the limit, not by what was measured."""
+    frame = context.results.throughput
+    of_student = frame[frame.arm == student(metric, context)].dropna(subset=metric["limit"])
+    if of_student.empty:
+        raise Unanswerable("not measured", f"{file_of('throughput')} has no workload of the student")
+    point = of_student.point[of_student[metric["limit"]].idxmax()]
+    return cell(metric | {"frame": "throughput", "where": {"point": point}}, context)
+
+
+def sustained_load(metric: dict, context) -> Measurement:
+    """The `column` ratio to the base at the request rate that the configuration named for it before it was measured:
+    one that the base sustains, for `min_seconds` a round. Details give every other rate's."""
+    arm, column, point = student(metric, context), metric["column"], metric["where"]["point"]
+    if not context.results.has("served") or context.config.served is None:
         raise Unanswerable("not measured", NO_SERVED_LOAD)
-    frame = context.results.served
-    rates = frame[(frame.kind == "rate") & (frame.arm == arm)]
-    names = [f"{column}_{end}" for end in ("ratio", "ci_low", "ci_high")]
+    rates = context.results.served.query("kind == 'rate'")
+    names = tuple(f"{column}_{end}" for end in ("ratio", "ci_low", "ci_high"))
     require(rates, names, Path(file_of("served")))
-    # The claim is of the form "up to": the best rate answers it, and the details show the others.
-    best = rates.loc[rates[names[0]].idxmin()]
-    shown = ", ".join(f"{row.point} {row.load:g}: {getattr(row, names[0]):.2f}" for row in rates.itertuples())
-    value, low, high = (None if pd.isna(best[name]) else float(best[name]) for name in names)
+    row, base = (only(rates, {"point": point, "arm": name}, file_of("served")) for name in (arm, BASE_ARM))
+    seconds, wanted = row.requests / row.load, context.config.served.slo.attainment
+    if seconds < metric["min_seconds"]:
+        raise Unanswerable("not measured", f"{point} lasts {seconds:.0f} s a round; asked are {metric['min_seconds']}")
+    if base.attainment < wanted:
+        kept = f"the base keeps the limits for {base.attainment:.0%} of its requests, under {wanted:.0%}"
+        raise Unanswerable(
+            "not comparable", f"at {row.load:g} {row.load_unit} {kept}, so it does not sustain that load"
+        )
+    others = rates[(rates.arm == arm) & (rates.point != point)]
+    shown = ", ".join(f"{other.point} {other.load:g}: {getattr(other, names[0]):.2f}" for other in others.itertuples())
+    value, low, high = (None if pd.isna(row[name]) else float(row[name]) for name in names)
     return Measurement(
         value=value,
         frame="served",
         low=low,
         high=high,
         is_ci=low is not None,
-        doubt=noise.doubt(rates, best, tuple(names), context.config.throughput.aa_tolerance),
-        details=f"lowest of {len(rates)} request rates, {best.point} {best.load:g} {best.load_unit} ({shown}), "
-        f"{best.rounds:.0f} rounds each, random weights",
+        doubt=noise.doubt(rates, row, names, context.config.throughput.aa_tolerance),
+        details=f"{point}, {row.load:g} {row.load_unit} for {seconds:.0f} s, {row.rounds:.0f} rounds, random weights; "
+        f"the base keeps the limits for {base.attainment:.0%} of its requests (other rates: {shown or 'none'})",
+    )
+
+
+def gates_passed(metric: dict, context) -> Measurement:
+    """Share (%) of the verify gates that pass, by their measured values and limits; another run's do not count."""
+    if why := gating.objection(context.config, context.results, "gates"):
+        raise Unanswerable("not gated", why)
+    rows = context.results.frame("gates").to_dict("records")
+    failed = gate_file.failed(rows)
+    named = ", ".join(f"{row['gate']} ({row['variant']})" for row in failed)
+    return Measurement(
+        value=100 * (1 - len(failed) / len(rows)),
+        frame="gates",
+        details=f"{len(rows) - len(failed)} of {len(rows)} gates pass" + (f"; not {named}" if failed else ""),
     )
 
 
@@ -190,6 +221,10 @@ METRICS = {
     "trace_ratio": trace_ratio,
     "trace_prompt": trace_prompt,
     "late_similarity": late_similarity,
-    "best_load": best_load,
+    "most_favourable": most_favourable,
+    "sustained_load": sustained_load,
+    "gates_passed": gates_passed,
+    "prefill_compute": prefill_compute,
+    "predicted_gain": predicted_gain,
     "none": nothing,
 }

@@ -40,9 +40,10 @@ def mean_of(arm: str, name: str, metric: dict, context) -> pd.Series:
 
 
 def retention(metric: dict, context) -> Measurement:
-    """100 * score / base score, mean over tasks; the CI is that of the paired difference over the base score."""
+    """100 * score / base score, mean over the tasks of the metric's `frame`, else of the one that judges the arm; the
+    CI is that of the paired difference over the base score."""
     arm = student(metric, context)
-    name = frame_of(arm, context)
+    name = metric.get("frame") or frame_of(arm, context)
     row = mean_of(arm, name, metric, context)
     return Measurement(
         value=100 * row.score / row.base_score,

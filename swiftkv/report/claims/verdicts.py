@@ -3,25 +3,22 @@
 from swiftkv.markup import with_interval
 from swiftkv.report.claims.measurement import Measurement
 
-REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
+REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_COMPARABLE = "reproduced", "partly", "not reproduced", "not comparable"
 
 
 def at_least(rule: dict, published: float, measured: Measurement) -> tuple[str, str]:
     """Larger is better. `reproduced`: the whole CI reaches `accept`. `partly`: the point estimate reaches
-    `partly` and the CI excludes `no_effect`. `accept: {limit_share: s}` is s times the compute limit.
+    `partly` and the CI excludes `no_effect`. Either may follow the compute limit (`threshold`). `not comparable`: the
+    compute limit lies below `accept`, so nothing that is measured there could reach it.
     """
-    accept = threshold(rule["accept"], measured)
+    accept, partly = threshold(rule["accept"], measured), threshold(rule["partly"], measured)
+    if measured.limit is not None and accept > measured.limit:
+        return NOT_COMPARABLE, f"Accepted is {accept:.4g}, and the compute saved allows {measured.limit:.4g} here"
     if measured.low >= accept:
         return REPRODUCED, f"{interval(measured)} reaches the accepted {accept:.4g}"
-    if measured.value >= rule["partly"] and excludes(measured.low, rule.get("no_effect")):
-        return (
-            PARTLY,
-            f"not all of {interval(measured)} clears {accept:.4g}, but the middle reaches {rule['partly']:.4g}",
-        )
-    return (
-        NOT_REPRODUCED,
-        f"{interval(measured)} falls short of {accept:.4g} and of a part of it ({rule['partly']:.4g})",
-    )
+    if measured.value >= partly and excludes(measured.low, rule.get("no_effect")):
+        return PARTLY, f"not all of {interval(measured)} clears {accept:.4g}, but the middle reaches {partly:.4g}"
+    return NOT_REPRODUCED, f"{interval(measured)} falls short of {accept:.4g} and of a part of it ({partly:.4g})"
 
 
 def at_most(rule: dict, published: float, measured: Measurement) -> tuple[str, str]:
@@ -60,8 +57,14 @@ def judge(rule: dict, published: float, measured: Measurement) -> tuple[str, str
     return RULES[rule["kind"]](rule, published, measured)
 
 
-def threshold(accept: float | dict, measured: Measurement) -> float:
-    return accept["limit_share"] * measured.limit if isinstance(accept, dict) else accept
+def threshold(given: float | dict, measured: Measurement) -> float:
+    """A number of a rule: as given, `{limit_share: s}`, s times the compute limit, or `{gain_share: s}`, where s of the
+    gain that the compute limit allows over 1 has arrived."""
+    if not isinstance(given, dict):
+        return given
+    if "limit_share" in given:
+        return given["limit_share"] * measured.limit
+    return 1 + given["gain_share"] * (measured.limit - 1)
 
 
 def excludes(low: float, no_effect: float | None) -> bool:
