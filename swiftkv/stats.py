@@ -44,8 +44,14 @@ def _bootstrap(data: tuple, statistic, seed: int, resamples: int, method: str, p
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def ratio_ci(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
+def ratio_ci(
+    numerators: Sequence[float], denominators: Sequence[float], groups: Sequence[int] | None = None
+) -> tuple[float, float, float]:
     """Geometric mean of the ratios within rounds with Student's t interval on their logarithms: (ratio, low, high).
+
+    `groups` names the process that measured each round. Of three or more, the mean and the interval are those of the
+    processes' means: rounds of one process share what the process was dealt (places in memory, a neighbour on the
+    machine), so only processes are independent, and what differs between them is in the interval.
 
     Within rounds, because a round holds both arms side by side: a slow minute slows both and cancels. Logarithms,
     because a ratio and its inverse are then one number and the errors nearly symmetric; the interval covers the mean in
@@ -56,6 +62,8 @@ def ratio_ci(numerators: Sequence[float], denominators: Sequence[float]) -> tupl
     if (least := min(top.min(), bottom.min())) <= 0:
         raise UserError(f"ratio_ci: every value must be positive, the smallest is {least}")
     logs = np.log(top / bottom)
+    if groups is not None and len(processes := np.unique(groups)) >= FEWEST:
+        logs = np.array([logs[np.equal(groups, one)].mean() for one in processes])
     middle = logs.mean()
     if logs.size < FEWEST:
         return float(np.exp(middle)), float("nan"), float("nan")
@@ -85,7 +93,10 @@ def median_ratio_ci(numerators, denominators, seed: int = 0, resamples: int = RE
 
 
 T_OF_LOGS = "t"  # what the column `interval` of a summary says
-RATIO_INTERVALS = {T_OF_LOGS: lambda top, bottom, seed=0: ratio_ci(top, bottom), None: median_ratio_ci}
+RATIO_INTERVALS = {
+    T_OF_LOGS: lambda top, bottom, seed=0, groups=None: ratio_ci(top, bottom, groups),
+    None: lambda top, bottom, seed=0, groups=None: median_ratio_ci(top, bottom, seed),
+}
 
 
 def _bca(statistic, data: tuple, seed: int, resamples: int) -> tuple[float, float]:

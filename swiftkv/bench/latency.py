@@ -19,13 +19,17 @@ from swiftkv.engines.settings import Batch
 from swiftkv.errors import UserError
 
 
-def measure(plan: ThroughputPlan, rounds: Rounds, engines: LiveEngines) -> list[dict]:
-    """Measure every round that is not there yet; rows of latency.jsonl: one per arm and round. Raises UserError for a
-    request that failed or had other lengths."""
-    for number in range(plan.latency_rounds):
+def measure(plan: ThroughputPlan, rounds: Rounds, engines: LiveEngines, restart: int) -> None:
+    """Measure every round of process `restart` that is not there yet. Raises UserError for a request that failed or had
+    other lengths."""
+    for number in range(restart, plan.latency_rounds, plan.restarts):
         if not rounds.has(LATENCY, number):
             measure_round(plan, number, rounds, engines)
             print(f"latency round {number + 1} of {plan.latency_rounds} done", flush=True)
+
+
+def read(plan: ThroughputPlan, rounds: Rounds) -> list[dict]:
+    """Rows of latency.jsonl: one per arm and round."""
     return [row for number in range(plan.latency_rounds) for row in rounds.read(LATENCY, number)]
 
 
@@ -34,7 +38,7 @@ def measure_round(plan: ThroughputPlan, number: int, rounds: Rounds, engines: Li
 
     def measure_arm(arm: str) -> dict:
         result = engines[arm].run(plan.latency, seed=plan.request_seed(number))
-        return to_row(arm, number, plan.latency, result)
+        return to_row(arm, number, plan.latency, result) | {"restart": number % plan.restarts}
 
     engines.ready()
     rounds.measure(LATENCY, number, measure_arm)
@@ -73,8 +77,9 @@ def summarise(rows: list[dict], arms: Sequence[str], seed: int, interval: str | 
 def summary_row(arm: str, rows: list[dict], base_rows: list[dict], ratio: Callable) -> dict:
     """One row of latency.csv from the rows of an arm and of the base, both in the order of the rounds."""
     ttft_s, tpot_s = ([row[name] for row in rows] for name in ("ttft_s", "tpot_s"))
-    tpot_ratio, tpot_low, tpot_high = ratio(tpot_s, [row["tpot_s"] for row in base_rows])
-    ttft_ratio, ttft_low, ttft_high = ratio(ttft_s, [row["ttft_s"] for row in base_rows])
+    groups = [row.get("restart", 0) for row in rows]
+    tpot_ratio, tpot_low, tpot_high = ratio(tpot_s, [row["tpot_s"] for row in base_rows], groups=groups)
+    ttft_ratio, ttft_low, ttft_high = ratio(ttft_s, [row["ttft_s"] for row in base_rows], groups=groups)
     return {
         "arm": arm,
         "ttft_median_s": median(ttft_s),
@@ -86,4 +91,5 @@ def summary_row(arm: str, rows: list[dict], base_rows: list[dict], ratio: Callab
         "ttft_ci_low": ttft_low,
         "ttft_ci_high": ttft_high,
         "rounds": len(rows),
+        "restarts": len({*groups}),
     }

@@ -55,7 +55,8 @@ class ThroughputPlan:
 
     The first of `engine_sets` has the default flags and is there even without points: KV capacity and latency are
     measured on it. `latency` is a single request. `variants` are as the configuration writes them. `repeats` are the
-    least rounds of a workload; `precision` and `max_seconds` say when more are added (None: never).
+    least rounds of a workload, dealt to `restarts` processes; `precision` and `max_seconds` say when the last process
+    adds more (None: never).
     """
 
     variants: list[dict]
@@ -63,6 +64,7 @@ class ThroughputPlan:
     points: tuple[PlannedPoint, ...]
     engine_sets: tuple[EngineSet, ...]
     repeats: int
+    restarts: int
     precision: float | None
     max_seconds: float | None
     min_seconds: float
@@ -84,6 +86,14 @@ class ThroughputPlan:
     def judged(self) -> list[str]:
         """The arms whose intervals decide whether rounds are added: the students, and the A/A control."""
         return [name for name in self.names if name not in (BASE_ARM, L_EQUALS_L)]
+
+    @property
+    def last_restart(self) -> int:
+        return self.restarts - 1
+
+    def restart_of(self, number: int) -> int:
+        """The process, counted from 0, that measures round `number` of a workload."""
+        return number % self.restarts if number < self.repeats else self.last_restart
 
     def request_seed(self, number: int, batch: int = 0) -> int:
         """Of the requests of batch `batch` of repeat or latency round `number`, the same for all arms."""
@@ -128,6 +138,7 @@ def throughput_plan(config: RunConfig) -> ThroughputPlan:
         points=tuple(planned[name] for name in names),
         engine_sets=tuple(engine_sets),
         repeats=section.repeats,
+        restarts=section.restarts,
         precision=section.precision,
         max_seconds=None if section.max_minutes is None else 60 * section.max_minutes,
         min_seconds=section.min_seconds,

@@ -1,14 +1,15 @@
 """Throughput of every arm against the base, interleaved, with its limit, KV capacity and unloaded latency.
 
 Protocol: one live engine per arm with the same flags and KV memory, random weights, fixed lengths, end-of-sequence
-ignored, prefix caching off unless a point has a `prefix_share`. In each repeat every workload is run by all arms in a
-balanced order (`order`), each time with the same requests; the speed-up is taken within a repeat. Controls are arms
-like the students. Nothing that was measured is left out (`pace` says how much is measured). Load and clock are those of
-`vllm bench throughput`. Combined throughput is prompt plus generated tokens per second, as on the published model
-cards; prompt tokens that a cache holds count.
+ignored, prefix caching off unless a point has a `prefix_share`. Repeats are dealt to `restarts` processes. In each of
+them every workload is run by all arms in a balanced order (`order`), each time with the same requests; the speed-up is
+taken within a repeat. Controls are arms like the students. Nothing that was measured is left out (`pace` says how much
+is measured). Load and clock are those of `vllm bench throughput`. Combined throughput is prompt plus generated tokens
+per second, as on the published model cards; prompt tokens that a cache holds count.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -19,6 +20,7 @@ from swiftkv.bench.plan import CAPACITY, EngineSet, PlannedPoint, ThroughputPlan
 from swiftkv.bench.rounds import Rounds, fingerprint
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.arms import BatchResult, LiveEngines, VLLMEngine, joined
+from swiftkv.engines.processes import in_new_process
 from swiftkv.engines.settings import Arm, Batch
 from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
@@ -37,29 +39,76 @@ def run(config: RunConfig, out_dir: Path, work: Path, factory: Callable = VLLMEn
     starts an engine. Raises UserError for no points, failed requests or token counts other than those asked for.
     """
     plan, out_dir, work = throughput_plan(config), Path(out_dir), Path(work)
-    key = fingerprint(plan.variants, plan.seed, controls=config.throughput.controls)
-    batches: dict[str, int] = {}
-    rows: list[dict] = []
-    counted: list[dict] = []
     with Provenance("throughput", config, out=[out_dir / name for name in FILES], weights="dummy") as record:
-        for engine_set in plan.engine_sets:
-            single_len, models = plan.latency.input_len, work / "models"
-            with LiveEngines(plan.arms, engine_set.settings, single_len, models, factory) as engines:
-                counted += late_tokens.count(plan, engine_set, work, key, engines)  # before anything is timed
-                alone = Rounds(work, key, [BASE_ARM], plan.seed, plan.decisive({}))
-                batches |= {point.name: pace.batches(plan, point, alone, engines) for point in engine_set.points}
-                rounds = Rounds(work, key, plan.names, plan.seed, plan.decisive(batches))
-                rows += measure(plan, engine_set.points, batches, rounds, engines, time_left(plan, engine_set, rows))
-                if engine_set is plan.engine_sets[0]:  # the one with the default flags
-                    capacity = kv_capacity(plan, rounds, engines)
-                    latency_rows = latency.measure(plan, rounds, engines)
-        record.record["measured"] = rounds.span()
-        rows = [row for point in plan.points for row in rows if row["point"] == point.name]
+        for restart in range(plan.last_restart):
+            print(f"throughput: process {restart + 1} of {plan.restarts}", flush=True)
+            in_new_process(measure_restart, config, work, restart, factory)
+        found = measure_restart(config, work, plan.last_restart, factory)
+        record.record["measured"] = found.span
+        rows = [row for point in plan.points for row in found.rows if row["point"] == point.name]
         costmodel.write_compute(config, out_dir / "compute.csv")
-        write_csv(out_dir / "late_tokens.csv", counted)
-        write_results(plan, out_dir, rows, latency_rows, capacity)
+        write_csv(out_dir / "late_tokens.csv", found.late_tokens)
+        write_results(plan, out_dir, rows, found.latency_rows, found.capacity)
         for name in FILES:
             record.save(out_dir / name)
+
+
+@dataclass
+class Found:
+    """All measurements, once the last process has made its own: rows of measurements.jsonl, late_tokens.csv,
+    latency.jsonl and kv_capacity.csv; when the first and the last of them were made."""
+
+    rows: list[dict] = field(default_factory=list)
+    late_tokens: list[dict] = field(default_factory=list)
+    latency_rows: list[dict] = field(default_factory=list)
+    capacity: list[dict] = field(default_factory=list)
+    span: list[str] = field(default_factory=list)
+
+
+def measure_restart(config: RunConfig, work: Path, restart: int, factory: Callable) -> Found:
+    """Measure the rounds of one process with engines of its own, and keep them in `work`. The last process also adds
+    rounds where intervals are wide, and returns what all have measured."""
+    plan, found = throughput_plan(config), Found()
+    key = fingerprint(plan.variants, plan.seed, controls=config.throughput.controls)
+    batches: dict[str, int] = {}
+    last = restart == plan.last_restart
+    for engine_set in plan.engine_sets:
+        single_len, models = plan.latency.input_len, work / "models"
+        with LiveEngines(plan.arms, engine_set.settings, single_len, models, factory) as engines:
+            # Before anything is timed. What an earlier process has counted is there.
+            so_far = range(restart + 1) if last else [restart]
+            counted = [late_tokens.count(plan, engine_set, work, key, engines, each) for each in so_far]
+            alone = Rounds(work, key, [BASE_ARM], plan.seed, plan.decisive({}))
+            batches |= {point.name: pace.batches(plan, point, alone, engines) for point in engine_set.points}
+            rounds = Rounds(work, key, plan.names, plan.seed, plan.decisive(batches))
+            measure_dealt(plan, engine_set.points, batches, rounds, engines, restart)
+            default_flags = engine_set is plan.engine_sets[0]
+            if default_flags:
+                latency.measure(plan, rounds, engines, restart)
+            if not last:
+                continue
+            left_s = time_left(plan, engine_set, found.rows)
+            found.rows += measure(plan, engine_set.points, batches, rounds, engines, left_s)
+            found.late_tokens += late_tokens.summed(counted)
+            if default_flags:
+                found.capacity, found.latency_rows = kv_capacity(plan, rounds, engines), latency.read(plan, rounds)
+            found.span = rounds.span()
+    return found
+
+
+def measure_dealt(
+    plan: ThroughputPlan,
+    points: Sequence[PlannedPoint],
+    batches: Mapping[str, int],
+    rounds: Rounds,
+    engines: LiveEngines,
+    restart: int,
+) -> None:
+    """Measure the rounds that are dealt to a process and not there yet, repeat by repeat."""
+    for repeat in range(restart, plan.repeats, plan.restarts):
+        for point in points:
+            if not rounds.has(point.name, repeat):
+                measure_round(plan, point, batches[point.name], repeat, rounds, engines)
 
 
 def write_results(plan: ThroughputPlan, out_dir: Path, rows: list, latency_rows: list, capacity: list) -> None:
@@ -141,7 +190,7 @@ def measure_round(
     def measure_arm(arm: str) -> dict:
         seeds = [plan.request_seed(repeat, number) for number in range(batches)]
         result = joined([engines[arm].run(point.batch, seed=seed) for seed in seeds])
-        row = to_row(point, arm, repeat, batches, result)
+        row = to_row(point, arm, repeat, batches, result) | {"restart": plan.restart_of(repeat)}
         print(f"throughput {point.name} repeat {repeat} {arm}: {row['total_tokens_per_s']:.0f} tokens/s", flush=True)
         return row
 
@@ -227,7 +276,8 @@ def summary_row(plan: ThroughputPlan, point: PlannedPoint, arm: Arm, rows: list[
     batch, arm_rows = point.batch, [row for row in rows if row["arm"] == arm.name]
     rates = [row["total_tokens_per_s"] for row in arm_rows]
     base_rates = [row["total_tokens_per_s"] for row in rows if row["arm"] == BASE_ARM]
-    speedup, ci_low, ci_high = stats.RATIO_INTERVALS[interval](rates, base_rates, plan.seed)
+    groups = [row.get("restart", 0) for row in arm_rows]
+    speedup, ci_low, ci_high = stats.RATIO_INTERVALS[interval](rates, base_rates, plan.seed, groups)
     batches = rows[0].get("batches", 1)
     # Rows of runs from before prefix caching have no such column.
     cached_len = rows[0].get("cached_tokens", 0) // (batches * batch.num_requests)
@@ -241,6 +291,7 @@ def summary_row(plan: ThroughputPlan, point: PlannedPoint, arm: Arm, rows: list[
         "output_len": batch.output_len,
         "num_requests": batch.num_requests,
         "repeats": len(rates),
+        "restarts": len({*groups}),
         "batches": batches,
         "cached_len": cached_len,
         "kv_tokens": point.kv_tokens,

@@ -108,6 +108,11 @@ class Throughput(Section):
     model: BenchmarkModel
     max_num_batched_tokens: Count = Field(description="Tokens of one scheduler step.")
     repeats: Count = Field(description="Interleaved rounds of every workload, at least; fewer than 3 give no interval.")
+    restarts: Count = Field(
+        1,
+        description="Processes that the rounds are dealt to, one after the other, each with engines of its own: from "
+        "three on the intervals hold what differs between processes, too (default 1: it is in none).",
+    )
     precision: Positive | None = Field(
         None,
         description="Half width, relative to the ratio, that the interval of every student's speed-up and of the A/A "
@@ -141,6 +146,12 @@ class Throughput(Section):
         if (self.precision is None) != (self.max_minutes is None):
             alone, other = ("precision", "max_minutes") if self.max_minutes is None else ("max_minutes", "precision")
             raise wrong("", f"{other} is missing; {alone} needs it")
+        return self
+
+    @model_validator(mode="after")
+    def every_restart_has_a_round(self) -> Self:
+        if self.restarts == 2 or self.restarts > self.repeats:
+            raise wrong("restarts", f"{self.restarts}; allowed are 1, and 3 to repeats, which are {self.repeats}")
         return self
 
 

@@ -3,11 +3,10 @@
 Whatever is judged afterwards is an Observation: plain numbers, which a process can hand over.
 """
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -15,6 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from swiftkv.engines import counting
+from swiftkv.engines.processes import KILLED, pool
+from swiftkv.errors import UserError
 from swiftkv.evals.gate_prompts import Prompt
 from swiftkv.evals.reference import RAW_LOGITS, Answer, capacity, generate, own_logits, request
 
@@ -147,9 +148,10 @@ def observers(asked: Questions, jobs: int) -> Iterator[Callable[[Session], Calla
         yield lambda session: partial(observe, asked, session)
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # of each process
-    fresh = multiprocessing.get_context("spawn")  # a process that used CUDA cannot be forked
-    pool = ProcessPoolExecutor(jobs, mp_context=fresh)
+    side_by_side = pool(jobs)
     try:
-        yield lambda session: pool.submit(observe, asked, session).result
+        yield lambda session: side_by_side.submit(observe, asked, session).result
+    except BrokenProcessPool:
+        raise UserError(KILLED) from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        side_by_side.shutdown(cancel_futures=True)

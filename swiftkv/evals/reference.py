@@ -118,7 +118,10 @@ class Reference:
 
     def prompt_logits(self, prompt: Sequence[int]) -> list[float]:
         """The raw logit of every prompt token after the first, as the token before it predicts it."""
-        return self.logits(prompt)[:-1].gather(1, self.torch.tensor(prompt[1:])[:, None])[:, 0].tolist()
+        key = tuple(prompt)
+        if key not in self.known:
+            self.known[key] = self.logits(prompt)[:-1].gather(1, self.torch.tensor(prompt[1:])[:, None])[:, 0].tolist()
+        return self.known[key]
 
     def prompt_delta(self, prompt: Sequence[int], scores: Sequence[dict | None]) -> float:
         """Largest |delta| of the logits of prompt tokens; `scores` as vLLM returns raw prompt logits."""

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -16,6 +17,7 @@ from swiftkv.config import ROOT, RunConfig, load_config, validate
 from swiftkv.engines.arms import LiveEngines, write_model
 from swiftkv.engines.settings import Arm, Batch, held_at_once
 from swiftkv.errors import UserError
+from tests.helpers.config import make_config
 from tests.helpers.fake_engines import CONTROLS, SPEED, Machine, throughput_config
 
 
@@ -296,6 +298,52 @@ def test_rounds_are_added_until_every_interval_is_narrow(tmp_path):
     again = Machine()
     run(config, tmp_path, again)
     assert again.log == [] and len(pd.read_json(out / "measurements.jsonl", lines=True)) == len(rows)
+
+
+def killed(arm, settings, directory):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refused(arm, settings, directory):
+    raise UserError(f"no engine for {arm}")
+
+
+def test_processes_share_the_rounds(tmp_path):
+    """Six repeats and four latency rounds of three processes: the last one is this one, and has two and one of them. An
+    interval of three processes is that of their means."""
+    machine, config = Machine(late=3), throughput_config(repeats=6, restarts=3)
+    config.raw["throughput"]["latency"]["rounds"] = 4
+    out = run(config, tmp_path, machine)
+    assert len(machine.measured()) == 3 * (2 * 2 + 1)
+    rows = pd.read_json(out / "measurements.jsonl", lines=True)
+    assert rows.groupby(["point", "arm"]).restart.apply(list).map(sorted).tolist() == [[0, 0, 1, 1, 2, 2]] * 6
+    alone = pd.read_json(out / "latency.jsonl", lines=True)
+    assert alone[alone.arm == "base"].sort_values("round").restart.tolist() == [0, 1, 2, 0]
+    counts, summary = pd.read_csv(out / "late_tokens.csv"), pd.read_csv(out / "summary.csv")
+    assert (counts.late_tokens - counts.expected_late_tokens).tolist() == [0, 9, 9]
+    assert set(summary.restarts) == {3} and set(summary.repeats) == {6}
+    again = Machine()
+    run(config, tmp_path, again)
+    assert again.log == []
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"), [(killed, "a process of this command was killed"), (refused, "no engine")]
+)
+def test_what_happens_to_another_process_is_said_here(tmp_path, factory, said):
+    with pytest.raises(UserError, match=said):
+        run(throughput_config(restarts=3), tmp_path, factory)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("restarts", [2, 4])
+def test_two_processes_or_some_without_a_round_are_refused(restarts):
+    raw = make_config().raw
+    raw["throughput"] |= {"repeats": 3, "restarts": restarts}
+    with pytest.raises(
+        UserError, match=rf"throughput.restarts: {restarts}; allowed are 1, and 3 to repeats, which are 3"
+    ):
+        validate(raw, "(test)")
 
 
 def test_a_quiet_machine_adds_no_round(tmp_path):

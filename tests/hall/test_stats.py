@@ -44,6 +44,27 @@ def test_ratio_ci_covers(rounds):
         assert 0.93 <= np.mean([low <= 1.5 <= high for _, low, high in intervals]) <= 0.97
 
 
+@pytest.mark.parametrize("rounds", [6, 9, 15])
+def test_ratio_ci_covers_what_differs_between_processes(rounds):
+    """Rounds of three processes, each with a share of its own in the ratio: over rounds alone the interval would hold
+    the ratio in 60 to 86%, less often the more rounds there are."""
+    generator = np.random.default_rng(2026)
+    groups = np.arange(rounds) % 3
+    own = 0.03 * generator.standard_normal((4000, 3))[:, groups]
+    ratios = 1.5 * np.exp(own + 0.02 * generator.standard_normal((4000, rounds)))
+    for by, least, most in ((groups, 0.93, 0.97), (None, 0.5, 0.9)):
+        intervals = [stats.ratio_ci(run, np.ones(rounds), by) for run in ratios]
+        assert least <= np.mean([low <= 1.5 <= high for _, low, high in intervals]) <= most
+
+
+def test_ratio_ci_of_processes_by_hand():
+    """Means of the logarithms of three processes are 0, 1 and 2 in base 2, whatever their rounds; two are no group."""
+    ratios, groups = [2**-0.5, 2**0.5, 2, 4, 4, 4], [0, 0, 1, 2, 2, 2]
+    reach = 2 ** (4.302653 / math.sqrt(3))
+    assert stats.ratio_ci(ratios, [1] * 6, groups) == pytest.approx((2, 2 / reach, 2 * reach), rel=1e-6)
+    assert stats.ratio_ci([1, 2, 4], [1, 1, 1], [0, 0, 1]) == stats.ratio_ci([1, 2, 4], [1, 1, 1])
+
+
 def test_the_range_of_three_does_not_cover():
     """Why results without a named interval are no longer made: the range of three ratios holds their median in 75%."""
     generator = np.random.default_rng(2026)

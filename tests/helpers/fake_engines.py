@@ -25,6 +25,7 @@ def throughput_config(**changes) -> RunConfig:
         "model": shape | {"num_key_value_heads": 2, "vocab_size": 512, "dtype": "float32"},
         "max_num_batched_tokens": 128,
         "repeats": 3,
+        "restarts": 1,
         "min_seconds": 0,
         "controls": [],
         "points": [
