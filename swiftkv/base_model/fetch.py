@@ -40,8 +40,9 @@ def resolve_base(config: RunConfig, out_dir: Path, mirror: str | Path | None = N
     that loses characters, and if `out_dir` holds anything but an earlier base.
     """
     outputs.check_dir(out_dir, ["base"])
+    mirror = mirror_of(mirror)
     if config.base.is_gguf:
-        return resolve_gguf(config, out_dir, mirror_of(mirror))
+        return resolve_gguf(config, out_dir, mirror)
     from swiftkv.base_model.round_trip import check_tokenizer
     from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 
