@@ -153,17 +153,20 @@ def atomic_dir(path: str | Path, replace: bool = False):
 @contextmanager
 def locked(path: Path):
     """Yield whether this process holds the lock of a file or directory, until the block ends; the operating system
-    releases that of a process that was killed. Some network file systems lock nothing that is open for reading."""
+    releases that of a process that was killed. None: it cannot be told, since `path` is gone or lies on a network file
+    system that locks nothing that is open for reading."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:  # gone meanwhile
-        yield False
+    except OSError:
+        yield None
         return
+    held: bool | None = True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = True
-    except OSError:
+    except BlockingIOError:
         held = False
+    except OSError:
+        held = None
     try:
         yield held
     finally:
