@@ -1,9 +1,8 @@
 # Two commands for users: `make reproduce` and `make test`. FLAVOUR=cpu|cuda overrides the detected one; SCALE=NAME takes
-# config/NAME.yaml in place of the default scale.
+# config/NAME.yaml in place of the scale that packaging/scale.sh chooses.
 SHELL := /bin/bash
 FLAVOUR ?=
 SCALE ?=
-CHOSEN = $(if $(SCALE),--configfile config/$(SCALE).yaml)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: reproduce test test-install test-matrix test-slurm test-storage test-browser lint env lock report bundle h200
@@ -11,13 +10,16 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 env:
 	@packaging/setup.sh $(FLAVOUR)
 
-# The lock is the operating system's: it vanishes with a killed run, so a stale Snakemake lock can be cleared safely.
+# The lock is the operating system's: it vanishes with a killed run, so a stale Snakemake lock can be cleared safely. PREFLIGHT=no
+# starts a run that `swiftkv preflight` says this machine lacks something for.
+PREFLIGHT ?= yes
 reproduce: env
-	@$(if $(SCALE),test -f config/$(SCALE).yaml || { echo "make reproduce: no config/$(SCALE).yaml; SCALE is the name of a file there" >&2; exit 2; })
 	@mkdir -p .snakemake
 	@exec 9>.snakemake/reproduce.lock; flock --nonblock 9 || { echo "make reproduce: already running here" >&2; exit 1; }; \
+	config=$$(packaging/scale.sh "$(SCALE)" "$(FLAVOUR)") || exit 2; \
+	if [ "$(PREFLIGHT)" != no ]; then swiftkv preflight --config "$$config" || { echo "make reproduce: PREFLIGHT=no starts it anyway" >&2; exit 1; }; fi; \
 	if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then snakemake --unlock --quiet all; fi; \
-	snakemake --cores all $(CHOSEN) $(SNAKEMAKE_ARGS)
+	snakemake --cores all --configfile "$$config" $(SNAKEMAKE_ARGS)
 
 # Files of tests side by side, one thread each: most of them wait for processes that they start. In the order of tests/conftest.py,
 # which begins with the longest.

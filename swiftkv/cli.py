@@ -6,6 +6,7 @@ check or to judge, it is 1.
 
 import importlib.metadata
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -17,10 +18,10 @@ from swiftkv import devices
 devices.keep_memory()  # before anything heavy is imported, because the command begins again
 
 from swiftkv.commands import cli, measure, models, planning, results  # noqa: E402, F401 (each registers its commands)
-from swiftkv.errors import UserError  # noqa: E402
+from swiftkv.errors import Interrupted, UserError  # noqa: E402
 
+FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
 DEBUG = "SWIFTKV_DEBUG"  # for the processes that a command starts, too
-INTERRUPTED = 130
 
 
 def show_version(asked: bool) -> None:
@@ -45,13 +46,15 @@ def said(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, UserError):
         return str(error), error.code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; what was finished is kept, the same command goes on from there", INTERRUPTED
+        return str(Interrupted()), Interrupted.code
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter: torch's
         reason = " ".join(str(error).split()) or "the machine has no more"
         return f"out of memory: {reason}; `swiftkv memory-plan` says what a configuration needs", 2
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}", 2
+    if full := FULL.search(str(error)):  # libraries that write by themselves have errors of their own
+        return f"{full[0]}; nothing was replaced, and the same command goes on once there is room", 2
     return None
 
 

@@ -2,9 +2,25 @@
 
 
 class UserError(Exception):
-    """One clear line that names the culprit and, where there is one, the way out. `code` is the command's exit code."""
+    """One clear line that names the culprit and, where there is one, the way out. `code` is the command's exit code.
+
+    What it quotes of a user's files stays within the line: line breaks become blanks, control characters are escaped.
+    """
 
     code = 2
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().split())
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+
+
+class Interrupted(UserError):
+    """Ctrl-C: exit code 130, as a shell has it."""
+
+    code = 130
+
+    def __init__(self):
+        super().__init__("interrupted; what was finished is kept, the same command goes on from there")
 
 
 class NothingToJudge(UserError):

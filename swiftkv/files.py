@@ -1,5 +1,6 @@
 """Reading and writing result files so that an interrupted run never leaves half of one."""
 
+import fcntl
 import glob
 import gzip
 import hashlib
@@ -26,15 +27,20 @@ def in_project(path: str | Path, fits: Callable[[Path], bool]) -> Path | None:
 
 @contextmanager
 def atomic_path(path: str | Path):
-    """Yield a temporary sibling of `path`; it replaces `path` only if the block ends without an error."""
+    """Yield a temporary sibling of `path`; it replaces `path` only if the block ends without an error.
+
+    What a killed writer of the same `path` left behind is removed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    sweep(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=unfinished(path), suffix=path.suffix)
     os.close(handle)
     os.chmod(name, 0o644)
     try:
-        yield Path(name)
-        os.replace(name, path)
+        with locked(Path(name)):
+            yield Path(name)
+            os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
 
@@ -68,7 +74,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
@@ -83,7 +89,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
             for number, line in enumerate(lines, 1):
                 try:
                     rows.append(json.loads(line))
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise UserError(f"{path}:{number}: not valid JSON") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -110,8 +116,18 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def unfinished(path: Path) -> str:
-    """What the names of half-written and outgoing directories of `path` begin with; they are its siblings."""
-    return f".swiftkv-unfinished-{path.name}-"
+    """What the names of half-written and outgoing siblings of `path` begin with."""
+    return f".swiftkv-unfinished-{path.name}~"
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers of `path` left behind; what a writer that is alive has locked stays."""
+    for left_behind in path.parent.glob(f"{glob.escape(unfinished(path))}*"):
+        with locked(left_behind) as mine:
+            if mine and left_behind.is_dir():
+                shutil.rmtree(left_behind, ignore_errors=True)
+            elif mine:
+                left_behind.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -123,15 +139,38 @@ def atomic_dir(path: str | Path, replace: bool = False):
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left_behind in path.parent.glob(f"{glob.escape(unfinished(path))}*"):
-        shutil.rmtree(left_behind, ignore_errors=True)
+    sweep(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=unfinished(path)))
     os.chmod(temporary, 0o755)
     try:
-        yield temporary
-        put(temporary, path, replace)
+        with locked(temporary):
+            yield temporary
+            put(temporary, path, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path):
+    """Yield whether this process holds the lock of a file or directory, until the block ends; the operating system
+    releases that of a process that was killed. None: it cannot be told, since `path` is gone or lies on a network file
+    system that locks nothing that is open for reading."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        yield None
+        return
+    held: bool | None = True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held = False
+    except OSError:
+        held = None
+    try:
+        yield held
+    finally:
+        os.close(handle)
 
 
 def put(temporary: Path, path: Path, replace: bool) -> None:
@@ -142,11 +181,12 @@ def put(temporary: Path, path: Path, replace: bool) -> None:
     if not replace and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path}: exists and is not empty; nothing was replaced")
     outgoing = Path(tempfile.mkdtemp(dir=path.parent, prefix=unfinished(path))) / path.name
-    os.replace(path, outgoing)
-    try:
-        os.replace(temporary, path)
-    except OSError:
-        os.replace(outgoing, path)
-        raise
-    finally:
-        shutil.rmtree(outgoing.parent, ignore_errors=True)
+    with locked(outgoing.parent):
+        os.replace(path, outgoing)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            os.replace(outgoing, path)
+            raise
+        finally:
+            shutil.rmtree(outgoing.parent, ignore_errors=True)

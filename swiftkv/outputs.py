@@ -4,6 +4,7 @@ A command knows its own work by the provenance record in the same directory, whi
 stage's door, before anything is computed.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +38,21 @@ def check_place(path: Path, inputs: Iterable[str | Path] = ()) -> None:
             raise UserError(f"--out {path}: {relation} {name}, which it would replace; name another directory")
 
 
+def check_writable(path: Path) -> None:
+    """Raise UserError if nothing can be made at `path`: something on the way is a file, or read-only."""
+    place = next(parent for parent in (path.absolute().parent, *path.absolute().parents) if os.path.lexists(parent))
+    if not place.is_dir():
+        raise UserError(f"--out {path}: {place} is not a directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"--out {path}: nothing can be written into {place}")
+
+
 def check_dir(path: str | Path, stages: Iterable[str], inputs: Iterable[str | Path] = ()) -> None:
     """Raise UserError unless `path` may become a directory that one of `stages` writes: it is absent, empty, or such
     work of an earlier run, and neither is nor holds an input or a directory that nobody wants replaced."""
     path, stages = Path(path), set(stages)
     check_place(path, inputs)
+    check_writable(path.resolve())
     if path.is_dir():
         if any(path.iterdir()) and not stages & written_by(path):
             raise UserError(
@@ -56,6 +67,7 @@ def check_files(paths: Iterable[str | Path], stage: str) -> None:
     """Raise UserError if one of `paths` is a directory, or a file beside which no record of `stage` lies."""
     known: dict[Path, set[str]] = {}
     for path in map(Path, paths):
+        check_writable(path)
         if path.is_dir():
             raise UserError(f"--out {path}: is a directory; name a file")
         if path.exists() and stage not in known.setdefault(path.parent, written_by(path.parent)):
@@ -63,6 +75,17 @@ def check_files(paths: Iterable[str | Path], stage: str) -> None:
                 f"--out {path}: exists, and no provenance record beside it names the stage {stage}; name another "
                 "place, or remove it"
             )
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Keep a directory of unfinished work to this process until the block ends. Raises UserError if another one has
+    it: both would write the same checkpoints."""
+    work.mkdir(parents=True, exist_ok=True)
+    with files.locked(work) as mine:
+        if mine is False:
+            raise UserError(f"--work {work}: another run is at work there; wait for its end, or name another place")
+        yield
 
 
 @contextmanager

@@ -22,8 +22,10 @@ def local_dir(path: str) -> Path:
 
 
 def place(source: Path, directory: Path) -> None:
-    """Fill `directory` with the files of `source`: copies if small together, else links to the large ones."""
-    present = [path for path in source.iterdir() if path.is_file()]
+    """Fill `directory` with the model's files in `source`, without pickles and code that lie beside them: copies if
+    small together, else links to the large ones."""
+    wanted = (*hub.FILES, "*.jsonl")  # the curve of a base that was trained here
+    present = [path for path in source.iterdir() if path.is_file() and any(map(path.match, wanted))]
     small = sum(path.stat().st_size for path in present) < COPY_BELOW_BYTES
     for path in present:
         if small or path.suffix != ".safetensors":
@@ -40,8 +42,9 @@ def resolve_base(config: RunConfig, out_dir: Path, mirror: str | Path | None = N
     that loses characters, and if `out_dir` holds anything but an earlier base.
     """
     outputs.check_dir(out_dir, ["base"])
+    mirror = mirror_of(mirror)
     if config.base.is_gguf:
-        return resolve_gguf(config, out_dir, mirror_of(mirror))
+        return resolve_gguf(config, out_dir, mirror)
     from swiftkv.base_model.round_trip import check_tokenizer
     from swiftkv.modeling.checkpoint import BASE_TYPES, check_checkpoint, read_config, weight_files
 

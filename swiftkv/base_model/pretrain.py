@@ -194,7 +194,7 @@ def run(config: RunConfig, out_dir: Path, work: Path, mirror: Path | None = None
     Raises UserError on a NaN or infinite loss (the last checkpoint stays), or for a corpus that is not there.
     """
     outputs.check_dir(out_dir, [STAGE])
-    with Provenance(STAGE, config) as provenance:
+    with outputs.alone(Path(work)), Provenance(STAGE, config) as provenance:
         trainer = Trainer(config, work, mirror)
         trainer.resume()
         trainer.train()

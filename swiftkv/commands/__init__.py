@@ -2,12 +2,56 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+from swiftkv.errors import Interrupted, UserError
+
+# Modules of this room by the heading of their commands in the help.
+PANELS = {"models": "Models", "measure": "Measure", "planning": "Plan", "results": "Results"}
+WHOLE = 500  # characters of a command's summary: no word is left out
+LARGEST = 2**53  # no number of a command line is as large; a float holds every whole number below it
+
+
+class Command(TyperCommand):
+    """A command whose numbers are finite: the bounds of an option let NaN through, and infinity where one is open.
+    Interrupted, it ends in a line like other errors."""
+
+    def invoke(self, context: typer.Context) -> Any:
+        for option in self.params:
+            value = context.params.get(option.name)
+            if isinstance(value, int | float) and not abs(value) < LARGEST:
+                raise typer.BadParameter(f"{value:.4g} is no number that could be meant.", context, option)
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+
+class Group(TyperGroup):
+    """The commands in the help under the headings of PANELS."""
+
+    def format_commands(self, context: typer.Context, formatter: Any) -> None:
+        found: dict[str, list[tuple[str, TyperCommand]]] = {heading: [] for heading in PANELS.values()}
+        for name, command in self.commands.items():
+            found[PANELS[command.callback.__module__.rpartition(".")[2]]].append((name, command))
+        for heading, commands in found.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, command.get_short_help_str(WHOLE)) for name, command in commands])
+
+
+class Commands(typer.Typer):
+    """Registers each command as a `Command`."""
+
+    def command(self, name: str | None = None, **settings) -> Callable:
+        return super().command(name, **{"cls": Command} | settings)
+
 
 # Without Rich's markup, which takes what stands in brackets for a tag and leaves it out of the help.
-cli = typer.Typer(
+cli = Commands(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -94,13 +138,18 @@ def student_dirs(config, models: Path) -> dict[str, Path]:
     return {variant.name: models / variant.name for variant in config.variants}
 
 
+def base_of(config, base: Path | None) -> Path:
+    """The base model's directory: the one that was named, which must be there, else where the pipeline keeps it."""
+    if base is not None and not base.is_dir():
+        raise UserError(f"--base {base}: no such model directory")
+    return base or config.model_dir("base")
+
+
 def root_of(config, results: Path | None) -> Path:
     """The directory above that of the run. Raises UserError if `results` does not bear the name of the scale."""
     if results is None:
         return config.results.parent
     if results.name != config.scale:
-        from swiftkv.errors import UserError
-
         raise UserError(
             f"--results {results}: allowed is a directory named {config.scale!r}, the configuration's scale"
         )

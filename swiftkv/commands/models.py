@@ -12,6 +12,7 @@ from swiftkv.commands import (
     Mirror,
     Out,
     Work,
+    base_of,
     cli,
     instead,
     load,
@@ -74,7 +75,7 @@ def training_data(
     loaded = load(config)
     if loaded.distill.data.base_writes:
         take_gpu(loaded.tensor_parallel_size)
-    base, work = base or loaded.model_dir("base"), work or loaded.results / "work" / "data"
+    base, work = base_of(loaded, base), work or loaded.results / "work" / "data"
     stage.run(loaded, base, out or loaded.results / "data", work, mirror)
 
 
@@ -96,15 +97,19 @@ def distill(
         Path | None, typer.Option(help="Rows of data source self [results/SCALE/data/train.jsonl.xz].")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print memory and time, load nothing.")] = False,
-    gpu_memory: Annotated[float | None, typer.Option(help="With --plan: GiB of a GPU [this machine's].")] = None,
-    tflops: Annotated[float | None, typer.Option(help="With --plan: peak TFLOP/s of a GPU [this machine's].")] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(min=0.1, help="With --plan: GiB of a GPU [this machine's].")
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.001, help="With --plan: peak TFLOP/s of a GPU [this machine's].")
+    ] = None,
     answer_share: Annotated[
         float | None, typer.Option(min=0, max=1, help="With --plan: share of answer tokens [the data's, else 1].")
     ] = None,
 ) -> None:
     """Distil every student of the configuration in one run with one teacher pass."""
     loaded = load(config)
-    base = base or loaded.model_dir("base")
+    base = base_of(loaded, base)
     processes = processes or loaded.fsdp_world_size
     micro_batch_tokens = micro_batch_tokens or loaded.parallel.micro_batch_tokens
     recompute = loaded.parallel.recompute if recompute is None else recompute

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swiftkv.commands import CONFIG, Config, Mirror, cli, instead, load
+from swiftkv.commands import CONFIG, Config, Mirror, base_of, cli, instead, load
 
 
 @cli.command()
@@ -46,7 +46,25 @@ def memory_plan(
     from swiftkv.planning import memory_plan as stage
 
     loaded = load(config)
-    if not stage.show(loaded, base or loaded.model_dir("base"), gpu_memory):
+    if not stage.show(loaded, base_of(loaded, base), gpu_memory):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def preflight(
+    config: Config = CONFIG,
+    base: Annotated[Path | None, typer.Option(help="Directory of the base model [results/SCALE/models/base].")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="GiB of a GPU [this machine's].")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs [this machine's].")] = None,
+    tflops: Annotated[float | None, typer.Option(min=0.001, help="Peak TFLOP/s of a GPU [this machine's].")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="US dollars per hour of a GPU, or of the machine.")] = None,
+    mirror: Mirror = None,
+) -> None:
+    """Access, disk, memory, GPUs, driver, hours and cost of a whole run: exit code 0 if nothing is missing, else 1."""
+    from swiftkv.planning import preflight as stage
+
+    loaded = load(config)
+    if not stage.run(loaded, base_of(loaded, base), gpu_memory, gpus, tflops, price, mirror):
         raise typer.Exit(1)
 
 
@@ -62,8 +80,8 @@ def plan(
         "azure2023_conv"
     ),
     mirror: Mirror = None,
-    scale: Annotated[float, typer.Option(min=1e-6, help="Times the trace's rate.")] = 1000,
-    hours: Annotated[float, typer.Option(min=1e-3, help="Time that is simulated.")] = 24,
+    scale: Annotated[float, typer.Option(min=1e-6, max=1e9, help="Times the trace's rate.")] = 1000,
+    hours: Annotated[float, typer.Option(min=1e-3, max=8784, help="Time that is simulated.")] = 24,
     slo_ttft: Annotated[float, typer.Option(min=0, help="Seconds to the first token.")] = 2.0,
     slo_tpot: Annotated[float, typer.Option(min=0, help="Seconds per further token.")] = 0.1,
     attainment: Annotated[float, typer.Option(min=0.01, max=1, help="Share of requests within both limits.")] = 0.99,
@@ -81,7 +99,7 @@ def plan(
 
     if check is not None:
         instead(show_check, config, check, gpu)
-    chosen = roofline.machine(gpu or "H100", efficiency, bandwidth_efficiency, overhead)
+    chosen = roofline.machine("H100" if gpu is None else gpu, efficiency, bandwidth_efficiency, overhead)
     scenario = capacity.Scenario(
         scale=scale,
         hours=hours,

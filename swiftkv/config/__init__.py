@@ -235,21 +235,40 @@ def lay(raw: dict, change: dict) -> dict:
     return merged
 
 
+class OneOfEachKey(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML's loader silently keeps the last."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.composer.ComposerError(None, None, f"the key {twice[0]!r} is there twice", node.start_mark)
+        return node
+
+
 def read_layers(path: str | Path, seen: tuple = ()) -> dict:
     """Read a YAML config and what it extends. Raises UserError for a missing file, bad YAML or a loop."""
     path = Path(path)
-    if path.resolve() in seen:
-        raise UserError(f"{path}: 'extends' runs in a circle")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.resolve() in seen:
+            raise UserError(f"{path}: 'extends' runs in a circle")
+        raw = yaml.load(path.read_text(encoding="utf-8"), OneOfEachKey)  # a SafeLoader
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; a config is a YAML file") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a config, it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date or a number that cannot be
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a config must be a mapping, not {type(raw).__name__}")
-    parent = raw.pop("extends", None)
-    return lay(read_layers(path.parent / parent, (*seen, path.resolve())), raw) if parent else raw
+    if "extends" not in raw:
+        return raw
+    parent = raw.pop("extends")
+    if not isinstance(parent, str) or not parent or "\0" in parent:
+        raise UserError(f"{path}: {words.not_allowed('extends', parent, 'the path of a config file')}")
+    return lay(read_layers(path.parent / parent, (*seen, path.resolve())), raw)
 
 
 def check(model: type[BaseModel], raw: Any, where: str, path: tuple = ()) -> BaseModel:

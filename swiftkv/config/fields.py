@@ -11,6 +11,7 @@ NAMES = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 COMMITS = r"^[0-9a-f]{40}$"
 SHA256 = r"^[0-9a-f]{64}$"
 GGUF_NAMES = r"^[^/\s].*\.gguf$"
+LARGEST = 2**53  # below it a float holds every whole number
 RULE = "rule"  # the type of an error that brings its own words
 
 
@@ -19,7 +20,7 @@ class Section(BaseModel):
     whether a key is there decides what runs."""
 
     # Built when first used: most commands import this for one name.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -46,18 +47,36 @@ def are_unique(values: list) -> list:
     return values
 
 
+def is_countable(value: int) -> int:
+    if value >= LARGEST:
+        raise wrong("", "is too large; allowed is less than 2^53")
+    return value
+
+
+def whole(least: int) -> Any:
+    """The type of a whole number from `least` up that a machine can count to."""
+    return Annotated[int, Field(ge=least), AfterValidator(is_countable)]
+
+
+def is_clean(value: str) -> str:
+    if "\0" in value or value != value.encode(errors="ignore").decode():
+        raise wrong("", "holds a null character or half of a surrogate pair, as no name or path does")
+    return value
+
+
 AS_WRITTEN = WrapValidator(as_written)
 Positive = Annotated[float, Field(gt=0), AS_WRITTEN]
 NotNegative = Annotated[float, Field(ge=0), AS_WRITTEN]
 Share = Annotated[float, Field(ge=0, le=1), AS_WRITTEN]
 PositiveShare = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
-Count = Annotated[int, Field(ge=1)]
-WholeNumber = Annotated[int, Field(ge=0)]
+Count = whole(1)
+WholeNumber = whole(0)
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's limit
 Name = Annotated[str, Field(pattern=NAMES)]
 Commit = Annotated[str, Field(pattern=COMMITS)]
 Sha256 = Annotated[str, Field(pattern=SHA256)]
 GgufName = Annotated[str, Field(pattern=GGUF_NAMES)]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(is_clean)]
 UNIQUE = (AfterValidator(are_unique), Field(json_schema_extra={"uniqueItems": True}))
 
 

@@ -16,6 +16,7 @@ from swiftkv.config.fields import (
     Text,
     check_needs,
     conditions,
+    whole,
     wrong,
 )
 from swiftkv.config.training import Shape
@@ -98,7 +99,7 @@ class Latency(Section):
     """Unloaded latency, concurrency 1."""
 
     input_len: Count = Field(description="Prompt tokens.")
-    output_len: Annotated[int, Field(ge=2)] = Field(description="Generated tokens; one alone would have no TPOT.")
+    output_len: whole(2) = Field(description="Generated tokens; one alone would have no TPOT.")
     rounds: Count = Field(description="Rounds over all arms.")
 
 
@@ -222,7 +223,7 @@ class Served(Section):
     """Latency and goodput of servers under load, of the benchmark model of `throughput`; not run where this key is
     absent."""
 
-    arms: Annotated[list[str], *UNIQUE] = Field(
+    arms: Annotated[list[Text], *UNIQUE] = Field(
         description="Variants measured beside the base; inherited names of variants that are gone are left out, and if "
         "none is left, all variants are taken."
     )
@@ -248,7 +249,7 @@ class Served(Section):
 class Lengths(Section):
     """The 10:1 question."""
 
-    traces: list[str] = Field(description="Request traces, by their names in workflow/resources/traces/sources.csv.")
+    traces: list[Text] = Field(description="Request traces, by their names in workflow/resources/traces/sources.csv.")
 
 
 class Similarity(Section):

@@ -5,7 +5,18 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from swiftkv.config.fields import UNIQUE, Count, Positive, PositiveShare, Section, Share, WholeNumber, wrong
+from swiftkv.config.fields import (
+    UNIQUE,
+    Count,
+    Positive,
+    PositiveShare,
+    Section,
+    Share,
+    Text,
+    WholeNumber,
+    whole,
+    wrong,
+)
 
 PaperTask = Literal[
     "arc_challenge", "winogrande", "hellaswag", "truthfulqa_mc2", "mmlu", "mmlu_cot", "gsm8k_cot", "ifeval", "mmlu_pro"
@@ -18,7 +29,7 @@ class Sampling(Section):
 
     temperature: Positive = Field(description="Sampling temperature.")
     top_p: PositiveShare = Field(description="Smallest probability mass that tokens are drawn from.")
-    seeds: Annotated[int, Field(ge=2)] = Field(description="Answers per item, drawn with as many seeds from `seed` on.")
+    seeds: whole(2) = Field(description="Answers per item, drawn with as many seeds from `seed` on.")
 
 
 class RealSet(Section):
@@ -86,7 +97,7 @@ class Accuracy(Section):
         False, description="Whether real tasks are put to the model as a user's turn (instruct models)."
     )
     real: RealSets | None = None
-    undistilled: list[str] = Field(
+    undistilled: list[Text] = Field(
         description="Variants that are also scored undistilled. Where a file brings variants of its own and no such "
         "list, what it inherits keeps the names that are still there."
     )
@@ -121,7 +132,7 @@ class Diagnosis(Section):
         min_length=1, description="Records of a task, as multiples of those under `tasks`."
     )
     needles: Count = Field(description="Needle items per context length.")
-    needle_tokens: list[Annotated[int, Field(ge=48)]] = Field(
+    needle_tokens: list[whole(48)] = Field(
         min_length=1,
         description="Context lengths of the needle test, in tokens of prompt and answer; those beyond the model's "
         "max_position_embeddings are left out.",
@@ -137,10 +148,8 @@ class Divergence(Section):
         description="Some of the sets (default all): transcripts of QMSum's test meetings, GSM8K's test questions with "
         "answers, HumanEval's functions with solutions, gold passages of NQ-open.",
     )
-    documents: Annotated[int, Field(ge=2)] = Field(
-        description="Documents per set, drawn by the seed. QMSum has 35, HumanEval 164."
-    )
-    max_tokens: Annotated[int, Field(ge=2)] = Field(description="What is read of a document, in tokens from its start.")
+    documents: whole(2) = Field(description="Documents per set, drawn by the seed. QMSum has 35, HumanEval 164.")
+    max_tokens: whole(2) = Field(description="What is read of a document, in tokens from its start.")
     answer_tokens: Count = Field(
         description="Last tokens of a document that count as the answer; those before them are its prompt and leave at "
         "the cut. Documents that are no longer than this are passed over."

@@ -1,11 +1,12 @@
 """The whole configuration as one model, with the rules between its sections; and its JSON schema."""
 
+from functools import cache
 from typing import Self
 
 from pydantic import Field, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
-from swiftkv.config.fields import Name, Section, WholeNumber, wrong
+from swiftkv.config.fields import Name, Section, Seed, wrong
 from swiftkv.config.measuring import CONTROLS, Lengths, Served, Similarity, Throughput, Verify
 from swiftkv.config.scoring import Accuracy, Diagnosis, Divergence, Protocol
 from swiftkv.config.training import Ablations, Base, Distill, Parallel, Tasks, TrainBase, Variant
@@ -22,7 +23,7 @@ class Settings(Section):
     """What is measured, on which model, with which seed. `extends: other.yaml` is resolved before validation."""
 
     scale: Name = Field(description="Name of the scale; results go to results/<scale>/.")
-    seed: WholeNumber = Field(description="Seed of everything random.")
+    seed: Seed = Field(description="Seed of everything random.")
     base: Base
     tasks: Tasks
     train_base: TrainBase
@@ -85,6 +86,7 @@ class Plain(GenerateJsonSchema):
         return False
 
 
+@cache
 def json_schema() -> dict:
     """The JSON schema of a configuration, for editors, the documentation and error messages."""
     schema = Settings.model_json_schema(schema_generator=Plain)

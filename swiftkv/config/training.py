@@ -17,20 +17,22 @@ from swiftkv.config.fields import (
     Positive,
     PositiveShare,
     Section,
+    Seed,
     Sha256,
     Share,
     Text,
     WholeNumber,
     check_needs,
     conditions,
+    whole,
     wrong,
 )
 
 BASE_NEEDS = {"embedded": "path", "local": "path", "hub": "path revision", "package": "path sha256"}
 GGUF, GGUF_KEYS = ".gguf", ("file", "sha256")
 PACKAGE = r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*"
-Width = Annotated[int, Field(ge=32)]
-Length = Annotated[int, Field(ge=64)]
+Width = whole(32)
+Length = whole(64)
 LossOn = Literal["answers", "all"]
 Schedule = Literal["cosine", "linear"]
 Init = Literal["group-mean", "first-layer", "cut-layer"]
@@ -64,7 +66,7 @@ class Base(Section):
         description="embedded: shipped with the project; train: train it here; local: a directory or a GGUF file; hub: "
         "a pinned repository, or one GGUF file of it; package: the GGUF file in a Python package."
     )
-    path: str | None = Field(
+    path: Text | None = Field(
         None,
         description="Directory (embedded, local), GGUF file (local), repository id (hub) or name==version (package).",
     )
@@ -161,7 +163,7 @@ class Shape(Section):
     num_hidden_layers: Count = Field(description="Layers L.")
     num_attention_heads: Count = Field(description="Query heads.")
     num_key_value_heads: Count = Field(description="Key/value heads (GQA).")
-    vocab_size: Annotated[int, Field(ge=256)] = Field(description="Size of the vocabulary.")
+    vocab_size: whole(256) = Field(description="Size of the vocabulary.")
 
 
 class TrainBase(Shape):
@@ -277,7 +279,7 @@ class AblationArm(Section):
 class Ablations(Section):
     """Choices of the distillation recipe, compared on the same students and seeds (`swiftkv ablate`)."""
 
-    seeds: Annotated[list[WholeNumber], *UNIQUE] = Field(
+    seeds: Annotated[list[Seed], *UNIQUE] = Field(
         min_length=1, description="Seeds of the training data; every arm is trained once for each."
     )
     probes: Count = Field(description="Held-out batches that every arm is judged on.")

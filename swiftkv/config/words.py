@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import re
+import reprlib
 from collections.abc import Iterable
 
 from swiftkv.config.fields import COMMITS, GGUF_NAMES, NAMES, RULE, SHA256
@@ -14,6 +16,7 @@ PATTERNS = {
 }
 LOWER = {"minimum": "from", "exclusiveMinimum": "above"}
 UPPER = {"maximum": "up to", "exclusiveMaximum": "below"}
+LONG_WORD = re.compile(r"(\S{120})\S+")
 LONGEST = 120  # characters of a wrong value that are shown
 
 
@@ -73,7 +76,9 @@ def at(root: dict, path: Iterable) -> dict:
     schema = root
     for part in path:
         schema = resolve(schema, root)
-        if isinstance(part, int):
+        if part == "[key]":  # pydantic's name for a key that is itself wrong
+            return {"type": "string"}
+        if isinstance(part, int) and "items" in schema:
             schema = schema["items"]
         else:
             schema = schema.get("properties", {}).get(part) or schema["additionalProperties"]
@@ -100,8 +105,16 @@ def unknown(key: str, names: Iterable, known: Iterable[str]) -> str:
 
 def not_allowed(key: str, value: object, words: str) -> str:
     """One line about a value."""
-    text = json.dumps(value, default=str)[:LONGEST]
-    return about(key, f"{text} is not allowed; allowed is {words}")
+    return about(key, f"{shown(value)} is not allowed; allowed is {words}")
+
+
+def shown(value: object) -> str:
+    """A value as it was written, or the beginning of it: a list may be long, deep, or hold itself."""
+    try:
+        text = reprlib.repr(value) if isinstance(value, (list, dict, set)) else json.dumps(value, default=str)
+    except ValueError:  # Python shows no whole number of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text[:LONGEST]
 
 
 def explain(errors: list[dict], root: dict) -> str:
@@ -116,5 +129,6 @@ def explain(errors: list[dict], root: dict) -> str:
     if error["type"] == "missing":
         return about(dotted(error["loc"][:-1]), f"{error['loc'][-1]} is missing")
     if error["type"] == RULE:
-        return about(dotted(error["loc"], error["ctx"]["key"]), error["ctx"]["text"])
+        text = LONG_WORD.sub(r"\1...", error["ctx"]["text"])
+        return about(dotted(error["loc"], error["ctx"]["key"]), text)
     return not_allowed(dotted(error["loc"]), error["input"], allowed(at(root, error["loc"]), root))

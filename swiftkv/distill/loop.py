@@ -7,6 +7,7 @@ student has its own optimiser, step and checkpoint; their updates do not depend 
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -254,9 +255,11 @@ def run(
     source = stream or stream_of(config, load_tokenizer(base_dir), made=options and options.data)
     starts = [variant.start_file for variant in config.variants if variant.start]
     inputs = [*data_files(config, base_dir, options), *starts]
-    with Provenance("distill", config, inputs=inputs, out=[out_dir / CURVES]) as provenance:
+    with Provenance("distill", config, inputs=inputs, out=[out_dir / CURVES]) as provenance, ExitStack() as stack:
         torch.manual_seed(config.seed)
         distillation = Distillation(config, base_dir, Path(work), options=options)
+        if distillation.world.first:
+            stack.enter_context(outputs.alone(Path(work)))
         distillation.resume()
         distillation.train(source)
         export(distillation, config, base_dir, out_dir)

@@ -181,9 +181,8 @@ def score_arm(
     jobs = jobs_of(config, arm, model_dir, hashes, available, work, limit)
     paper_tasks.write_tasks(folder, list(available), mirror)
     named = {task.name: source for task, source in sources.items()}
-    with Provenance(
-        "protocol", config, out=[out_dir / "protocol.json"], arm=arm, model_sha256=hashes, sources=named
-    ) as provenance:
+    written = [out_dir / "protocol.json", *(out_dir / f"{job.task.name}.jsonl.gz" for job in jobs)]
+    with Provenance("protocol", config, out=written, arm=arm, model_sha256=hashes, sources=named) as provenance:
         finish(arm, model_dir, jobs, folder, tokenizer, limit)
         write_results(arm, list(named), jobs, out_dir, limit, provenance)
     paper_tasks.discard_data(folder)

@@ -252,7 +252,7 @@ def report(planned: DistillationPlan, source: str, speed: str) -> str:
     )
 
 
-def show(
+def here(
     config: RunConfig,
     base_dir: Path | None,
     processes: int = 1,
@@ -261,9 +261,10 @@ def show(
     micro_batch_tokens: int | None = None,
     checkpoint_activations: bool = False,
     answer_share: float | None = None,
-) -> DistillationPlan:
-    """Print the plan and return it. What is not given is this machine's: GiB and peak TFLOP/s of its first GPU, or
-    its own where there is none; and the data's, where base and data are there. Raises UserError as `plan` does."""
+) -> tuple[DistillationPlan, str, str]:
+    """The plan, and where the shape and the speed are from. What is not given is this machine's: GiB and peak TFLOP/s
+    of its first GPU, or its own where there is none; and the data's, where base and data are there. Raises UserError
+    as `plan` does."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_cpu = device.type == "cpu" and not tflops and not gpu_memory_gib
     if on_cpu:  # the run takes a whole step at once there
@@ -281,6 +282,12 @@ def show(
         data=data_shape(config, base_dir) if answer_share is None else DataShape(answer_share),
         utilisation=cpu_utilisation(shape) if on_cpu else UTILISATION,
     )
+    return planned, source, speed
+
+
+def show(config: RunConfig, base_dir: Path | None, *choices, **named) -> DistillationPlan:
+    """Print the plan of `here` and return it. Raises UserError as `plan` does."""
+    planned, source, speed = here(config, base_dir, *choices, **named)
     print(report(planned, source, speed), flush=True)
     return planned
 

@@ -86,7 +86,7 @@ def protocol(config: RunConfig, results: Results) -> Table:
 def run(config: RunConfig, out_dir: Path, root: str | Path = "results") -> None:
     """Write tab-protocol as CSV, Markdown and LaTeX. Raises UserError naming the result that is missing."""
     results = load(config.scale, root)
-    inputs, written = [results.path("protocol")], [out_dir / f"{TABLE}.csv"]
+    inputs, written = [results.path("protocol")], tables.files_of([TABLE], out_dir)
     ids = {name: exhibits.TEXTS[name] for name in exhibits.PROTOCOL}
     with Provenance("protocol-report", config, inputs=inputs, out=written, ids=ids) as provenance:
         tables.write(protocol(config, results), results.origin("protocol"), TABLE, out_dir)

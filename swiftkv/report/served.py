@@ -60,8 +60,11 @@ def run(config, out_dir: Path, root: str | Path = "results") -> None:
     """Write fig-served, tab-served and tab-saturation. Raises UserError naming the result that is missing."""
     results = load(config.scale, root)
     inputs = [results.path(name) for name in SERVED_FRAMES]
-    names = [f"{name}.png" for name in exhibits.SERVED_FIGURES] + [f"{name}.csv" for name in exhibits.SERVED_TABLES]
-    with Provenance("serve-report", config, inputs=inputs, out=[Path(out_dir) / name for name in names]) as provenance:
+    written = [
+        *plots.files_of(exhibits.SERVED_FIGURES, out_dir),
+        *tables.files_of(exhibits.SERVED_TABLES, out_dir),
+    ]
+    with Provenance("serve-report", config, inputs=inputs, out=written) as provenance:
         for name in exhibits.SERVED_FIGURES:
             plots.draw(config, name, out_dir, root)
         write_tables(results, out_dir)

@@ -7,6 +7,7 @@ with its id (`swiftkv.report.exhibits`).
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from swiftkv.report.gain_loss import gains_and_losses
 from swiftkv.results import Origin, Results, load, published
 
 TABLE_1 = {0.0: "base", 0.25: "skip25", 0.5: "skip50"}  # share of layers skipped -> its row in published.csv
+ALL_TABLES = "tables.tex"
 DIGITS = 6  # significant digits of the numbers in the CSV
 
 
@@ -273,6 +275,11 @@ def escape(text: str) -> str:
     return "".join({c: f"\\{c}" for c in "%&_#$"}.get(c, c) for c in text)
 
 
+def files_of(names: Iterable[str], out_dir: str | Path) -> list[Path]:
+    """The files of tables: CSV, Markdown and LaTeX of each."""
+    return [Path(out_dir) / f"{name}{suffix}" for name in names for suffix in (".csv", ".md", ".tex")]
+
+
 def write_one(results: Results, name: str, out_dir: str | Path) -> None:
     """Write a table of the results in its three formats. Raises UserError naming the result file that is missing."""
     write(exhibits.ALL[name].maker(results), results.origin(shown_in(name)[0].name), name, out_dir)
@@ -286,9 +293,10 @@ def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
     where = f"Scale {origin.scale}; {table.hardware or origin.hardware}; git {origin.git}; {name}."
     caption = f"{table.caption}.{random} {where}"
     numbers = table.numbers.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
-    files.write_text(Path(out_dir) / f"{name}.csv", numbers)
-    files.write_text(Path(out_dir) / f"{name}.md", markdown(table, caption))
-    files.write_text(Path(out_dir) / f"{name}.tex", latex(table, caption, name))
+    for path, content in zip(
+        files_of([name], out_dir), (numbers, markdown(table, caption), latex(table, caption, name)), strict=True
+    ):
+        files.write_text(path, content)
 
 
 def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "results", partial: bool = False) -> None:
@@ -299,9 +307,9 @@ def write_all(config: RunConfig, out_dir: str | Path, root: str | Path = "result
     results = load(config.scale, root)
     names = exhibits.of(config, exhibits.TABLES)
     inputs = [results.path(file.name) for name in names for file in shown_in(name)]
-    written = [Path(out_dir) / f"{name}.csv" for name in names]
+    written = [*files_of(names, out_dir), Path(out_dir) / ALL_TABLES]
     with Provenance("tables", config, inputs=inputs, out=written) as provenance:
         made = exhibits.make(names, lambda name: write_one(results, name, out_dir), partial)
-        files.write_text(Path(out_dir) / "tables.tex", exhibits.document(made))
+        files.write_text(Path(out_dir) / ALL_TABLES, exhibits.document(made))
         provenance.record["ids"] = made
         provenance.save(Path(out_dir) / "tables")

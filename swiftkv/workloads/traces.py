@@ -72,7 +72,9 @@ def csv_records(text: str, where: str) -> Iterator[tuple[int, dict]]:
     is too long or not CSV."""
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
+        if twice := [name for name in columns if columns.count(name) > 1]:
+            raise UserError(f"{where}: the column {twice[0]!r} is there twice")
         for row in reader:
             if None in row:
                 raise UserError(f"{where}:{reader.line_num}: malformed row, more fields than {reader.fieldnames}")
@@ -89,7 +91,7 @@ def records(text: str, where: str) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(io.StringIO(text), 1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise UserError(f"{where}:{number}: malformed row, not a JSON object: {line[:60]!r}")

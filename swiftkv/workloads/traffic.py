@@ -5,6 +5,7 @@ each copy up to JITTER_S before or after the original. Rates then follow the tra
 of the fleet sees the same process at its share of the rate, which is what makes its engines exchangeable.
 """
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from swiftkv.errors import UserError
 from swiftkv.workloads import traces
 
 JITTER_S = 30.0
+LATEST_S = 1e12  # beyond every date; a float still tells microseconds apart
+SHORTEST_S = 1.0  # a shorter trace would be repeated 86,400 times a day or more
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 BLOCK_FIELD = "hash_ids"
 OWN = ("arrival_s", "prompt_tokens", "output_tokens")
 
@@ -80,7 +84,7 @@ def _parsed(trace: traces.Trace, data: bytes, where: str, source: str) -> Traffi
         raise UserError(f"{where}: all requests arrive at once; the rate cannot be told")
     blocks = [rows[i][1].get(BLOCK_FIELD) for i in np.argsort(times, kind="stable") if served[i]]
     requests = _ordered((times - times.min())[served], prompts[served], outputs[served])
-    known = all(isinstance(ids, list) for ids in blocks)
+    known = all(isinstance(ids, list) and all(type(block) is int for block in ids) for ids in blocks)
     source += _changes(int((~served).sum()), int((prompts[served] == 0).sum()), len(rows))
     return Traffic(trace.workload, source, requests, span, blocks if known else None)
 
@@ -95,16 +99,16 @@ def _seconds(text, where: str) -> float:
     """Mooncake's integer milliseconds, seconds, or a date and time as ISO 8601 has it: of any fraction, with its
     offset from UTC, and of UTC where it names none."""
     value = np.nan
-    if isinstance(text, int):
-        return text / 1e3
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError, OverflowError):
+        if isinstance(text, int):
+            value = np.nan if isinstance(text, bool) else text / 1e3
+        elif isinstance(text, float) or NUMBER.fullmatch(text):
+            value = float(text)
+        else:
             moment = datetime.fromisoformat(text)
             value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not np.isfinite(value):
-        raise UserError(f"{where} is {text!r}; allowed are seconds or a date and time")
+    if not abs(value) < LATEST_S:
+        raise UserError(f"{where} is {str(text)[:60]!r}; allowed are seconds or a date and time")
     return value
 
 
@@ -129,7 +133,13 @@ def _ordered(times: np.ndarray, prompts: np.ndarray, outputs: np.ndarray) -> Req
 
 
 def scaled(traffic: Traffic, hours: float, factor: float, seed: int = 0) -> Requests:
-    """`hours` of the trace, repeated end to end, at `factor` times its rate."""
+    """`hours` of the trace, repeated end to end, at `factor` times its rate. Raises UserError for a trace too short to
+    be repeated."""
+    if traffic.span_s < SHORTEST_S:
+        raise UserError(
+            f"{traffic.name}: {traffic.span_s:.2g} s lie between the first request and the last; allowed is "
+            f"{SHORTEST_S:g} s or more, since the trace is repeated to {hours:g} h"
+        )
     rng, trace, seconds = np.random.default_rng(seed), traffic.requests, hours * 3600
     parts = []
     for start in np.arange(0, seconds, traffic.span_s):

@@ -27,6 +27,8 @@ FOLDED = (
     "{% if m.role == 'user' %}[{{ (system if loop.first else '') + m.content }}]{% else %}"
     "{{ m.content }}<|end|>{% endif %}{% endfor %}"
 )
+# Llama 3.1's habit: the first message is looked at, whatever it is.
+FIRST = "{% if messages[0]['role'] == 'system' %}{{ messages[0].content }}{% endif %}" + PLAIN
 # Qwen3's habit: only the last answer shows its thoughts.
 STRIPPED = LINES.replace("{{ m.content }}", "{{ '<think>' if loop.last and m.role == 'assistant' }}{{ m.content }}")
 # A prompt that goes on in another way than the answers do.

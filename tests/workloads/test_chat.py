@@ -97,3 +97,24 @@ def test_an_empty_system_message_is_left_out(empty):
 def test_unknown_rows_are_named(row, reason):
     with pytest.raises(UserError, match=reason):
         messages(row, "here")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ([{"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}], "turn .*None.* needs valid text"),
+        ([{"role": "tool", "content": "42", "tool_call_id": "1"}], "turn .*tool.* a role of system, user"),
+        ([{"role": "user", "content": [{"type": "text", "text": "Q"}]}], "turn .*'type': 'text'.* needs valid text"),
+    ],
+    ids=["null content", "tool's answer", "parts"],
+)  # fmt: skip
+def test_turns_of_tools_and_lists_of_parts_are_named(row, reason):
+    with pytest.raises(UserError, match=f"here: {reason}") as error:
+        messages({"messages": [*chat("Q"), *row]}, "here")
+    assert "\n" not in str(error.value)
+
+
+def test_characters_beyond_the_basic_plane_are_read(tiny_tokenizer):
+    tokenizer = with_template(tiny_tokenizer, PLAIN)
+    document = encode(tokenizer, chat("which 🙂?", "this one: 🦜"))
+    assert tokenizer.decode(document.ids[document.answers]) == "this one: 🦜<|end|>"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from swiftkv.workloads.documents import Maker, pieces
 from swiftkv.workloads.packing import Document
-from tests.helpers.chat_templates import PLAIN, chat, with_template
+from tests.helpers.chat_templates import FIRST, PLAIN, chat, with_template
 
 TEXTS = st.lists(st.text("ab \n", max_size=60), max_size=8)
 
@@ -51,6 +51,27 @@ def test_pieces_of_a_chat_without_an_answer_are_left_out(tiny_tokenizer):
     found = made.documents([("here", chat("q " * 80, "a b " * 40))])
     assert found and all(document.answers.any() for document in found)
     assert made.tally.dropped["pieces of chats without an answer"] > 0
+
+
+ANSWERED, BACKWARDS = chat("q", "a b c"), [{"role": "assistant", "content": "hello"}, *chat("hi", "yes")]
+SYSTEM, UNANSWERED = [{"role": "system", "content": "be brief"}], chat("q", "")
+
+
+@pytest.mark.parametrize("template", [PLAIN, FIRST])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_chats_without_question_or_answer_are_kept_or_counted(tiny_tokenizer, template, split):
+    """None at all, an answer first, a system message alone, an empty answer."""
+    made = Maker(with_template(tiny_tokenizer, template), split, 64, None, 3, False)
+    found = made.documents([("here", one) for one in ([], BACKWARDS, SYSTEM, UNANSWERED, ANSWERED)])
+    assert len(found) == made.tally.kept["chats"] and len(found) + sum(made.tally.dropped.values()) == 5
+    if split == "train":
+        # In the second template no prompt is empty, as that of the first answer would be.
+        assert made.tally.kept["chats"] == (2 if template is PLAIN else 1)
+        assert made.tally.dropped["with fewer than 3 answer tokens"] == 2
+    elif template is FIRST:
+        assert any(reason.startswith("refused by the chat template") for reason in made.tally.dropped)
+    else:
+        assert not found
 
 
 @pytest.mark.parametrize("text", [" ", " \n"])

@@ -3,6 +3,7 @@
 swiftkv.report.plots.draw_all(config, "results/cpu/figures")
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from swiftkv.config import RunConfig
@@ -10,8 +11,13 @@ from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 from swiftkv.registry import FRAMES, SWEEP_FRAMES
 from swiftkv.report import exhibits
-from swiftkv.report.plots.style import save, theme
+from swiftkv.report.plots.style import SUFFIXES, save, theme
 from swiftkv.results import load
+
+
+def files_of(names: Iterable[str], out_dir: str | Path) -> list[Path]:
+    """The files of figures: PNG and SVG of each."""
+    return [Path(out_dir) / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
 
 
 def draw(config: RunConfig, name: str, out_dir: str | Path, root: str | Path = "results") -> None:
@@ -32,7 +38,7 @@ def draw_all(
     results = load(config.scale, root)
     frames = ["throughput", "kv_capacity", *SWEEP_FRAMES] if of_sweep else [name for name in FRAMES if name != "claims"]
     names = exhibits.of(config, exhibits.SWEEP_FIGURES if of_sweep else exhibits.FIGURES)
-    inputs, written = [results.path(frame) for frame in frames], [Path(out_dir) / f"{name}.png" for name in names]
+    inputs, written = [results.path(frame) for frame in frames], files_of(names, out_dir)
     with Provenance("figures", config, inputs=inputs, out=written) as provenance:
         made = exhibits.make(names, lambda name: draw(config, name, out_dir, root), partial)
         provenance.record["ids"] = made

@@ -17,6 +17,7 @@ from swiftkv.results import Origin, Results
 
 WIDTH = 7.2  # inches; two columns of a paper
 DPI = 200
+SUFFIXES = {".png": {"Software": None}, ".svg": {"Date": None}}  # of a figure's files, and their metadata
 GREY = "#555555"
 # Okabe and Ito's palette, ordered so that neighbours also differ in lightness (readable in grey print).
 PALETTE = ["#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442"]
@@ -67,7 +68,7 @@ def footer(figure: Figure, origin: Origin | str, note: str = "") -> None:
 def save(figure: Figure, stem: Path) -> None:
     """Write `<stem>.png` and `<stem>.svg` atomically, without dates, and with the figure's id, which the stem is."""
     figure.text(0.99, 0.03 / figure.get_figheight(), stem.name, fontsize=6.2, color=GREY, va="bottom", ha="right")
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+    for suffix, metadata in SUFFIXES.items():
         metadata = {"Title": stem.name, **metadata}
         with atomic_path(stem.with_name(stem.name + suffix)) as path:
             figure.savefig(path, dpi=DPI, metadata=metadata, facecolor="white")

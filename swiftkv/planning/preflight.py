@@ -1,0 +1,287 @@
+"""What a run needs and whether this machine has it, before anything is loaded (`swiftkv preflight`): access to the
+repositories, disk, memory, GPUs, driver; then hours and cost.
+
+Hours are those of the distillation's plan, and of other stages where a run of the scale has recorded them.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pandas as pd
+import torch
+
+from swiftkv import devices
+from swiftkv.base_model import hub
+from swiftkv.base_model.fetch import local_dir
+from swiftkv.base_model.gguf_origin import local_file
+from swiftkv.config import RunConfig
+from swiftkv.config.training import Base
+from swiftkv.errors import UserError
+from swiftkv.files import ROOT
+from swiftkv.planning import distillation, memory_plan
+from swiftkv.planning.distillation import GIB, DistillationPlan
+from swiftkv.workloads.downloads import MIRROR_VARIABLE, mirror_of
+from swiftkv.workloads.rows import local_files
+
+YES, NO, UNKNOWN = "yes", "no", "not known"
+PROBE_S = 3.0  # for an answer of the hub
+STATE_BYTES = 12  # of a trained number in a checkpoint: itself and AdamW's two moments, in float32
+OTHER_DISK = 0.5 * GIB  # logs, rows, figures
+OLDEST_DRIVER = {"12": 525, "13": 580}  # of NVIDIA, for a major version of CUDA
+NEEDS_DATA = ("protocol", "divergence")  # sections whose texts come from a mirror or the network
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a run needs, what this machine has, and whether that is enough (YES, NO, UNKNOWN)."""
+
+    what: str
+    needed: str
+    here: str
+    enough: str
+
+
+def fits(condition: bool) -> str:
+    return YES if condition else NO
+
+
+# Access
+
+
+def cached(base: Base) -> bool:
+    """Whether a base model of the hub lies in this machine's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(base.path, base.file or "config.json", revision=base.revision), str)
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached, as far as a connection tells; with a proxy that is left to the request."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():
+        return True
+    place = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((place.hostname, place.port or 443), timeout=PROBE_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def permission(repository: str, kind: str, reachable: bool) -> tuple[str, str]:
+    """What is known of the access to a repository, in words, and whether it is enough."""
+    from huggingface_hub import auth_check, get_token
+
+    token = "a token is set" if get_token() else "no token (`hf auth login`)"
+    if not reachable:
+        return f"the hub cannot be reached; {token}", NO
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repository}"
+    try:
+        with hub.one_line(repository):
+            auth_check(repository, repo_type=kind)
+    except UserError as error:
+        return f"{error}; {token}; its licence: {page}", NO
+    return f"access is granted; {token}", YES
+
+
+def repositories(config: RunConfig) -> list[tuple[str, str]]:
+    """Id and kind of every repository of the hub that the run asks for."""
+    base, data = config.base, config.distill.data
+    found = [(base.path, "model")] if base.source == "hub" else []
+    return found + [(entry.path, "dataset") for entry in data.datasets or () if data.source == "hub"]
+
+
+def access(config: RunConfig, mirror: Path | None) -> list[Finding]:
+    """Of every repository and of the user's files."""
+    findings, asked = [], repositories(config)
+    wanted = [name for name, kind in asked if kind == "dataset" or not cached(config.base)]
+    reachable = bool(wanted) and hub_answers()
+    for name, kind in asked:
+        said, enough = permission(name, kind, reachable) if name in wanted else ("in the cache", YES)
+        findings.append(Finding(f"{kind} {name}", "access, its licence accepted", said, enough))
+    if config.base.source in ("embedded", "local"):
+        findings.append(there("base", lambda: (local_file if config.base.is_gguf else local_dir)(config.base.path)))
+    if config.distill.data.source == "jsonl":
+        findings.append(there("training data", lambda: local_files(config)))
+    if config.accuracy.real or any(section in config.raw for section in NEEDS_DATA):
+        said, enough = (str(mirror), YES) if mirror else ("no mirror", UNKNOWN)
+        findings.append(Finding("evaluation sets", f"a network, or {MIRROR_VARIABLE}", said, enough))
+    return findings
+
+
+def there(what: str, find) -> Finding:
+    """A finding about files of this machine, which `find` looks for."""
+    try:
+        found = find()
+    except UserError as error:
+        return Finding(what, "its files", str(error), NO)
+    return Finding(what, "its files", ", ".join(map(str, found)) if isinstance(found, list) else str(found), YES)
+
+
+# Disk, memory, GPUs
+
+
+def disk(config: RunConfig, shape: Mapping, planned: DistillationPlan | None) -> list[Finding]:
+    """Of each stage that writes much; models that are there already need nothing."""
+    weights = memory_plan.own_format(shape)
+    arms = [arm for arm in config.accuracy_arms[1:] if not config.model_dir(arm).is_dir()]
+    students, controls = ([a for a in arms if a.endswith("-undistilled") is which] for which in (False, True))
+    loads = config.base.source == "hub" and not cached(config.base)
+    states = 2 * STATE_BYTES * sum(s.parameters for s in planned.students) if planned and students else 0
+    parts = {
+        "base": weights if loads else 0,
+        f"distill ({len(students)} students, their checkpoints)": len(students) * weights + states,
+        f"convert ({len(controls)} controls)": len(controls) * weights,
+        "all others": OTHER_DISK,
+    }
+    place = config.results.absolute()
+    place = next(parent for parent in (place, *place.parents) if parent.is_dir())
+    free, total = shutil.disk_usage(place).free, sum(parts.values())
+    stages = ", ".join(f"{name} {size / GIB:.3g}" for name, size in parts.items() if size)
+    here = f"{free / GIB:.3g} GiB free"
+    return [Finding("disk", f"{total / GIB:.3g} GiB: {stages}", here, fits(total <= free))]
+
+
+def memory(config: RunConfig, shape: Mapping, gpu_memory_gib: float | None) -> Finding:
+    """Main memory: what a run of this scale has taken, else the models that the CPU holds."""
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    taken = {stage: row["max_rss"] * 2**20 for stage, row, _ in recorded(config.scale)} if not gpu_memory_gib else {}
+    if taken:
+        stage = max(taken, key=taken.get)
+        needed = f"{said(taken[stage])} ({stage}, as recorded)"
+        return Finding("memory", needed, said(here), fits(taken[stage] < here))
+    count = memory_plan.roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, 1)
+    # A GPU that has no room for the gates' reference leaves it to the CPU; without one every model is there.
+    need = memory_plan.HOST_GIB * GIB
+    reference = memory_plan.verify_reference(shape)
+    if not gpu_memory_gib:
+        need += max(reference, memory_plan.PASS * memory_plan.FLOAT32 * count)
+    elif reference > (1 - devices.KEPT_FREE) * gpu_memory_gib * GIB:
+        need += memory_plan.FLOAT64 * count
+    return Finding("memory", f"{need / GIB:.3g} GiB", said(here), fits(need < here))
+
+
+def said(size: float) -> str:
+    return f"{size / GIB:.3g} GiB"
+
+
+def gpus(config: RunConfig, shape: Mapping, gib: float | None, count: int) -> list[Finding]:
+    """Of every stage of the memory plan on GPUs of `gib`; a run without any needs none."""
+    if not gib:
+        return [Finding("GPU", "none, the CPU does all", "none", YES)]
+    budget = (1 - devices.KEPT_FREE) * gib * GIB
+    return [
+        Finding(
+            f"GPU memory, {need.stage}",
+            f"{need.gpus} x {need.each / GIB:.3g} GiB: {need.what}",
+            f"{count} x {gib:.4g} GiB, {devices.KEPT_FREE:.0%} kept free",
+            fits(need.each <= budget and need.gpus <= count),
+        )
+        for need in memory_plan.needs(config, shape, gib)
+    ]
+
+
+def driver() -> list[Finding]:
+    """NVIDIA's driver and PyTorch's build, where there is a GPU."""
+    if not devices.visible():
+        return []
+    build = torch.version.cuda
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    version = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False).stdout.split()
+    if build is None:
+        return [Finding("driver", "a CUDA build of PyTorch (FLAVOUR=cuda)", "a CPU build", NO)]
+    oldest, major = OLDEST_DRIVER.get(build.partition(".")[0]), re.match(r"\d+", version[0] if version else "")
+    if not oldest or not major:
+        return [Finding("driver", f"one for CUDA {build}", version[0] if version else "no answer", UNKNOWN)]
+    return [Finding("driver", f"{oldest} or later for CUDA {build}", version[0], fits(int(major[0]) >= oldest))]
+
+
+# Time and cost
+
+
+def recorded(scale: str) -> list[tuple[str, pd.Series, Path]]:
+    """Job, row of its benchmark and the run's directory, of this machine's run of `scale`, else of a published one."""
+    places = [Path("results") / scale, *sorted((ROOT / "results" / "reference").glob(f"*/{scale}"))]
+    for place in places:
+        if tables := sorted(place.glob("benchmarks/*.tsv")):
+            return [(path.stem, pd.read_csv(path, sep="\t").iloc[-1], place) for path in tables]
+    return []
+
+
+def hours(config: RunConfig, planned: DistillationPlan | None) -> tuple[dict[str, float], list[str]]:
+    """Hours of stages by name, and in words where they are from and what is not known."""
+    rows = recorded(config.scale)
+    found = {stage: float(row["s"]) / 3600 for stage, row, _ in rows if stage != "distill" or planned is None}
+    words = [f"{', '.join(found)}: as recorded in {os.path.relpath(rows[0][2])}"] if found else []
+    if planned is not None:
+        found["distill"] = planned.hours(planned.run_flops)
+        words.append(f"distill: {planned.utilisation:.0%} of {planned.tflops:.4g} TFLOP/s a process")
+    if not rows:
+        words.append(f"not known: every stage but distill; no run of scale {config.scale} has been recorded")
+    return found, words
+
+
+def report(findings: Iterable[Finding], found: Mapping[str, float], words: list[str], cost: str) -> str:
+    """The page that is printed."""
+    lines = [f"{one.enough:<9}  {one.what}: needs {one.needed}; here: {one.here}" for one in findings]
+    stages = ", ".join(f"{stage} {value:.2g} h" for stage, value in found.items())
+    return "\n".join([*lines, f"time: {sum(found.values()):.2g} h ({stages})", *(f"  {line}" for line in words), cost])
+
+
+def run(
+    config: RunConfig,
+    base_dir: Path | None,
+    gpu_memory_gib: float | None = None,
+    gpu_count: int | None = None,
+    tflops: float | None = None,
+    price: float | None = None,
+    mirror: Path | None = None,
+) -> bool:
+    """Print what the run needs, and return whether nothing is missing, as far as can be known.
+
+    What is not given of the GPUs is this machine's; `price` is US dollars per hour of a GPU, or of the machine where
+    there is none. Raises UserError for a cut that does not fit the model.
+    """
+    here = devices.memory_gib() if devices.visible() else {}
+    gib = gpu_memory_gib or min(here.values(), default=None)
+    count = gpu_count or len(here) or 1
+    shape, source = distillation.shape_of(config, base_dir)
+    try:
+        planned, *_ = distillation.here(
+            config, base_dir, config.fsdp_world_size, gib, tflops, config.parallel.micro_batch_tokens,
+            config.parallel.recompute, 1.0,
+        )  # fmt: skip
+    except UserError as error:
+        if not str(error).startswith("plan: nothing is trained"):
+            raise
+        planned = None
+    findings = [
+        *access(config, mirror_of(mirror)),
+        *disk(config, shape, planned),
+        memory(config, shape, gib),
+        *gpus(config, shape, gib, count),
+        *(driver() if gpu_memory_gib is None else []),
+    ]
+    found, words = hours(config, planned)
+    used = max(config.fsdp_world_size, config.tensor_parallel_size)
+    total = sum(found.values()) * used
+    least = "at least " if any(word.startswith("not known") for word in words) else ""
+    cost = "cost: give --price, US dollars per hour of a GPU or machine"
+    if price is not None:
+        cost = f"cost: {least}{total * price:,.2f} US dollars, {total:.2g} hours of a GPU or machine at {price:g}"
+    print(f"preflight: {config.path} (scale {config.scale}), shape from {source}")
+    print(report(findings, found, words, cost), flush=True)
+    missing = [one.what for one in findings if one.enough == NO]
+    print(f"preflight: missing are {', '.join(missing)}" if missing else "preflight: nothing is missing")
+    return not missing
