@@ -1,4 +1,4 @@
-"""Figures with stable ids, each as PNG (200 dpi) and SVG, from results/<scale>/ and the configuration.
+"""Figures with stable ids, each as PNG (200 dpi), SVG and PDF, from results/<scale>/ and the configuration.
 
 swiftkv.report.plots.draw_all(config, "results/cpu/figures")
 """

@@ -15,6 +15,7 @@ from swiftkv.report.plots.style import (
     legend,
     new,
     percent,
+    share_axis,
 )
 from swiftkv.results import Results
 
@@ -45,6 +46,7 @@ def distillation(config: RunConfig, results: Results) -> Figure:
     curves(agreement, frame, "agreement", config)
     loss.set(yscale="log", ylabel="$T^2$ KL(teacher || student)", title="distillation loss")
     agreement.set(ylabel="share of answer tokens", title="top-1 agreement with the teacher")
+    share_axis(agreement, frame.agreement.min())
     for axes in (loss, agreement):
         axes.set_xlabel("training tokens (millions)")
     legend(figure, loss.get_legend_handles_labels()[0])
