@@ -28,7 +28,7 @@ def speedups(run: Run) -> Figure | None:
     frame = students(frame)
     rows = pd.DataFrame(
         {
-            "group": [f"{row.point} ({row.input_len}:{row.output_len})" for row in frame.itertuples()],
+            "group": [f"{row.point}|{row.input_len}:{row.output_len} tokens" for row in frame.itertuples()],
             "series": frame.arm.map(run.label),
             "value": frame.speedup,
             "low": frame.ci_low,
@@ -39,8 +39,8 @@ def speedups(run: Run) -> Figure | None:
     )
     look = Look("throughput relative to the base", bars=True, limit="limit by FLOPs")
     text = (
-        f"Bars: total tokens per second relative to the base, with {interval_note(frame)}. The tick is the limit by "
-        "FLOPs: what saving compute alone could give. Prompt and output tokens stand behind the name of each point."
+        f"Bars: total tokens per second relative to the base; {interval_note(frame)}. The tick is the limit by "
+        "FLOPs: what saving compute alone could give. Below the name of each point stand prompt and output tokens."
     )
     return intervals("speed-up", "Speed-up", text, rows, look, series_looks(run, frame.arm.unique()))
 
@@ -162,7 +162,7 @@ def load(run: Run) -> Figure | None:
             parts.append(
                 pd.DataFrame(
                     {
-                        "group": [f"{row.point}, {row.load:g} {row.load_unit}" for row in of_arm.itertuples()],
+                        "group": [f"{row.point}|{row.load:g} {row.load_unit}" for row in of_arm.itertuples()],
                         "series": series,
                         "value": of_arm[f"{quantity}_ratio"],
                         "low": of_arm[f"{quantity}_ci_low"],

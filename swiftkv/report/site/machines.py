@@ -13,7 +13,7 @@ def compared(runs: list[Run]) -> dict[str, Figure]:
     parts = []
     for run in runs:
         if (speed := run.frame("throughput")) is not None:
-            speed = speed.assign(group=speed.point + ": throughput").rename(columns={"speedup": "value"})
+            speed = speed.assign(group=speed.point + "|throughput").rename(columns={"speedup": "value"})
             parts.append(ratios(run, speed, speed.group, "value", "ci_low", "ci_high"))
         if (one := run.frame("latency")) is not None:
             parts.append(ratios(run, one, "time to first token", "ttft_ratio", "ttft_ci_low", "ttft_ci_high"))
@@ -21,11 +21,16 @@ def compared(runs: list[Run]) -> dict[str, Figure]:
     if not parts:
         return {}
     rows = pd.concat(parts)
+    # A look for each: where the colours are used up they begin again with other shapes.
+    shapes, colours = list(SHAPES.values()), PALETTE[:-1]  # the last is yellow, which is hard to see on white
     looks = {
-        run.name: (PALETTE[n % len(PALETTE)], list(SHAPES.values())[n % len(SHAPES)]) for n, run in enumerate(runs)
+        run.name: (colours[number % len(colours)], shapes[(number + number // len(colours)) % len(shapes)])
+        for number, run in enumerate(runs)
     }
     figures = {}
-    for number, (label, same) in enumerate(rows.groupby("student", sort=False)):
+    most = rows.groupby("student", sort=False).series.nunique().sort_values(ascending=False, kind="stable").index
+    for number, label in enumerate(most):
+        same = rows[rows.student == label]
         several = same.groupby("group").series.transform("nunique") > 1
         text = "Ratios to the base of the same run, with 95% intervals. Throughput above 1 and times below 1 are gains."
         look = Look("relative to the base")

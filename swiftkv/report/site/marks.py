@@ -8,6 +8,7 @@ import pandas as pd
 STEP = 17  # pixels of a row
 LEGEND = {"title": None, "orient": "top", "columns": 2, "labelLimit": 260}
 DASHES = [4, 3]
+TICKS = 7  # of the axis of values, about
 Looks = dict[str, tuple[str, str]]  # series -> colour and shape, in the order of the legend
 
 
@@ -59,8 +60,8 @@ def series_of(looks: Looks, with_shape: bool = True) -> dict:
 
 
 def intervals(name: str, title: str, text: str, rows: pd.DataFrame, look: Look, looks: Looks) -> Figure | None:
-    """A figure of `rows`, which have the columns group, series, value and, where there are such, low, high, limit (a
-    tick), hollow (drawn pale) and note; None if there are no rows."""
+    """A figure of `rows`, which have the columns group (lines between |), series, value and, where there are such,
+    low, high, limit (a tick), hollow (drawn pale) and note; None if there are no rows."""
     if rows.empty:
         return None
     rows = rows.assign(
@@ -71,7 +72,8 @@ def intervals(name: str, title: str, text: str, rows: pd.DataFrame, look: Look, 
     rows["interval"] = [span(row.low, row.high, look.digits) for row in rows.itertuples()]
     rows["limit_shown"] = ["" if pd.isna(value) else format(value, look.digits) for value in rows.limit]
     rows["note"] = rows.note.fillna("")
-    columns = {"group": "quantity", "series": "of", "shown": look.axis, "interval": "95% interval"}
+    rows["told"] = rows.group.str.replace("|", ", ")
+    columns = {"told": "quantity", "series": "of", "shown": look.axis, "interval": "95% interval"}
     columns |= {"limit_shown": look.limit} if rows.limit.notna().any() else {}
     columns |= {"note": "measured"} if rows.note.any() else {}
     spec = layered(rows, look, columns, {name: looks[name] for name in looks if name in set(rows.series)})
@@ -80,31 +82,33 @@ def intervals(name: str, title: str, text: str, rows: pd.DataFrame, look: Look, 
 
 def layered(rows: pd.DataFrame, look: Look, columns: dict[str, str], looks: Looks) -> dict:
     """Values, intervals, limits and the line of the reference, on one axis."""
-    numbers = ["value", "low", "high", "limit", "hollow"]
-    data = alt.Data(values=records(rows[list(dict.fromkeys([*columns, *numbers]))]))
+    data = alt.Data(values=records(rows[[*columns, "group", "value", "low", "high", "limit", "hollow"]]))
     by_row = alt.Chart().encode(
         y=alt.Y(
             "group:N",
             sort=list(rows.group.unique()),
             title=None,
-            axis=alt.Axis(labelLimit=150, domain=False, ticks=False),
+            axis=alt.Axis(labelLimit=190, domain=False, ticks=False, labelExpr="split(datum.label, '|')"),
         ),
         yOffset=alt.YOffset("series:N", sort=list(looks), scale=alt.Scale(domain=list(looks), paddingInner=0.15)),
         tooltip=tooltips(columns),
     )
-    value = alt.X("value:Q", title=look.axis, scale=alt.Scale(zero=look.bars))
+    value = alt.X("value:Q", title=look.axis, scale=alt.Scale(zero=look.bars), axis=alt.Axis(tickCount=TICKS))
     pale = alt.condition("datum.hollow", alt.value(0.35), alt.value(1.0))
-    known = by_row.transform_filter("isValid(datum.low)")
-    whiskers = known.mark_rule(style="interval", strokeWidth=1.4).encode(x=alt.X("low:Q", title=look.axis), x2="high:Q")
-    ticks = by_row.transform_filter("isValid(datum.limit)").mark_tick(style="limit", thickness=2.5, bandSize=STEP)
+    whiskers = by_row.mark_rule(style="interval", strokeWidth=1.4).encode(x="low:Q", x2="high:Q")
+    ticks = by_row.mark_tick(style="limit", thickness=3, bandSize=STEP).encode(x="limit:Q")
     reference = alt.Chart(alt.Data(values=[{}])).mark_rule(style="reference", strokeDash=DASHES)
     if look.bars:
-        marks = [by_row.mark_bar().encode(x=value, opacity=pale, **series_of(looks, with_shape=False)), whiskers]
+        values = by_row.mark_bar().encode(x=value, opacity=pale, **series_of(looks, with_shape=False))
     else:
-        points = by_row.mark_point(filled=True, size=75).encode(x=value, opacity=pale, **series_of(looks))
-        marks = [whiskers, points]
-    marks += [ticks.encode(x="limit:Q"), reference.encode(x=alt.datum(look.reference))]
-    return alt.layer(*marks, data=data).properties(width="container", height={"step": STEP, "for": "offset"}).to_dict()
+        values = by_row.mark_point(filled=True, size=75, style="value")
+        values = values.encode(x=value, opacity=pale, **series_of(looks))
+    whiskers = [whiskers.transform_filter("isValid(datum.low)")] if rows.low.notna().any() else []
+    ticks = [ticks.transform_filter("isValid(datum.limit)")] if rows.limit.notna().any() else []
+    line = reference.encode(x=alt.datum(look.reference))
+    marks = [values, *whiskers, *ticks, line] if look.bars else [line, *whiskers, values, *ticks]
+    height = {"step": STEP, "for": "offset"}
+    return alt.layer(*marks, data=data).properties(width="container", height=height).to_dict()
 
 
 def scatter(rows: pd.DataFrame, x: tuple[str, str], y: tuple[str, str], columns: dict[str, str], looks: Looks) -> dict:
@@ -112,7 +116,7 @@ def scatter(rows: pd.DataFrame, x: tuple[str, str], y: tuple[str, str], columns:
     values = [x[0], y[0]]
     points = (
         alt.Chart(alt.Data(values=records(rows[[*columns, *values]])))
-        .mark_point(filled=True, size=60)
+        .mark_point(filled=True, size=60, style="value")
         .encode(
             x=alt.X(f"{x[0]}:Q", title=x[1], scale=alt.Scale(zero=False)),
             y=alt.Y(f"{y[0]}:Q", title=y[1], scale=alt.Scale(zero=False)),

@@ -106,9 +106,14 @@ def claims(runs: list[Run], page: Path) -> list[Claim]:
             if row.id == name
         ]
         row = first[name]
-        published = f"{number(row.published)} {text(row.unit)}".strip()
-        made.append(Claim(name, row.statement, row.source, published, areas.get(name, "other"), tuple(findings)))
+        made.append(Claim(name, row.statement, row.source, with_unit(row), areas.get(name, "other"), tuple(findings)))
     return made
+
+
+def with_unit(row) -> str:
+    """What was published: `2 x`, `10:1`, `50.99% of base`."""
+    unit = text(row.unit)
+    return f"{number(row.published)}{'' if unit.startswith((':', '%')) else ' '}{unit}".strip()
 
 
 def text(value) -> str:

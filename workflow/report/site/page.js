@@ -14,7 +14,12 @@
       view: { stroke: line },
       axis: { labelColor: text, titleColor: faint, gridColor: line, domainColor: faint, tickColor: faint, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
       legend: { labelColor: text, titleColor: faint, labelFontSize: 12 },
-      style: { interval: { stroke: text }, limit: { color: text }, reference: { stroke: faint } },
+      style: {
+        interval: { stroke: text },
+        limit: { fill: text, stroke: text },
+        reference: { stroke: faint },
+        value: { stroke: text, strokeWidth: 0.6 },
+      },
     };
   }
 
@@ -31,8 +36,10 @@
         for (const name of ["color", "shape"]) if (encoding[name]?.legend) encoding[name].legend.columns = 1;
         if (encoding.y?.axis) encoding.y.axis.labelLimit = 110;
       }
-      const options = { actions: false, renderer: "svg", config: colours(), tooltip: { theme: dark.matches ? "dark" : "light" } };
-      drawn.set(place, vegaEmbed(place, spec, options));
+      const options = { actions: false, renderer: "svg", logLevel: 1 /* errors */, config: colours(), tooltip: { theme: dark.matches ? "dark" : "light" } };
+      // To a screen reader a figure is one picture, with its values in the table below.
+      const hide = (made) => (place.querySelector("svg").setAttribute("aria-hidden", "true"), made);
+      drawn.set(place, vegaEmbed(place, spec, options).then(hide));
     }
   }
 
@@ -87,19 +94,27 @@
     find("skipped").value = Math.round(shape.num_hidden_layers / 2);
   }
 
-  // What runs reached of the limit at points whose ratio of prompt to output tokens is within a factor of 2.
+  // What each run reached of the limit at points whose ratio of prompt to output tokens is within a factor of 2.
   function reached(limit, inputLen, outputLen) {
     const near = data.reached.filter((one) => {
       const factor = one.input_len / one.output_len / (inputLen / outputLen);
       return factor >= 0.5 && factor <= 2;
     });
-    if (!near.length) return "No run on this page measured such a ratio of prompt to output tokens.";
-    const shares = near.map((one) => one.share);
-    const [low, high] = [Math.min(...shares), Math.max(...shares)];
-    const runs = [...new Set(near.map((one) => one.run))].join(", ");
-    const range = `${digits(Math.max(1, low * limit))} to ${digits(high * limit)}`;
-    return `Measured at about this ratio: ${Math.round(100 * low)}% to ${Math.round(100 * high)}% of the limit ` +
-      `(${near.length} measurements in ${runs}), which would be ${range} here.`;
+    const body = find("reached-table").tBodies[0];
+    body.replaceChildren();
+    for (const run of new Set(near.map((one) => one.run))) {
+      const shares = near.filter((one) => one.run === run).map((one) => one.share).sort((a, b) => a - b);
+      const middle = (shares[Math.floor((shares.length - 1) / 2)] + shares[Math.ceil((shares.length - 1) / 2)]) / 2;
+      const all = [middle, shares[0], shares[shares.length - 1]];
+      const [share, low, high] = all.map((one) => `${Math.round(100 * one)}%`);
+      const [gain, least, most] = all.map((one) => digits(Math.max(1, one * limit)));
+      const row = body.insertRow();
+      for (const cell of [run, shares.length, `${share} (${low} to ${high})`, `${gain} (${least} to ${most})`]) {
+        row.insertCell().textContent = cell;
+      }
+    }
+    find("reached-table").hidden = !near.length;
+    return near.length ? "" : " No run on this page measured such a ratio of prompt to output tokens.";
   }
 
   // What the roofline model predicts for this model and student, at the prompt length that is nearest.
@@ -119,13 +134,14 @@
     const body = find("calculated-table").tBodies[0];
     const wrong = costmodel.problem(shape, layers - skipped, group, inputLen, outputLen);
     body.replaceChildren();
+    find("reached-table").hidden = Boolean(wrong);
     if (wrong) {
       find("calculated").textContent = `Not possible: ${wrong}.`;
       return;
     }
     const limit = costmodel.speedupLimit(shape, layers - skipped, group, inputLen, outputLen);
     find("calculated").textContent =
-      `Limit: ${digits(limit)} times the base's throughput with ${skipped} of ${layers} layers skipped. ` +
+      `Limit: ${digits(limit)} times the base's throughput with ${skipped} of ${layers} layers skipped.` +
       reached(limit, inputLen, outputLen) + forecast(find("preset").value, skipped / layers, group, inputLen);
     const choices = [[skipped, group]];
     for (const share of [0.25, 0.5, 0.625, 0.75]) for (const n of [1, 2, 4]) {
