@@ -24,7 +24,7 @@ def compared(runs: list[Run]) -> dict[str, Figure]:
     # A look for each: where the colours are used up they begin again with other shapes.
     shapes, colours = list(SHAPES.values()), PALETTE[:-1]  # the last is yellow, which is hard to see on white
     looks = {
-        run.name: (colours[number % len(colours)], shapes[(number + number // len(colours)) % len(shapes)])
+        run.name: (colours[number % len(colours)], shapes[(number + 2 * (number // len(colours))) % len(shapes)])
         for number, run in enumerate(runs)
     }
     figures = {}

@@ -95,9 +95,9 @@ def layered(rows: pd.DataFrame, look: Look, columns: dict[str, str], looks: Look
     )
     value = alt.X("value:Q", title=look.axis, scale=alt.Scale(zero=look.bars), axis=alt.Axis(tickCount=TICKS))
     pale = alt.condition("datum.hollow", alt.value(0.35), alt.value(1.0))
-    whiskers = by_row.mark_rule(style="interval", strokeWidth=1.4).encode(x="low:Q", x2="high:Q")
-    ticks = by_row.mark_tick(style="limit", thickness=3, bandSize=STEP).encode(x="limit:Q")
-    reference = alt.Chart(alt.Data(values=[{}])).mark_rule(style="reference", strokeDash=DASHES)
+    whiskers = by_row.mark_rule(strokeWidth=1.4).encode(x="low:Q", x2="high:Q")
+    ticks = by_row.mark_tick(thickness=3, bandSize=STEP).encode(x="limit:Q")
+    reference = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=DASHES)
     if look.bars:
         values = by_row.mark_bar().encode(x=value, opacity=pale, **series_of(looks, with_shape=False))
     else:
@@ -125,5 +125,5 @@ def scatter(rows: pd.DataFrame, x: tuple[str, str], y: tuple[str, str], columns:
         )
     )
     ends = [{"at": end} for end in (rows[values].min().min(), rows[values].max().max())]
-    line = alt.Chart(alt.Data(values=ends)).mark_line(style="reference", strokeDash=DASHES).encode(x="at:Q", y="at:Q")
+    line = alt.Chart(alt.Data(values=ends)).mark_line(strokeDash=DASHES).encode(x="at:Q", y="at:Q")
     return alt.layer(line, points).properties(width="container", height=320).to_dict()

@@ -14,12 +14,10 @@
       view: { stroke: line },
       axis: { labelColor: text, titleColor: faint, gridColor: line, domainColor: faint, tickColor: faint, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
       legend: { labelColor: text, titleColor: faint, labelFontSize: 12 },
-      style: {
-        interval: { stroke: text },
-        limit: { fill: text, stroke: text },
-        reference: { stroke: faint },
-        value: { stroke: text, strokeWidth: 0.6 },
-      },
+      rule: { color: text },
+      tick: { color: text },
+      line: { color: faint },
+      style: { value: { stroke: text, strokeWidth: 0.6 } },
     };
   }
 
@@ -34,7 +32,7 @@
       const narrow = place.offsetWidth < 480;
       for (const { encoding } of narrow ? spec.layer : []) {
         for (const name of ["color", "shape"]) if (encoding[name]?.legend) encoding[name].legend.columns = 1;
-        if (encoding.y?.axis) encoding.y.axis.labelLimit = 110;
+        if (encoding.y?.axis) encoding.y.axis.labelLimit = 125;
       }
       const options = { actions: false, renderer: "svg", logLevel: 1 /* errors */, config: colours(), tooltip: { theme: dark.matches ? "dark" : "light" } };
       // To a screen reader a figure is one picture, with its values in the table below.
