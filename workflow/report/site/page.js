@@ -163,7 +163,7 @@
 
   if (find("count")) {
     const form = find("count").previousElementSibling;
-    form.addEventListener("input", filter);
+    for (const kind of ["input", "change"]) form.addEventListener(kind, filter);
     form.addEventListener("reset", () => setTimeout(filter));
     filter();
   }
