@@ -176,6 +176,7 @@ def test_site_filters_draws_and_calculates(browser, site):
     choose(browser, "run-shown", "h200/h200-pack")
     WebDriverWait(browser, 30).until(lambda driver: drawn(driver) >= 3)
     bar = next(one for one in browser.find_elements(By.CSS_SELECTOR, ".mark-rect path") if one.is_displayed())
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", bar)
     ActionChains(browser).move_to_element(bar).perform()
     tip = WebDriverWait(browser, 5).until(
         lambda driver: driver.find_element(By.CSS_SELECTOR, "#vg-tooltip-element.visible")
