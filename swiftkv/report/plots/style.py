@@ -73,8 +73,8 @@ def footer(figure: Figure, origin: Origin | str, note: str = "") -> None:
 
 
 def share_axis(axes: Axes, lowest: float) -> None:
-    """The y axis of shares that are near 1: down to the lowest, at least to 0.9, and with no number above 1."""
-    low = min(0.9, lowest)
+    """The y axis of shares that are near 1: down to the lowest, at least to 0.98, and with no number above 1."""
+    low = min(0.98, lowest)
     axes.set_ylim(low - 0.04 * (1 - low), 1 + 0.04 * (1 - low))
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 1])
 
