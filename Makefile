@@ -5,7 +5,7 @@ FLAVOUR ?=
 SCALE ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test test-install test-matrix test-slurm test-storage test-browser lint env lock report bundle h200
+.PHONY: reproduce test test-install test-matrix test-slurm test-storage test-browser lint env lock report site notebooks bundle h200
 
 env:
 	@packaging/setup.sh $(FLAVOUR)
@@ -46,7 +46,7 @@ test-storage: env
 	@packaging/add_extra.sh storage
 	python -m pytest -s tests/operations/storage/pipeline_on_s3.py
 
-# Notebooks and report in headless Chromium without network (Debian's chromium and chromium-driver; screenshots in .local/browser).
+# Notebooks, page and report in headless Chromium without network (Debian's chromium and chromium-driver; screenshots in .local/browser).
 test-browser: env
 	@packaging/add_extra.sh browser
 	python -m pytest -s tests/operations/browser/pages_in_chromium.py
@@ -60,6 +60,13 @@ lint: env
 report: env
 	snakemake --cores all --report results/report.zip
 	swiftkv label-report results/report.zip
+
+# One page: all published runs, or with SCALE=NAME the run of that scale.
+site: env
+	swiftkv site results/$(or $(SCALE),reference)
+
+notebooks: env
+	jupyter lab notebooks
 
 # For a CUDA machine without network (docs/gpu.md), e.g. make bundle BUNDLE="h200 --data /my/mirror".
 BUNDLE ?= h200

@@ -220,6 +220,8 @@ REGISTERED = (
                keys=words("id"), ratios=(Ratio("measured", *INTERVAL),),
                ignored=words("statement source hardware evidence"), tables=("tab-claims",)),
     ResultFile("claims_text", "claims.md", stage="claims", keep=Keep.FILE),
+    # Of published runs there is one page for all, which `swiftkv site results/reference` makes.
+    ResultFile("site", "index.html", stage="site", keep=Keep.NO),
     ResultFile("served_claims", "served/claims.csv", stage="claims", target="served", keep=Keep.FILE, columns=VERDICTS),
     ResultFile("served_claims_text", "served/claims.md", stage="claims", target="served", keep=Keep.FILE),
 )

@@ -20,7 +20,7 @@ from swiftkv import files
 from swiftkv.audit import manifest
 from swiftkv.audit.compare_results import open_results
 from swiftkv.audit.recompute import CLAIMS, PARTLY, RECIPES, AuditedRun, Recipe
-from swiftkv.config import ROOT, RunConfig, merge, read_layers, validate
+from swiftkv.config import ROOT, RunConfig, config_of_run, read_layers
 from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.registry import COUNTS, KEPT
 
@@ -200,16 +200,6 @@ def check(run: AuditedRun) -> Findings:
         not_reached(run, findings), "no sha256 is recorded, nothing to recompute it from"
     )
     return findings
-
-
-def config_of_run(directory: Path, given: Path | None) -> RunConfig | None:
-    """The configuration of a run; what an earlier version did not know yet is as in config/config.yaml."""
-    path = given or directory / "config.yaml"
-    if given is None and not path.is_file():
-        return None
-    raw = merge(read_layers(ROOT / "config" / "config.yaml"), read_layers(path))
-    validate(raw, str(path))
-    return RunConfig(raw, str(path))
 
 
 def grouped(unchecked: dict[str, str]) -> list[str]:

@@ -28,7 +28,7 @@ def figures(
     sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep instead of the pipeline's.")] = False,
     partial: Partial = False,
 ) -> None:
-    """Draw every figure as PNG and SVG."""
+    """Draw every figure as PNG, SVG and PDF."""
     from swiftkv.report import plots
 
     loaded = load(config)
@@ -46,7 +46,7 @@ def tables(out: Out, config: Config = CONFIG, results: RunDir = None, partial: P
 
 @cli.command()
 def serve_report(
-    out: Annotated[Path, typer.Option(help="Gets fig-served, tab-served and tab-saturation.")],
+    out: Annotated[Path, typer.Option(help="Gets fig-served, fig-served-latency, tab-served and tab-saturation.")],
     config: Config = Path("config/served.yaml"),
 ) -> None:
     """Draw latency against load, and write the tables of a finished `serve-load`."""
@@ -69,6 +69,18 @@ def label_report(archive: Annotated[Path, typer.Argument(help="report.zip of `sn
     from swiftkv.report import labels
 
     labels.run(archive)
+
+
+@cli.command()
+def site(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="results/SCALE, or a directory of runs.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Its configuration [DIR/config.yaml].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page [DIR/index.html].")] = None,
+) -> None:
+    """Write one page of verdicts, figures and a calculator, to be opened in a browser."""
+    from swiftkv.report import site as page
+
+    page.run(directory, out, config)
 
 
 @cli.command()

@@ -54,7 +54,8 @@ SWEEP_FIGURES = {  # of the target `sweep`
     "fig-prediction": Exhibit("predicted against measured speed-ups", "plots.sweep:prediction"),
 }
 SERVED_FIGURES = {  # of the target `served`
-    "fig-served": Exhibit("latency and attainment of the SLO against load", "plots.served:draw"),
+    "fig-served": Exhibit("share of requests within the SLO against load", "plots.served:attainment"),
+    "fig-served-latency": Exhibit("median TTFT and TPOT against load", "plots.served:latency"),
 }
 SERVED_TABLES = {
     "tab-served": Exhibit("latency percentiles and goodput per load and student", "served:served"),

@@ -3,6 +3,8 @@
 swiftkv.report.notebooks.execute("throughput", "cpu", "results/cpu/notebooks/throughput.ipynb")
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from swiftkv import files
@@ -26,6 +28,15 @@ def show(alt: str) -> None:
     figure = plt.gcf()
     display(figure, metadata={"image/png": {"alt": alt}})
     plt.close(figure)
+
+
+@contextmanager
+def if_there() -> Iterator[None]:
+    """What a cell shows of a run; where the run has no such results, say so and let the notebook go on."""
+    try:
+        yield
+    except UserError as error:
+        print(f"not in this run: {error}")
 
 
 def execute(name: str, scale: str, out: str | Path, root: str | Path = "results") -> None:

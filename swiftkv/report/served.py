@@ -57,7 +57,7 @@ def write_tables(results: Results, out_dir: Path) -> None:
 
 
 def run(config, out_dir: Path, root: str | Path = "results") -> None:
-    """Write fig-served, tab-served and tab-saturation. Raises UserError naming the result that is missing."""
+    """Write the figures and tables of served load. Raises UserError naming the result that is missing."""
     results = load(config.scale, root)
     inputs = [results.path(name) for name in SERVED_FRAMES]
     written = [

@@ -212,7 +212,7 @@ def root(tmp_path):
 def test_figure_and_tables_are_made_from_the_results_alone(root):
     served.run(CONFIG, root / "made", root)
     assert "SYNTHETIC TEST DATA" in (root / "made" / "fig-served.svg").read_text()
-    assert (root / "made" / "fig-served.png").is_file()
+    assert (root / "made" / "fig-served.png").is_file() and (root / "made" / "fig-served-latency.png").is_file()
     table = (root / "made" / "tab-saturation.md").read_text()
     assert "| by-rate | skip50 | requests/s | 2 | 2.50 | 1.67 |" in table
     assert "75% of the requests keep the SLO" in table

@@ -19,35 +19,100 @@ def root(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", ["throughput", "accuracy", "diagnosis"])
-def test_clean_and_parametrised(name):
+NAMES = ["00-verdicts", "accuracy", "diagnosis", "load", "planning", "throughput"]
+IMPORTS = [
+    "from swiftkv.report.notebooks import if_there, show",
+    "from swiftkv.results import find_root, load",
+]
+COMPUTE = [  # of the one notebook that predicts
+    "from swiftkv import costmodel",
+    "from swiftkv.planning import capacity, predict, roofline",
+]
+REFERENCE = ROOT / "results" / "reference"
+
+
+def code_of(name: str) -> list:
     notebook = nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", as_version=4)
     assert notebook.metadata.kernelspec.name == "python3"
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs_of(path) -> list:
+    return [out for cell in nbformat.read(path, as_version=4).cells for out in cell.get("outputs", [])]
+
+
+def test_these_are_all():
+    assert notebooks.names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_clean_and_parametrised_in_the_first_cell(name):
+    code = code_of(name)
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
+    assert code[0].metadata.tags == ["parameters"]
     imports = [line for cell in code for line in cell.source.splitlines() if "import" in line and "swiftkv" in line]
-    assert imports == ["from swiftkv.report.notebooks import show", "from swiftkv.results import find_root, load"]
+    assert imports == (COMPUTE if name == "planning" else []) + IMPORTS
 
 
-@pytest.mark.parametrize("name", ["throughput", "accuracy", "diagnosis"])
+@pytest.mark.parametrize("name", ["00-verdicts", "throughput", "accuracy", "diagnosis"])
 def test_runs_on_results(root, tmp_path, name):
     notebooks.execute(name, "cpu", tmp_path / f"{name}.ipynb", root=root)
-    done = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
-    kinds = [kind for cell in done.cells for out in cell.get("outputs", []) for kind in out.get("data", {})]
+    outputs = outputs_of(tmp_path / f"{name}.ipynb")
+    kinds = [kind for out in outputs for kind in out.get("data", {})]
     assert "image/png" in kinds and "text/html" in kinds
-    pictures = [out for cell in done.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    pictures = [out for out in outputs if "image/png" in out.get("data", {})]
     assert all(len(out.metadata["image/png"]["alt"]) > 40 for out in pictures)
-    assert "papermill" not in done.metadata
+    assert "papermill" not in nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).metadata
+
+
+COMMITTED = [
+    ("00-verdicts", "h200-pack"),
+    ("throughput", "h200-pack"),
+    ("throughput", "cpu-served"),
+    ("accuracy", "smollm2"),
+    ("accuracy", "h200-pack"),
+    ("diagnosis", "h200-short"),
+    ("load", "cpu-served"),
+    ("load", "sweep"),
+    ("load", "cpu"),
+    ("planning", "h200-short"),
+    ("planning", "cpu"),
+]
+NOTHING = {("throughput", "cpu-served"), ("diagnosis", "h200-short"), ("load", "cpu"), ("accuracy", "h200-pack")}
+WHOLE = {("00-verdicts", "h200-pack"), ("accuracy", "smollm2"), ("planning", "h200-short")}  # lack nothing
+
+
+@pytest.mark.parametrize(("name", "scale"), COMMITTED)
+def test_opens_on_committed_runs_and_says_what_they_lack(name, scale, capsys, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *things, **more: shown.extend(things))
+    [place] = REFERENCE.glob(f"*/{scale}")
+    parameters, *cells = code_of(name)
+    names: dict = {}
+    exec(parameters.source, names)
+    names |= {"scale": scale, "root": str(place.parent)}
+    exec("\n".join(cell.source.replace("%matplotlib inline", "") for cell in cells), names)
+    lacking = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not in this run: ")]
+    assert len(shown) >= (0 if (name, scale) in NOTHING else 2)
+    assert all("no such result" in line for line in lacking)
+    assert bool(lacking) == ((name, scale) not in WHOLE)
+
+
+def test_a_run_without_results_is_said_cell_by_cell(tmp_path):
+    (tmp_path / "results" / "cpu").mkdir(parents=True)
+    notebooks.execute("00-verdicts", "cpu", tmp_path / "out.ipynb", root=tmp_path / "results")
+    said = "".join(out.get("text", "") for out in outputs_of(tmp_path / "out.ipynb"))
+    assert "not in this run: " in said and "claims.csv: no such result" in said
 
 
 def test_failing_cell_becomes_one_line(tmp_path):
-    (tmp_path / "results" / "cpu").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"notebooks/accuracy\.ipynb: UserError: .*no such result"):
+    with pytest.raises(UserError, match=r"notebooks/accuracy\.ipynb: UserError: .*no results of scale 'cpu' here"):
         notebooks.execute("accuracy", "cpu", tmp_path / "out", root=tmp_path / "results")
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_notebook_is_refused(tmp_path):
-    with pytest.raises(UserError, match="there are accuracy, diagnosis, throughput"):
+    with pytest.raises(UserError, match="there are 00-verdicts, accuracy, diagnosis, load, planning, throughput"):
         notebooks.execute("magic", "cpu", tmp_path)

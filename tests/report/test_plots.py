@@ -13,6 +13,7 @@ from swiftkv.report import exhibits, plots
 from swiftkv.report.plots import style
 from swiftkv.report.plots.rewiring import Wiring, wirings
 from swiftkv.report.plots.style import WIDTH
+from swiftkv.results import load
 from tests.helpers.config import make_config
 from tests.helpers.synthetic_results import DIVERGENCE, LAYERS, build
 
@@ -51,6 +52,29 @@ def test_png_is_fit_for_print_and_svg_names_its_origin(drawn, name):
     assert name == "rewiring" or "SYNTHETIC TEST DATA" in svg
 
 
+def test_a_value_stands_at_the_foot_of_its_bar_and_not_at_the_limit(root):
+    figure = exhibits.FIGURES["fig-throughput"].maker(CONFIG, load("cpu", root))
+    for axes in figure.axes:
+        bars = [bar.get_height() for bar in axes.patches]
+        values = [text for text in axes.texts if text.get_text()]
+        assert [text.get_text() for text in values] == [f"{height:.2f}" for height in bars]
+        assert all(text.get_position()[1] < 0.2 for text in values)
+
+
+@pytest.mark.parametrize("name", ["fig-diagnosis", "fig-distillation"])
+def test_no_share_above_one_is_on_an_axis(root, name):
+    figure = exhibits.FIGURES[name].maker(CONFIG, load("cpu", root))
+    [shares] = [axes for axes in figure.axes if "top-1 agreement" in axes.get_title()]
+    assert len(shares.get_yticks()) and max(shares.get_yticks()) <= 1 and shares.get_ylim()[1] < 1.05
+
+
+def test_markers_of_latency_are_those_of_the_students(root):
+    figure = exhibits.FIGURES["fig-latency"].maker(CONFIG, load("cpu", root))
+    shown = [line.get_marker() for line in figure.axes[0].lines if line.get_markersize() == 7]
+    markers = style.arm_markers(CONFIG)
+    assert shown[: len(CONFIG.variants)] == [markers[variant.name] for variant in CONFIG.variants]
+
+
 def test_no_other_figures(drawn):
     assert {path.stem for path in drawn.glob("*.png")} == {f"fig-{name}" for name in IDS}
     assert (drawn / "figures.provenance.json").is_file()
@@ -58,7 +82,7 @@ def test_no_other_figures(drawn):
 
 def test_figures_are_the_same_bytes_every_time(drawn, root, tmp_path):
     plots.draw(CONFIG, "fig-similarity", tmp_path, root=root)
-    for suffix in (".png", ".svg"):
+    for suffix in (".png", ".svg", ".pdf"):
         assert (tmp_path / f"fig-similarity{suffix}").read_bytes() == (drawn / f"fig-similarity{suffix}").read_bytes()
 
 

@@ -3,7 +3,8 @@ from swiftkv.report import exhibits
 
 FIGURES = exhibits.of(RUN, exhibits.FIGURES)
 TABLES = exhibits.of(RUN, exhibits.TABLES)
-NOTEBOOKS = ["throughput", "accuracy", "diagnosis"]
+# Those of `load` and `planning` are about targets and machines of their own.
+NOTEBOOKS = ["00-verdicts", "throughput", "accuracy", "diagnosis"]
 # All that these stages read of a run.
 EVIDENCE = [
     *made_by("distill"),
@@ -56,7 +57,7 @@ rule figures:
             )
             for figure in FIGURES
         ],
-        collect("<results>/figures/{figure}.svg", figure=FIGURES),
+        collect("<results>/figures/{figure}.{form}", figure=FIGURES, form=("svg", "pdf")),
         "<results>/figures/figures.provenance.json",
     log:
         "<results>/logs/figures.log",
@@ -97,6 +98,24 @@ rule tables:
         out=out_dir,
     shell:
         "swiftkv tables --config {params.config:q} --results {params.run:q} --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule site:
+    input:
+        evidence=EVIDENCE,
+        claims=recorded("<results>/claims.csv"),
+    output:
+        recorded("<results>/index.html"),
+    log:
+        "<results>/logs/site.log",
+    conda:
+        CONDA_ENVIRONMENT
+    params:
+        config=RUN.path,
+        run=run_dir,
+        out=result_file,
+    shell:
+        "swiftkv site {params.run:q} --config {params.config:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule notebook:

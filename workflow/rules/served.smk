@@ -54,6 +54,7 @@ if "served" in RUN.raw:
             saturation="<results>/served/saturation.csv",
         output:
             "<results>/served/fig-served.png",
+            "<results>/served/fig-served-latency.png",
             "<results>/served/tab-served.csv",
             "<results>/served/tab-saturation.csv",
         log:

@@ -1,4 +1,4 @@
-"""Figures with stable ids, each as PNG (200 dpi) and SVG, from results/<scale>/ and the configuration.
+"""Figures with stable ids, each as PNG (200 dpi), SVG and PDF, from results/<scale>/ and the configuration.
 
 swiftkv.report.plots.draw_all(config, "results/cpu/figures")
 """
@@ -11,13 +11,13 @@ from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 from swiftkv.registry import FRAMES, SWEEP_FRAMES
 from swiftkv.report import exhibits
-from swiftkv.report.plots.style import SUFFIXES, save, theme
+from swiftkv.report.plots.style import FORMATS, save, theme
 from swiftkv.results import load
 
 
 def files_of(names: Iterable[str], out_dir: str | Path) -> list[Path]:
     """The files of figures: PNG and SVG of each."""
-    return [Path(out_dir) / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+    return [Path(out_dir) / f"{name}{suffix}" for name in names for suffix in FORMATS]
 
 
 def draw(config: RunConfig, name: str, out_dir: str | Path, root: str | Path = "results") -> None:

@@ -5,7 +5,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
 from swiftkv.config import BASE_ARM, RunConfig
-from swiftkv.report.plots.style import Figure, arm_colours, arm_labels, arm_markers, footer, known_arms, legend, new
+from swiftkv.report.plots.style import (
+    Figure,
+    arm_colours,
+    arm_labels,
+    arm_markers,
+    footer,
+    known_arms,
+    legend,
+    new,
+    share_axis,
+)
 from swiftkv.results import Results
 
 NEEDLE = "needle"
@@ -50,7 +60,8 @@ def draw(config: RunConfig, results: Results) -> Figure:
         lines(panel, difficulty[difficulty.task == task], "records", "exact", config, arms)
         panel.set(title=task, xlabel="records")
     axes[0].set(title="KL(base || student)", xlabel="answer position", ylabel="nats", yscale="log")
-    axes[1].set(title="top-1 agreement", xlabel="answer position", ylim=(None, 1.02))
+    axes[1].set(title="top-1 agreement", xlabel="answer position")
+    share_axis(axes[1], positions.agreement.min())
     by_context(axes[2], "all tasks")
     by_context(axes[3], "needle")
     for panel in axes[2:]:

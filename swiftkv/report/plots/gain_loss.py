@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from swiftkv.config import BASE_ARM, UNDISTILLED, RunConfig
 from swiftkv.report.gain_loss import gains_and_losses
@@ -39,10 +39,11 @@ def draw(config: RunConfig, results: Results) -> Figure:
         score.axhline(0, color=GREY, linewidth=0.8, zorder=0)
         score.set_title(title, fontsize=8.5)
         divergence.set_xlabel("throughput relative to the base", fontsize=8)
+        divergence.xaxis.set_major_locator(MaxNLocator(5))
     panels[0].set_ylabel("score less the base's, points", fontsize=8)
     panels[len(GAINS)].set(yscale="log")
     panels[len(GAINS)].set_ylabel("KL(base || student), nats", fontsize=8)
-    panels[len(GAINS)].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[len(GAINS)].yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     panels[len(GAINS)].yaxis.set_major_formatter("{x:g}")
     panels[len(GAINS)].yaxis.set_minor_formatter(NullFormatter())
     labels = arm_labels(config)

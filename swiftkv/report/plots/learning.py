@@ -6,7 +6,6 @@ from matplotlib.axes import Axes
 from swiftkv.config import RunConfig
 from swiftkv.report.plots.style import (
     GREY,
-    PALETTE,
     Figure,
     arm_colours,
     arm_labels,
@@ -15,6 +14,7 @@ from swiftkv.report.plots.style import (
     legend,
     new,
     percent,
+    share_axis,
 )
 from swiftkv.results import Results
 
@@ -45,6 +45,7 @@ def distillation(config: RunConfig, results: Results) -> Figure:
     curves(agreement, frame, "agreement", config)
     loss.set(yscale="log", ylabel="$T^2$ KL(teacher || student)", title="distillation loss")
     agreement.set(ylabel="share of answer tokens", title="top-1 agreement with the teacher")
+    share_axis(agreement, frame.agreement.min())
     for axes in (loss, agreement):
         axes.set_xlabel("training tokens (millions)")
     legend(figure, loss.get_legend_handles_labels()[0])
@@ -67,14 +68,13 @@ def similarity(config: RunConfig, results: Results) -> Figure:
     frame = results.similarity.sort_values("layer")
     layers = int(frame.layer.max()) - 1
     figure, (cosine, change) = new(1, 2, 3.4)
-    cosine.plot(
-        frame.layer, frame.cosine_to_previous, "o-", color=PALETTE[1], markersize=4, label="to the previous input"
-    )
-    cosine.plot(frame.layer, frame.cosine_to_final, "s--", color=PALETTE[4], markersize=4, label="to the final output")
+    # Black and grey: colours stand for students.
+    previous, final = frame.cosine_to_previous, frame.cosine_to_final
+    cosine.plot(frame.layer, previous, "o-", color="black", markersize=4, label="cosine to the previous input")
+    cosine.plot(frame.layer, final, "s--", color=GREY, markersize=4, label="cosine to the final output")
     lowest = frame[["cosine_to_final", "cosine_to_previous"]].min().min()
     cosine.set(ylabel="mean cosine", ylim=(min(0, lowest - 0.05), 1.05))
-    cosine.legend(loc="best", framealpha=1)
-    change.plot(frame.layer, frame.relative_change, "o-", color=PALETTE[2], markersize=4)
+    change.plot(frame.layer, frame.relative_change, "o-", color="black", markersize=4)
     change.set(ylabel="|change| / |input|")
     if frame.relative_change.max() > 10 * frame.relative_change.min():
         change.set_yscale("log")
@@ -85,6 +85,7 @@ def similarity(config: RunConfig, results: Results) -> Figure:
         axes.set_title(title, pad=16)
         axes.xaxis.get_major_locator().set_params(integer=True)
         cuts(axes, config, layers)
+    legend(figure, cosine.get_legend_handles_labels()[0])
     prompts, tokens = int(frame.prompts.max()), int(frame.tokens.max())
     note = f"Base model, {prompts} prompts, {tokens:,} tokens. Dotted: the input that gives late K and V, by skip."
     footer(figure, results.origin("similarity"), note)

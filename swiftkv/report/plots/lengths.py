@@ -5,10 +5,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from swiftkv.config import RunConfig
-from swiftkv.report.plots.style import GREY, PALETTE, Figure, footer, new
+from swiftkv.report.plots.style import GREY, Figure, footer, new
 from swiftkv.results import Results, published
+from swiftkv.workloads.traces import COMMITTED, GENERATED, MIRROR, NETWORK
 
-PROMPT, OUTPUT, RATIO = PALETTE[1], PALETTE[3], PALETTE[2]
+PROMPT, OUTPUT, RATIO = "#4d4d4d", "#b8b8b8", "#808080"  # greys: colours stand for students
+KINDS = {MIRROR: "trace", NETWORK: "trace", COMMITTED: "trace, quantiles", GENERATED: "task of this suite"}
 FLAT = 1.02  # quartiles closer than this factor make no visible box
 BOX = {"med": 0.5, "q1": 0.25, "q3": 0.75, "whislo": 0.1, "whishi": 0.9}
 
@@ -48,7 +50,7 @@ def draw_boxes(axes: Axes, statistics: list[dict], offset: float, width: float, 
 
 def label_rows(axes: Axes, frame: pd.DataFrame) -> None:
     """Workload names, top to bottom, with what kind of data each is."""
-    names = [f"{row.workload.replace('_', ' ')}\n({row.source})" for row in frame.itertuples()]
+    names = [f"{row.workload.replace('_', ' ')}\n({KINDS.get(row.source, row.source)})" for row in frame.itertuples()]
     axes.set_yticks(range(len(names)), names, fontsize=7.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xscale("log")

@@ -47,9 +47,10 @@ def gain_panel(axes: Axes, rows: pd.DataFrame, controls: pd.DataFrame, colours: 
     rows, positions = pd.concat([rows, controls]), np.concatenate([positions, apart])
     errors = whiskers(rows, "speedup", "ci_low", "ci_high")
     axes.errorbar(positions, rows.speedup, errors, fmt="none", ecolor="black", elinewidth=0.9, capsize=2.5)
-    for position, row in zip(positions, rows.itertuples(), strict=True):
-        top = max(row.limit, row.ci_high)
-        axes.text(position, top + 0.04, f"{row.speedup:.2f}", ha="center", va="bottom", fontsize=7.5)
+    # At the foot of its bar, where a value cannot be read as that of the limit.
+    for position, value in zip(positions, rows.speedup, strict=True):
+        box = {"fc": "white", "ec": "none", "pad": 1.2}
+        axes.text(position, 0.06, f"{value:.2f}", ha="center", va="bottom", fontsize=7.5, bbox=box)
     axes.axhline(1, color=GREY, linewidth=0.8)
     axes.set_xticks([])
     axes.grid(axis="x", visible=False)
@@ -133,16 +134,18 @@ def accuracy_speedup(config: RunConfig, results: Results) -> Figure:
     return figure
 
 
-def ratio_panel(axes: Axes, rows: pd.DataFrame, value: str, low: str, high: str, colours: dict[str, str]) -> None:
-    """One dot with its CI per arm, and the base as a line at 1."""
+def ratio_panel(axes: Axes, rows: pd.DataFrame, value: str, low: str, high: str, config: RunConfig) -> None:
+    """One marker with its CI per arm, and the base as a line at 1."""
     for position, (_, row) in enumerate(rows.iterrows()):
         one = row.to_frame().T
         errors = whiskers(one, value, low, high).astype(float)
-        axes.errorbar(row[value], position, xerr=errors, fmt="o", color=colours[row.arm], markeredgecolor="black",
-                      markersize=7, capsize=3, ecolor="black", elinewidth=1)  # fmt: skip
+        look = {"color": "white", "marker": "o", "linestyle": "", "markeredgecolor": "black"}
+        look |= {} if row.arm in CONTROL_LABELS else arm_marker(config, row.arm)
+        axes.errorbar(row[value], position, xerr=errors, markersize=7, capsize=3, ecolor="black", elinewidth=1, **look)
         axes.annotate(f"{row[value]:.3f}", (row[value], position), xytext=(0, 7), textcoords="offset points",
                       ha="center", fontsize=7, bbox={"fc": "white", "ec": "none", "pad": 0.6})  # fmt: skip
     axes.axvline(1, color=GREY, linewidth=1, zorder=0)
+    axes.margins(x=0.14)  # room for the numbers at either end
 
 
 def published_band(axes: Axes, kind: str) -> None:
@@ -155,12 +158,11 @@ def latency(config: RunConfig, results: Results) -> Figure:
     """TTFT and TPOT of one request at a time, relative to the base, with 95% CIs."""
     frame, controls = known_arms(results, "latency", config), controls_of(results, "latency")
     labels = arm_labels(config) | CONTROL_LABELS
-    colours = arm_colours(config) | dict.fromkeys(CONTROL_LABELS, "white")
     base = frame[frame.arm == BASE_ARM].iloc[0]
     rows = pd.concat([frame[frame.arm != BASE_ARM], controls])
     figure, (first, later) = new(1, 2, 3.4 + 0.3 * len(controls), sharey=True)
-    ratio_panel(first, rows, "ttft_ratio", "ttft_ci_low", "ttft_ci_high", colours)
-    ratio_panel(later, rows, "tpot_ratio", "ci_low", "ci_high", colours)
+    ratio_panel(first, rows, "ttft_ratio", "ttft_ci_low", "ttft_ci_high", config)
+    ratio_panel(later, rows, "tpot_ratio", "ci_low", "ci_high", config)
     for axes in (first, later) if len(controls) else ():
         axes.axhline(len(rows) - len(controls) - 0.5, color=GREY, linewidth=0.6, linestyle="--")
     published_band(first, "ttft")
@@ -169,6 +171,8 @@ def latency(config: RunConfig, results: Results) -> Figure:
     first.set_ylim(len(rows) - 0.4, -0.7)
     first.set(title=f"time to first token (base {1000 * base.ttft_median_s:.3g} ms)", xlabel="relative to the base")
     later.set(title=f"time per output token (base {1000 * base.tpot_median_s:.3g} ms)", xlabel="relative to the base")
+    for axes in (first, later):
+        axes.title.set_fontsize(9)
     band = Patch(color="#CC79A7", alpha=0.25, label="Snowflake's own runs: Llama-3.1-8B FP8, 50% skipped, one request")
     legend(figure, [band])
     point = config.throughput.latency

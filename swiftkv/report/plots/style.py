@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -17,12 +18,16 @@ from swiftkv.results import Origin, Results
 
 WIDTH = 7.2  # inches; two columns of a paper
 DPI = 200
-SUFFIXES = {".png": {"Software": None}, ".svg": {"Date": None}}  # of a figure's files, and their metadata
 GREY = "#555555"
 # Okabe and Ito's palette, ordered so that neighbours also differ in lightness (readable in grey print).
 PALETTE = ["#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442"]
 MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
 CONTROL_LABELS = {BASE_AGAIN: "control: base again (A/A)", L_EQUALS_L: "control: student with l = L"}
+FORMATS = {  # without what changes from day to day
+    ".png": {"Software": None},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 HATCHES = {BASE_AGAIN: "////", L_EQUALS_L: "...."}  # white bars with these are no students
 
 
@@ -34,7 +39,9 @@ def theme() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # before seaborn's theme, or a user's settings would show wherever it is silent
         seaborn.set_theme(context="paper", style="whitegrid", font_scale=1.05)
-        matplotlib.rcParams.update({"svg.hashsalt": "swiftkv", "svg.fonttype": "none", "axes.edgecolor": GREY})
+        matplotlib.rcParams.update(
+            {"svg.hashsalt": "swiftkv", "svg.fonttype": "none", "pdf.fonttype": 42, "axes.edgecolor": GREY}
+        )
         yield
 
 
@@ -65,10 +72,17 @@ def footer(figure: Figure, origin: Origin | str, note: str = "") -> None:
     figure.text(0.01, 0.03 / figure.get_figheight(), text, fontsize=6.2, color=GREY, va="bottom", ha="left")
 
 
+def share_axis(axes: Axes, lowest: float) -> None:
+    """The y axis of shares that are near 1: down to the lowest, at least to 0.98, and with no number above 1."""
+    low = min(0.98, lowest)
+    axes.set_ylim(low - 0.04 * (1 - low), 1 + 0.04 * (1 - low))
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 1])
+
+
 def save(figure: Figure, stem: Path) -> None:
-    """Write `<stem>.png` and `<stem>.svg` atomically, without dates, and with the figure's id, which the stem is."""
+    """Write `<stem>.png`, `.svg` and `.pdf` atomically, without dates, and with the figure's id, which the stem is."""
     figure.text(0.99, 0.03 / figure.get_figheight(), stem.name, fontsize=6.2, color=GREY, va="bottom", ha="right")
-    for suffix, metadata in SUFFIXES.items():
+    for suffix, metadata in FORMATS.items():
         metadata = {"Title": stem.name, **metadata}
         with atomic_path(stem.with_name(stem.name + suffix)) as path:
             figure.savefig(path, dpi=DPI, metadata=metadata, facecolor="white")

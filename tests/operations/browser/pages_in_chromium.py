@@ -1,7 +1,7 @@
-"""Notebooks in JupyterLab and the HTML report in headless Chromium, without any outside host: `make test-browser`.
+"""Notebooks in JupyterLab, the page of runs and the HTML report in headless Chromium, without outside hosts.
 
-Not collected by `make test`: it takes Debian's chromium and chromium-driver and the extra `browser`. Screenshots go to
-.local/browser.
+`make test-browser`; not collected by `make test`, since it takes Debian's chromium and chromium-driver and the extra
+`browser`. Screenshots go to .local/browser.
 """
 
 import json
@@ -16,9 +16,12 @@ from urllib.parse import urlparse
 import pytest
 from axe_core_python.selenium import Axe
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from swiftkv import costmodel
 from swiftkv.config import ROOT
 from swiftkv.report import exhibits
 
@@ -109,6 +112,88 @@ def test_notebook_opens_and_runs_on_committed_results(browser, lab, name):
     assert any("image/png" in output.get("data", {}) for output in outputs), "a figure"
     shot(browser, Path(name).stem)
     assert not outside(browser)
+
+
+@pytest.fixture(scope="module")
+def site(clone, tmp_path_factory) -> Path:
+    """The page of all published runs."""
+    page = tmp_path_factory.mktemp("site") / "index.html"
+    subprocess.run(["swiftkv", "site", "results/reference", "--out", page], cwd=clone, check=True)
+    return page
+
+
+def theme(browser, name: str, width: int) -> None:
+    """A light or dark page of a width in pixels, narrower than a window can be."""
+    media = {"features": [{"name": "prefers-color-scheme", "value": name}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    size = {"width": width, "height": 2200, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def drawn(browser) -> int:
+    """How many figures are visible and drawn."""
+    return len([one for one in browser.find_elements(By.CSS_SELECTOR, ".chart svg") if one.is_displayed()])
+
+
+@pytest.mark.parametrize("width", [380, 1400])
+@pytest.mark.parametrize("name", ["light", "dark"])
+def test_site_is_legible_and_fits(browser, site, name, width):
+    theme(browser, name, width)
+    browser.get(site.as_uri())
+    WebDriverWait(browser, 30).until(lambda driver: drawn(driver) >= 4)
+    shot(browser, f"site-{name}-{width}")
+    for anchor in ("figures", "machines", "calculator"):
+        browser.execute_script(f"document.getElementById('{anchor}').scrollIntoView({{behavior: 'instant'}})")
+        time.sleep(0.5)
+        shot(browser, f"site-{name}-{width}-{anchor}")
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), (
+        "no sideways scrolling"
+    )
+    assert not barriers(browser)
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not outside(browser)
+
+
+def choose(browser, id: str, text: str) -> None:
+    Select(browser.find_element(By.ID, id)).select_by_visible_text(text)
+
+
+def test_site_filters_draws_and_calculates(browser, site):
+    browser.get(site.as_uri())
+    WebDriverWait(browser, 30).until(lambda driver: drawn(driver) >= 4)
+    count = browser.find_element(By.ID, "count")
+    everything = count.text
+    choose(browser, "by-run", "h200")
+    choose(browser, "by-area", "throughput")
+    shown = [one for one in browser.find_elements(By.CSS_SELECTOR, ".finding") if one.is_displayed()]
+    assert count.text != everything and shown
+    assert all(one.get_attribute("data-run").startswith("h200/") for one in shown)
+    shown[0].find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
+    assert shown[0].find_element(By.TAG_NAME, "a").is_displayed(), "the file behind the verdict"
+    browser.find_element(By.CSS_SELECTOR, "button[type=reset]").click()
+    WebDriverWait(browser, 5).until(lambda driver: count.text == everything)
+
+    choose(browser, "run-shown", "h200/h200-pack")
+    WebDriverWait(browser, 30).until(lambda driver: drawn(driver) >= 3)
+    bar = next(one for one in browser.find_elements(By.CSS_SELECTOR, ".mark-rect path") if one.is_displayed())
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", bar)
+    ActionChains(browser).move_to_element(bar).perform()
+    tip = WebDriverWait(browser, 5).until(
+        lambda driver: driver.find_element(By.CSS_SELECTOR, "#vg-tooltip-element.visible")
+    )
+    assert "95% interval" in tip.text
+
+    choose(browser, "preset", "Llama-3.1-70B")
+    for id, value in (("input_len", 131072), ("output_len", 1), ("skipped", 40)):
+        field = browser.find_element(By.ID, id)
+        field.clear()
+        field.send_keys(str(value))
+    limit = costmodel.workload_speedup_limit(costmodel.LLAMA_70B, 40, 1, 131072, 1)
+    assert f"Limit: {limit:.2f} times" in browser.find_element(By.ID, "calculated").text
+    group = browser.find_element(By.ID, "group")
+    group.clear()
+    group.send_keys("3")
+    assert "3 does not divide the 40 skipped layers" in browser.find_element(By.ID, "calculated").text
 
 
 @pytest.fixture(scope="module")
