@@ -30,8 +30,9 @@ test: env
 test-install: env
 	python -m pytest -s tests/operations/install/environment_by_pip.py
 
-# The vLLM tests against other releases, an environment for each (minutes, 4 GB on disk each, less where hard links work).
-MATRIX ?= 0.27.1 0.28.0 0.29.0 0.30.0 0.31.0 --wheels 0.26.0 0.33.0
+# The vLLM tests against other releases, an environment for each (minutes, 4 GB on disk each, less where hard links work), and
+# `pip install` of the project beside one.
+MATRIX ?= 0.27.1 0.28.0 0.29.0 0.30.0 0.31.0 --wheels 0.26.0 0.33.0 --beside 0.31.0
 test-matrix: env
 	packaging/test_matrix.sh $(MATRIX)
 

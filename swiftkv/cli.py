@@ -41,6 +41,20 @@ def options(
         os.environ[DEBUG] = "1"
 
 
+def of_an_extra(error: ModuleNotFoundError) -> str | None:
+    """One line for a package that this one imports and that was not installed with it; None where another package lacks
+    something, which is that one's fault."""
+    traceback = error.__traceback__
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    importer = traceback.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    package = (error.name or "").partition(".")[0]
+    if importer != "swiftkv" or package in ("", "swiftkv"):
+        return None
+    extra = "'cpu' or 'cuda'" if package == "vllm" else "'suite'"
+    return f"{package} is not installed: it comes with the extra {extra} of swiftkv-repro"
+
+
 def said(error: BaseException) -> tuple[str, int] | None:
     """One line for an error that has one, and the exit code; None for a fault of this project."""
     if isinstance(error, UserError):
@@ -50,6 +64,8 @@ def said(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter: torch's
         reason = " ".join(str(error).split()) or "the machine has no more"
         return f"out of memory: {reason}; `swiftkv memory-plan` says what a configuration needs", 2
+    if isinstance(error, ModuleNotFoundError) and (line := of_an_extra(error)):
+        return line, 2
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}", 2

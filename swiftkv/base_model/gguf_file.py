@@ -24,7 +24,7 @@ def library():
     try:
         import gguf
     except ImportError:
-        raise UserError("a base from a GGUF file needs the package gguf: `pip install gguf`, or `make env`") from None
+        raise UserError("a GGUF file needs the package gguf: `pip install gguf`, or the extra suite") from None
     return gguf
 
 

@@ -179,6 +179,9 @@ def export(
     trained_only: Annotated[
         bool, typer.Option("--trained-only", help="The trained tensors alone, for others who have the base.")
     ] = False,
+    keep_dead: Annotated[
+        bool, typer.Option("--keep-dead", help="Add the base's late q, k, v, which other loaders expect.")
+    ] = False,
 ) -> None:
     """Write a student as a hub-ready folder with a model card, and upload it with your own token if asked."""
     if trained_only:
@@ -186,8 +189,10 @@ def export(
 
         if push:
             raise typer.BadParameter("--trained-only goes into a folder; it is not uploaded", param_hint="--push")
+        if keep_dead:
+            raise typer.BadParameter("--trained-only leaves out all that was not trained", param_hint="--keep-dead")
         tensors.run(load(config), variant, out, model, dtype)
     else:
         from swiftkv.release import export as stage
 
-        stage.run(load(config), variant, out, model, push, private, dtype)
+        stage.run(load(config), variant, out, model, push, private, dtype, keep_dead)

@@ -74,13 +74,19 @@ def initial_tensors(base: Tensors, layers: int, cut: int, group: int, init: str 
     return made
 
 
-def frozen_tensors(base: Tensors, layers: int, cut: int, group: int) -> Tensors:
-    """The base tensors a student keeps: all but those dead at inference, which are the late layers' q, k and v
-    projections and the key norms (Qwen3) of layers that do not lead a group."""
+def dead_tensors(base: Tensors, layers: int, cut: int, group: int) -> Tensors:
+    """The base tensors that are dead at inference: the late layers' q, k and v projections, and the key norms (Qwen3)
+    of layers that do not lead a group. Published checkpoints carry them."""
     late, leaders = range(cut, layers), Layers(layers, cut, group).leaders
     dead = tuple(f"model.layers.{j}.self_attn.{n}_proj." for j in late for n in "qkv")
     dead += tuple(f"model.layers.{j}.self_attn.k_norm." for j in late if j not in leaders)
-    return {name: tensor for name, tensor in base.items() if not name.startswith(dead)}
+    return {name: tensor for name, tensor in base.items() if name.startswith(dead)}
+
+
+def frozen_tensors(base: Tensors, layers: int, cut: int, group: int) -> Tensors:
+    """The base tensors a student keeps: all but the `dead_tensors`."""
+    dead = dead_tensors(base, layers, cut, group)
+    return {name: tensor for name, tensor in base.items() if name not in dead}
 
 
 def copy_companions(source: Path, target: Path) -> None:
@@ -91,9 +97,27 @@ def copy_companions(source: Path, target: Path) -> None:
                 shutil.copyfile(path, target / path.name)
 
 
+def with_older_names(raw: dict) -> dict:
+    """config.json with the rotary embedding under `rope_theta` and `rope_scaling`, too.
+
+    Transformers before 5, and vLLM on it, read these names alone, and without them compute with a theta of 10,000.
+    """
+    rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})  # in the order of Transformers 5
+    theta = rope.pop("rope_theta", raw.get("rope_theta"))
+    older = {} if theta is None else {"rope_theta": theta}
+    if rope.get("rope_type", "default") != "default":
+        older["rope_scaling"] = rope
+    return raw | older
+
+
+def write_config(directory: Path, raw: dict) -> None:
+    """Write config.json for readers of all ages (see `with_older_names`)."""
+    (directory / "config.json").write_text(json.dumps(with_older_names(raw), indent=2) + "\n", encoding="utf-8")
+
+
 def save_model(directory: Path, raw: dict, tensors: Tensors) -> None:
     """Write config.json and the weights (sharded if large) into an existing directory."""
-    (directory / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    write_config(directory, raw)
     save_torch_state_dict(tensors, directory, metadata={"format": "pt"})
     # safetensors makes files that only their owner can read (0600).
     for path in weight_files(directory):

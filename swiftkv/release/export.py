@@ -1,6 +1,7 @@
 """Hand a student over (`swiftkv export`): a folder that the Hugging Face hub, vLLM and Transformers take as it is.
 
-config.json, *.safetensors      published tensor names; the very files that were scored, unless the dtype changes
+config.json, *.safetensors      published tensor names; the very files that were scored, unless the dtype changes or
+                                the dead tensors of the late layers are added
 tokenizer, generation config, licence files of the base
 README.md                       the model card, made from result files
 config.json.provenance.json     of the export, with that of the student
@@ -16,8 +17,8 @@ from transformers import AutoModelForCausalLM
 from swiftkv import outputs
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
-from swiftkv.modeling.checkpoint import INDEX, check_checkpoint, load_tensors, weight_files
-from swiftkv.modeling.convert import copy_companions, save_model
+from swiftkv.modeling.checkpoint import INDEX, Tensors, check_checkpoint, load_tensors, weight_files
+from swiftkv.modeling.convert import copy_companions, dead_tensors, save_model, write_config
 from swiftkv.provenance import Provenance
 from swiftkv.release import model_card
 from swiftkv.release.evidence import Evidence
@@ -43,16 +44,28 @@ def check_options(out: Path, push: str | None, dtype: str | None) -> None:
     outputs.check_dir(out, [STAGE])
 
 
-def write_model(evidence: Evidence, directory: Path, dtype: str) -> None:
-    """Config and weights: the student's own files, or cast to `dtype`; tokenizer, generation config and licences."""
+def dead_of(evidence: Evidence) -> Tensors:
+    """The base's dead tensors of the late layers. Raises UserError if the base is not there any more."""
+    if evidence.base_dir is None:
+        raise UserError(f"--keep-dead: the base that {evidence.directory} was made from is not where it was")
+    shape = evidence.shape
+    cut, group = shape["num_key_value_layers"], shape.get("key_value_group_size", 1)
+    return dead_tensors(load_tensors(evidence.base_dir), shape["num_hidden_layers"], cut, group)
+
+
+def write_model(evidence: Evidence, directory: Path, dtype: str, keep_dead: bool = False) -> None:
+    """Config and weights: the student's own files, or cast to `dtype` or with the base's dead tensors; tokenizer,
+    generation config and licences."""
     source = evidence.directory
-    if dtype == evidence.dtype:
-        for path in [source / "config.json", source / INDEX, *weight_files(source)]:
+    if dtype == evidence.dtype and not keep_dead:
+        write_config(directory, evidence.shape)
+        for path in [source / INDEX, *weight_files(source)]:
             if path.is_file():
                 shutil.copyfile(path, directory / path.name)
     else:
         raw = {key: value for key, value in evidence.shape.items() if key != "torch_dtype"}
-        tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_tensors(source).items()}
+        tensors = load_tensors(source) | (dead_of(evidence) if keep_dead else {})
+        tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
         save_model(directory, raw | {"dtype": dtype}, tensors)
     copy_companions(source, directory)
     for path in licence_files(evidence):
@@ -84,7 +97,9 @@ def public(record: dict) -> dict:
     return {key: value for key, value in record.items() if key != "command"} | {"data_sha256": named}
 
 
-def write_folder(evidence: Evidence, out: Path, name: str, repository: str, dtype: str) -> Provenance:
+def write_folder(
+    evidence: Evidence, out: Path, name: str, repository: str, dtype: str, keep_dead: bool = False
+) -> Provenance:
     """Write the folder atomically, through the gate. Returns its provenance."""
     used = [evidence.results.path(frame) for frame in ("accuracy", "throughput", "latency", "kv_capacity")]
     with (
@@ -92,8 +107,8 @@ def write_folder(evidence: Evidence, out: Path, name: str, repository: str, dtyp
         outputs.directory(out, [STAGE], [evidence.directory]) as directory,
     ):
         provenance.record = public(provenance.record) | {"student": public(evidence.record)}
-        card = model_card.card(evidence, name, repository, dtype)
-        write_model(evidence, directory, dtype)
+        card = model_card.card(evidence, name, repository, dtype, keep_dead)
+        write_model(evidence, directory, dtype, keep_dead)
         check_checkpoint(directory)
         check_logits(evidence.directory, directory, dtype)
         card.save(directory / "README.md")
@@ -129,8 +144,11 @@ def run(
     push: str | None = None,
     private: bool = True,
     dtype: str | None = None,
+    keep_dead: bool = False,
 ) -> None:
     """Write the student of `variant` (from `model`, or where the pipeline keeps it) to `out`, and upload it if asked.
+
+    With `keep_dead` the late layers have the base's q, k and v beside their own, which no computation reads.
 
     Raises UserError for a damaged student, results of another model, logits that differ, or a failed upload.
     """
@@ -139,7 +157,8 @@ def run(
     check_checkpoint(evidence.directory)
     evidence.check_variant()
     name = push.split("/")[1] if push else out.resolve().name
-    provenance = write_folder(evidence, out, name, push or f"path/to/{name}", dtype or evidence.dtype)
+    repository = push or f"path/to/{name}"
+    provenance = write_folder(evidence, out, name, repository, dtype or evidence.dtype, keep_dead)
     print(f"export: {out}: written; same logits as {evidence.directory}", flush=True)
     if push:
         push_folder(out, push, private, f"swiftkv export of {variant}, git {provenance.record['git']['sha']}")

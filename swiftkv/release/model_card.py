@@ -240,8 +240,9 @@ def metadata(evidence: Evidence, name: str, licence: dict, scores: pd.DataFrame)
     )
 
 
-def card(evidence: Evidence, name: str, repository: str, dtype: str) -> ModelCard:
-    """The card of the student, exported in `dtype`; `repository` is what a reader gives to vLLM or Transformers.
+def card(evidence: Evidence, name: str, repository: str, dtype: str, keep_dead: bool = False) -> ModelCard:
+    """The card of the student, exported in `dtype`; `repository` is what a reader gives to vLLM or Transformers, and
+    `keep_dead` whether the export has the dead tensors of the late layers.
 
     Raises UserError if results or records belong to another model.
     """
@@ -260,6 +261,9 @@ def card(evidence: Evidence, name: str, repository: str, dtype: str) -> ModelCar
         cut=cut,
         skip=f"{(layers - cut) / layers:.1%}",
         across=across(evidence),
+        group=evidence.variant.key_value_group_size,
+        family=evidence.shape["model_type"],
+        keep_dead=keep_dead,
         dtype=dtype,
         teacher=digests(evidence.teacher),
         accuracy=accuracy(evidence, scores, dtype),

@@ -1,4 +1,4 @@
-"""Small models: the shape of most of them, saved random ones, and shapes in general for hypothesis."""
+"""Small models: the shape of most of them, saved random ones of every family, and shapes for hypothesis."""
 
 from hypothesis import strategies as st
 
@@ -10,6 +10,24 @@ TINY_SHAPE = {
     "num_key_value_heads": 1,
     "vocab_size": 300,
     "max_position_embeddings": 2048,
+}
+
+FAMILY_SHAPE = TINY_SHAPE | {"tie_word_embeddings": True, "bos_token_id": None}
+# What sets each family apart: RoPE scaling (Llama 3.x), biases (Qwen2), head size and norms (Qwen3), its own head.
+FAMILY_CHANGES = {
+    "llama": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "qwen2": {},
+    "qwen3": {"head_dim": 64},
+    "mistral": {"sliding_window": None, "tie_word_embeddings": False},
 }
 
 
@@ -32,6 +50,24 @@ def save_tiny_base(directory, tokenizer, seed: int = 0, std: float = 0.15, **cha
                 parameter.uniform_(0.6, 1.4)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def save_family_base(directory, family: str, **changes) -> None:
+    """Save a random model of the family in which no norm is one and no bias zero."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = FAMILY_SHAPE | FAMILY_CHANGES.get(family, {}) | changes
+    config = AutoConfig.for_model(family, **shape, initializer_range=0.15)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.6, 1.4)
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.3)
+    model.save_pretrained(directory)
 
 
 @st.composite

@@ -11,42 +11,8 @@ from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.checkpoint import check_checkpoint
 from swiftkv.modeling.convert import convert
-from tests.helpers.models import TINY_SHAPE
+from tests.helpers.models import save_family_base
 from tests.helpers.vllm_helpers import RAW, SETTINGS, prompts
-
-SHAPE = TINY_SHAPE | {"tie_word_embeddings": True, "bos_token_id": None}
-# What sets each family apart: RoPE scaling (Llama 3.x), biases (Qwen2), head size and norms (Qwen3), its own head.
-CHANGES = {
-    "llama": {
-        "rope_parameters": {
-            "rope_type": "llama3",
-            "rope_theta": 500000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        }
-    },
-    "qwen2": {},
-    "qwen3": {"head_dim": 64},
-    "mistral": {"sliding_window": None, "tie_word_embeddings": False},
-}
-
-
-def save_base(directory, family: str, **changes) -> None:
-    """A random model of the family in which no norm is one and no bias zero."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(family, **SHAPE | CHANGES.get(family, {}) | changes, initializer_range=0.15)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.uniform_(0.6, 1.4)
-            elif name.endswith("bias"):
-                parameter.normal_(0, 0.3)
-    model.save_pretrained(directory)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +22,7 @@ def base(tmp_path_factory):
 
     def make(family: str):
         if not (root / family).exists():
-            save_base(root / family, family)
+            save_family_base(root / family, family)
         return root / family
 
     return make
@@ -109,7 +75,7 @@ def test_sliding_windows_are_refused_by_name(family, tmp_path):
     window = {"sliding_window": 64} | (
         {"use_sliding_window": True, "max_window_layers": 4} if family == "qwen2" else {}
     )
-    save_base(tmp_path / "base", family, **window)
+    save_family_base(tmp_path / "base", family, **window)
     with pytest.raises(UserError, match="sliding_window is 64"):
         convert(tmp_path / "base", tmp_path / "student", 4, 1)
     assert not (tmp_path / "student").exists()

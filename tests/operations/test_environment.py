@@ -21,6 +21,7 @@ from swiftkv.config import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 PIP_LINES = ENVIRONMENT["dependencies"][-1]["pip"]
 
@@ -44,7 +45,7 @@ def test_environment_yml_is_what_the_generator_writes():
 def test_lock_holds_every_pin(flavour):
     text = (ROOT / "requirements" / f"{flavour}.lock").read_text()
     locked = dict(re.findall(r"^([a-z0-9._-]+)==([^ \n]+)", text, re.MULTILINE))
-    wanted = pinned(PROJECT["dependencies"] + PROJECT["optional-dependencies"][flavour])
+    wanted = pinned([line for extra in (flavour, "suite") for line in EXTRAS[extra]])
     assert wanted
     for name, version in wanted.items():
         assert locked[name].split("+")[0] == version, name
@@ -77,9 +78,8 @@ def test_pip_needs_nothing_that_environment_yml_does_not_list():
     """The metadata of what is installed here, extras included, asks for listed versions only: pip would otherwise add a
     package or refuse."""
     listed = pinned(PIP_LINES) | {name: table["version"] for name, table in placeholders().items()}
-    extras = ("cpu", "dev")
     todo = [Requirement(line) for line in PROJECT["dependencies"]]
-    todo += [Requirement(line) for extra in extras for line in PROJECT["optional-dependencies"][extra]]
+    todo += [Requirement(line) for extra in ("cpu", "suite", "dev") for line in EXTRAS[extra]]
     seen = set()
     while todo:
         requirement = todo.pop()

@@ -291,8 +291,8 @@ def test_an_export_is_replaced_and_nothing_else(scale, tmp_path):
 
 
 def test_a_damaged_student_and_other_logits_stop_the_export(scale, tmp_path, monkeypatch):
-    def damage(evidence, directory, dtype):
-        write(evidence, directory, dtype)
+    def damage(evidence, directory, *options):
+        write(evidence, directory, *options)
         change_weights(directory)
 
     write = export.write_model
@@ -339,6 +339,39 @@ def test_bfloat16(scale, tmp_path):
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     assert "Scored before the cast to bfloat16, not after." in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_dead_tensors_of_the_base_are_added_on_request(scale, base, tmp_path, dtype):
+    export.run(CONFIG, ARM, tmp_path / "out", dtype=dtype, keep_dead=True)
+    made, own = load_tensors(tmp_path / "out"), load_tensors(scale / "models" / ARM)
+    dead = {f"model.layers.{j}.self_attn.{n}_proj.weight" for j in range(CUT, 8) for n in "qkv"}
+    assert made.keys() - own.keys() == dead
+    wanted = own | {name: tensor for name, tensor in load_tensors(base).items() if name in dead}
+    assert all(torch.equal(tensor, wanted[name].to(tensor.dtype)) for name, tensor in made.items())
+    shutil.rmtree(base)
+    with pytest.raises(UserError, match=r"--keep-dead: the base that .* is not where it was"):
+        export.run(CONFIG, ARM, tmp_path / "other", keep_dead=True)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "keep_dead", "words"),
+    [(2, True, "it has no AcrossKV"), (1, False, "`swiftkv export --keep-dead` adds"), (1, True, "that it reads;")],
+)
+def test_the_card_says_which_stacks_take_it(evidence, group, keep_dead, words):
+    alone = replace(evidence, variant=replace(evidence.variant, key_value_group_size=group))
+    shown = table(model_card.card(alone, "name", "org/name", "float32", keep_dead).text, "stack")
+    assert shown["vLLM 0.26 to 0.33 with the suite's plugin"] == ["yes"] and len(shown) == 4
+    assert words in shown["the authors' plugin (ArcticInference)"][0]
+
+
+def test_an_older_student_gets_the_older_names(scale, tmp_path):
+    path = scale / "models" / ARM / "config.json"
+    raw = files.read_json(path)
+    files.write_json(path, {key: value for key, value in raw.items() if key != "rope_theta"})
+    export.run(CONFIG, ARM, tmp_path / "out")
+    assert files.read_json(tmp_path / "out" / "config.json") == raw
 
 
 def test_shards_keep_their_index(tiny_student, tmp_path, monkeypatch):
@@ -495,12 +528,13 @@ def test_public_push_and_folder_that_stays(scale, tmp_path, hub, exported):
 
 def test_command_passes_its_options_on(monkeypatch, tmp_path):
     given = {}
-    names = "variant out model push private dtype".split()
+    names = "variant out model push private dtype keep_dead".split()
     monkeypatch.setattr(export, "run", lambda config, *rest: given.update(zip(names, rest, strict=True)))
     arguments = ["export", "--config", str(ROOT / "config" / "config.yaml"), "--variant", ARM, "--out", str(tmp_path)]
-    arguments += ["--model", "m", "--push", "org/name", "--public", "--dtype", "bfloat16"]
+    arguments += ["--model", "m", "--push", "org/name", "--public", "--dtype", "bfloat16", "--keep-dead"]
     assert CliRunner().invoke(cli, arguments).exit_code == 0
     assert given == {"variant": ARM, "out": tmp_path, "model": Path("m"), "push": "org/name"} | {
         "private": False,
         "dtype": "bfloat16",
+        "keep_dead": True,
     }

