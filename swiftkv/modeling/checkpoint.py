@@ -150,15 +150,19 @@ def check_checkpoint(directory: str | Path) -> PreTrainedConfig:
     that are not floating-point numbers of 16 bits or more.
     """
     directory = Path(directory)
-    config = parse_config(directory, read_config(directory))
-    headers = tensor_headers(directory)
+    raw = read_config(directory)
+    config, headers = parse_config(directory, raw), tensor_headers(directory)
     if config.model_type in BASE_TYPES:
         # A checkpoint can be quantised without saying so in its configuration.
         for name, (dtype, _) in headers.items():
             if dtype not in (*FLOATS, *BUFFERS):
                 refuse_quantised(directory, f"tensor {name} is {dtype}")
-    # Tensors beyond those expected are allowed: published students carry their base's late q, k and v.
+    # Tensors beyond those expected are allowed: published students carry their base's late q, k and v. A quantised
+    # student may have others in a weight's place; what they must be is for vLLM to say.
+    replaced = {name.rpartition(".")[0] for name in headers} if scheme_of(raw) else set()
     for name, shape in expected_shapes(config).items():
+        if name not in headers and name.rpartition(".")[0] in replaced:
+            continue
         if name not in headers:
             raise UserError(f"{directory}: tensor {name} is missing (expected shape {shape})")
         if list(headers[name][1]) != shape:

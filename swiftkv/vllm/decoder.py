@@ -23,12 +23,14 @@ from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 from swiftkv.errors import UserError
 from swiftkv.vllm.guards import BREAKABLE, breakable_graphs, exits_early
 from swiftkv.vllm.needed import Needed, Step
+from swiftkv.vllm.weights import LATE_KV_PACKED, name_late_kv
 
 
 class LateKV(nn.Module):
     """K and V of all late groups from x_l: one norm, one matrix product and one RoPE for all of them.
 
-    `attentions` are the late attentions of the group leaders; their key norms (Qwen3) apply to their groups.
+    `attentions` are the late attentions of the group leaders; their key norms (Qwen3) apply to their groups. `prefix`
+    is the decoder's. Raises UserError where a quantisation has several schemes for them.
     """
 
     def __init__(self, config, attentions: list[nn.Module], norm: nn.Module, quant_config, prefix: str):
@@ -39,14 +41,23 @@ class LateKV(nn.Module):
         self.norm, self.rotary_emb = norm, first.rotary_emb
         self.k_norms = nn.ModuleList(a.k_norm for a in attentions if a.k_norm is not None)
         # All groups read the same z, hence one product: K of every group, then V of every group (see `WeightMap`).
-        self.kv_proj = MergedColumnParallelLinear(
-            config.hidden_size,
-            [first.total_num_kv_heads * self.head_dim] * (2 * self.groups),
-            bias=first.kv_bias,
-            quant_config=quant_config,
-            return_bias=False,
-            prefix=f"{prefix}.kv_proj",
-        )
+        name_late_kv(quant_config, config.layers_of())
+        try:
+            self.kv_proj = MergedColumnParallelLinear(
+                config.hidden_size,
+                [first.total_num_kv_heads * self.head_dim] * (2 * self.groups),
+                bias=first.kv_bias,
+                quant_config=quant_config,
+                return_bias=False,
+                prefix=f"{prefix}.layers.{LATE_KV_PACKED}",
+            )
+        except ValueError as error:
+            if quant_config is None:
+                raise
+            raise UserError(
+                "quantization_config: k_proj_swiftkv and v_proj_swiftkv of all late layers are one matrix here: "
+                f"allowed is one scheme for all, or all under `ignore` ({' '.join(str(error).split())})"
+            ) from error
 
     def normalise(self, k: torch.Tensor) -> torch.Tensor:
         """Each group's K [T, groups, heads, head size] through the key norm of its leader."""
@@ -123,7 +134,7 @@ class EarlyExitModel:
         leaders = config.layers_of().leaders
         self.late_layer_names = [self.layers[j].self_attn.attn.layer_name for j in leaders]
         attentions = [self.layers[j].self_attn for j in leaders]
-        late_kv = LateKV(config, attentions, self.norm_swiftkv, self.quant_config, f"{prefix}.late_kv")
+        late_kv = LateKV(config, attentions, self.norm_swiftkv, self.quant_config, prefix)
         if exits_early(vllm_config):
             if breakable_graphs():
                 raise UserError(f"SwiftKV models do not support {BREAKABLE} with early exit")

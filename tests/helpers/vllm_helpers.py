@@ -17,6 +17,22 @@ def prompts(lengths=LENGTHS, seed: int = 0) -> list[list[int]]:
     return [torch.randint(300, (length,), generator=generator).tolist() for length in lengths]
 
 
+def answers_of(directory, lengths=LENGTHS, **settings) -> tuple[list, int]:
+    """Greedy answers with raw logits, and the KV capacity in tokens."""
+    from swiftkv.engines.engine import engine
+    from swiftkv.evals.reference import capacity, generate
+
+    with engine(directory, **SETTINGS | RAW | settings) as opened:
+        return generate(opened, prompts(lengths), 12), capacity(opened)
+
+
+def assert_equal_answers(ours, theirs) -> None:
+    """The same tokens, and the same largest logits within rounding."""
+    assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
+    pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in zip(a.logits, b.logits, strict=True)]
+    assert max(abs(x[token] - y[token]) for x, y in pairs for token in x.keys() & y.keys()) < 1e-3
+
+
 async def ask(engine, name: str, **sampling) -> str:
     """Serve one request; the error's class name and text, or "ok"."""
     from vllm import SamplingParams

@@ -1,21 +1,15 @@
-"""A student under torch.compile, tensor parallelism, quantised weights and KV caches, and wide AcrossKV groups.
+"""A student under torch.compile, tensor parallelism, a quantised KV cache, and wide AcrossKV groups.
 
-Where arithmetic is exact enough the reference is Transformers; quantised engines are held against the same engine in
-full-prefill mode, in which every token runs every layer.
+Where arithmetic is exact enough the reference is Transformers; engines with a quantised cache are held against the same
+engine in full-prefill mode, in which every token runs every layer. Quantised weights: test_quantised.py.
 """
 
-import json
-import shutil
-
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
-from swiftkv.errors import UserError
 from swiftkv.modeling.convert import convert
 from swiftkv.provenance import vector_units
 from tests.helpers.models import save_tiny_base
-from tests.helpers.vllm_helpers import RAW, SETTINGS, prompts
+from tests.helpers.vllm_helpers import SETTINGS, answers_of, assert_equal_answers, prompts
 
 pytestmark = pytest.mark.vllm
 WIDE = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -30,27 +24,11 @@ def student(tiny_tokenizer, tmp_path_factory):
     return root / "student"
 
 
-def answers_of(directory, lengths=(1, 7, 64, 129, 200, 333), **settings) -> tuple[list, int]:
-    """Greedy answers with raw logits, and the KV capacity in tokens."""
-    from swiftkv.engines.engine import engine
-    from swiftkv.evals.reference import capacity, generate
-
-    with engine(directory, **SETTINGS | RAW | settings) as opened:
-        return generate(opened, prompts(lengths), 12), capacity(opened)
-
-
 def assert_transformers_agrees(directory, answers) -> None:
     from swiftkv.evals.reference import Reference
 
     found = Reference(directory).compare(answers)
     assert found.mismatches == 0 and found.delta < 1e-3
-
-
-def assert_equal_answers(ours, theirs) -> None:
-    """The same tokens, and the same largest logits within rounding."""
-    assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
-    pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in zip(a.logits, b.logits, strict=True)]
-    assert max(abs(x[token] - y[token]) for x, y in pairs for token in x.keys() & y.keys()) < 1e-3
 
 
 def test_compiled_halves_answer_as_transformers(student):
@@ -87,66 +65,6 @@ def test_fp8_kv_cache_answers_as_in_full_prefill(student, dtype):
     theirs, _ = answers_of(student, full_prefill=True, **settings)
     assert_equal_answers(ours, theirs)
     assert tokens == int(SETTINGS["kv_cache_gib"] * 2**30) // (2 * 2 * 32 * 1 * 6 * 128) * 128
-
-
-def quantise(source, target, ignore=("lm_head",), plain=(), missing=()) -> None:
-    """An INT8 checkpoint in the compressed-tensors format: a scale per row of every projection, activations as they
-    come. Tensors whose names contain one of `plain` stay as they are; those of `missing` are left out."""
-    shutil.copytree(source, target)
-    tensors = load_file(source / "model.safetensors")
-    chosen = [name for name in tensors if "_proj" in name and not any(part in name for part in plain)]
-    for name in chosen:
-        scale = tensors[name].abs().amax(1, keepdim=True) / 127
-        tensors[f"{name}_scale"] = scale
-        tensors[name] = (tensors[name] / scale).round().to(torch.int8)
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in missing}
-    save_file(tensors, target / "model.safetensors", {"format": "pt"})
-    eight = {"num_bits": 8, "type": "int", "symmetric": True}
-    group = {
-        "targets": ["Linear"],
-        "weights": eight | {"strategy": "channel", "dynamic": False},
-        "input_activations": eight | {"strategy": "token", "dynamic": True},
-    }
-    config = json.loads((source / "config.json").read_text())
-    config["quantization_config"] = {
-        **{"quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed"},
-        **{"config_groups": {"group_0": group}, "ignore": list(ignore)},
-    }
-    (target / "config.json").write_text(json.dumps(config))
-
-
-def test_int8_weights_answer_as_in_full_prefill(student, tmp_path):
-    quantise(student, tmp_path / "int8")
-    ours, _ = answers_of(tmp_path / "int8", dtype="bfloat16")
-    theirs, _ = answers_of(tmp_path / "int8", dtype="bfloat16", full_prefill=True)
-    assert_equal_answers(ours, theirs)
-
-
-K, V = (f"model.layers.{{}}.self_attn.{name}_proj_swiftkv.weight" for name in "kv")
-
-
-@pytest.mark.parametrize(
-    "ignore",
-    [
-        ["re:.*self_attn.[kv]_proj_swiftkv"],
-        [name.format(layer).removesuffix(".weight") for layer in (4, 6) for name in (K, V)],
-    ],
-)
-def test_late_k_and_v_that_are_not_quantised_are_named(student, tmp_path, ignore):
-    """They are one matrix here, whose name no configuration knows: it would be filled with zeros, or with NaN."""
-    quantise(student, tmp_path / "int8", ["lm_head", *ignore], plain=("k_proj_swiftkv", "v_proj_swiftkv"))
-    with pytest.raises(UserError, match=r"layers\.[46]\.self_attn\.[kv]_proj_swiftkv\.weight is torch"):
-        answers_of(tmp_path / "int8", dtype="bfloat16")
-
-
-@pytest.mark.parametrize(
-    "missing", [f"{V.format(6)}_scale", "model.layers.1.self_attn.k_proj.weight_scale", "model.norm_swiftkv.weight"]
-)
-def test_a_missing_scale_is_named(student, tmp_path, monkeypatch, missing):
-    monkeypatch.setattr("swiftkv.modeling.checkpoint.check_checkpoint", lambda directory: None)
-    quantise(student, tmp_path / "int8", missing=[missing])
-    with pytest.raises(UserError, match=missing):
-        answers_of(tmp_path / "int8", dtype="bfloat16")
 
 
 def test_engines_of_a_process_share_random_weights(student):

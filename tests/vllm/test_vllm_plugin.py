@@ -192,6 +192,40 @@ def test_weight_map_and_its_inverse_agree():
         assert name in where.sources(where.target(name)[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "readers"),
+    [
+        ("1.self_attn.k_scale", [1]),
+        ("1.self_attn.attn.v_scale", [1]),
+        ("1.self_attn.k_proj.k_scale", [1]),
+        ("1.self_attn.v_proj.output_scale", [1]),
+        ("2.self_attn.k_scale", [2, 3]),
+        ("4.self_attn.v_proj_swiftkv.output_scale", [4, 5]),
+        ("3.self_attn.k_scale", []),  # its group's first layer says it
+        ("3.self_attn.q_scale", [3]),
+        ("4.self_attn.k_proj.output_scale", []),  # of K that is never computed
+    ],
+)
+def test_scales_of_a_cache_go_to_all_layers_that_read_it(name, readers):
+    from swiftkv.modeling import LlamaSwiftKVConfig
+    from swiftkv.vllm.weights import WeightMap
+
+    where = WeightMap(LlamaSwiftKVConfig(num_hidden_layers=6, num_key_value_layers=2, key_value_group_size=2))
+    kind = next(letter for letter in "kvq" if f"{letter}_" in name)
+    wanted = [f"model.layers.{reader}.self_attn.attn.{kind}_scale" for reader in readers]
+    assert where.cache_scales(f"model.layers.{name}") == wanted
+
+
+@pytest.mark.parametrize("name", ["weight", "weight_scale", "input_scale", "weight_scale_inv"])
+def test_scales_of_weights_are_no_scales_of_a_cache(name):
+    from swiftkv.modeling import LlamaSwiftKVConfig
+    from swiftkv.vllm.weights import WeightMap
+
+    where = WeightMap(LlamaSwiftKVConfig(num_hidden_layers=6, num_key_value_layers=2))
+    for module in ("self_attn.k_proj", "self_attn.v_proj_swiftkv", "mlp.up_proj"):
+        assert where.cache_scales(f"model.layers.2.{module}.{name}") is None
+
+
 def test_config_alone_serves_with_dummy_weights(student, tmp_path):
     shutil.copy(student(4, 4) / "config.json", tmp_path)
     answers = tokens_of(tmp_path, load_format="dummy", dtype="bfloat16")
