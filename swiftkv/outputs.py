@@ -5,6 +5,7 @@ stage's door, before anything is computed.
 """
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,8 +68,10 @@ def check_writable(path: Path) -> None:
     place = next(parent for parent in (path.absolute().parent, *path.absolute().parents) if os.path.lexists(parent))
     if not place.is_dir():
         raise UserError(f"--out {path}: {place} is not a directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"--out {path}: nothing can be written into {place}")
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise UserError(f"--out {path}: nothing can be written into {place} ({error.strerror})") from None
 
 
 def check_dir(path: str | Path, stages: Iterable[str], inputs: Iterable[str | Path] = ()) -> None:
