@@ -5,7 +5,7 @@ FLAVOUR ?=
 SCALE ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test test-install test-matrix test-slurm test-storage test-browser lint env lock report site notebooks bundle h200
+.PHONY: reproduce test test-install test-matrix test-slurm test-storage test-browser test-faults lint env lock report site notebooks bundle h200
 
 env:
 	@packaging/setup.sh $(FLAVOUR)
@@ -46,6 +46,10 @@ test-storage: env
 	@packaging/add_extra.sh kubernetes
 	@packaging/add_extra.sh storage
 	python -m pytest -s tests/operations/storage/pipeline_on_s3.py
+
+# Light stages killed at random moments, on full disks, twice at once: after each the same command ends alike (minutes).
+test-faults: env
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest -s tests/faults/every_point.py
 
 # Notebooks, page and report in headless Chromium without network (Debian's chromium and chromium-driver; screenshots in .local/browser).
 test-browser: env

@@ -5,19 +5,22 @@ stage's door, before anything is computed.
 """
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from swiftkv import files
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
 
+STARTED = ".swiftkv-started-"
+
 
 def written_by(directory: Path) -> set[str]:
-    """The stages whose provenance records lie in `directory` itself; empty if there are none."""
+    """The stages whose provenance records, or marks (see `mark`), lie in `directory` itself."""
     stages = set()
-    for path in files.finished(directory, "*.provenance.json"):
+    for path in [*files.finished(directory, "*.provenance.json"), *directory.glob(f"{STARTED}*.json")]:
         try:
             record = files.read_json(path)
         except UserError:
@@ -25,6 +28,28 @@ def written_by(directory: Path) -> set[str]:
         if isinstance(record, dict):
             stages.add(record.get("stage"))
     return stages - {None}
+
+
+def mark(paths: Iterable[Path], stage: str) -> list[Path]:
+    """Say in the directories of `paths` that `stage` has begun to write there: what it leaves if it is killed is its
+    own. Returns what `unmark` removes: files, and directories that were made for them."""
+    made = []
+    for directory in sorted({path.parent for path in paths}):
+        missing = [place for place in (directory, *directory.parents) if not place.exists()]
+        note = directory / f"{STARTED}{stage}.json"
+        files.write_json(note, {"stage": stage})
+        made += [note, *missing]
+    return made
+
+
+def unmark(made: Iterable[Path]) -> None:
+    """Undo `mark`, but for directories that hold something by now."""
+    for place in made:
+        if place.is_dir():
+            with suppress(OSError):
+                place.rmdir()
+        else:
+            place.unlink(missing_ok=True)
 
 
 def check_place(path: Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -43,8 +68,10 @@ def check_writable(path: Path) -> None:
     place = next(parent for parent in (path.absolute().parent, *path.absolute().parents) if os.path.lexists(parent))
     if not place.is_dir():
         raise UserError(f"--out {path}: {place} is not a directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"--out {path}: nothing can be written into {place}")
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise UserError(f"--out {path}: nothing can be written into {place} ({error.strerror})") from None
 
 
 def check_dir(path: str | Path, stages: Iterable[str], inputs: Iterable[str | Path] = ()) -> None:

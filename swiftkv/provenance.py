@@ -130,6 +130,7 @@ class Provenance:
 
     def __init__(self, stage: str, config=None, inputs=(), seeds: dict | None = None, out=(), **extra):
         outputs.check_files(out, stage)
+        self.out = [Path(path) for path in out]
         self.record = {
             "stage": stage,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -147,10 +148,13 @@ class Provenance:
 
     def __enter__(self) -> "Provenance":
         self.record["start"] = now()
+        self.marks = outputs.mark(self.out, self.record["stage"])
         return self
 
-    def __exit__(self, *error) -> None:
-        return None
+    def __exit__(self, kind, *error) -> None:
+        # Files that a stage wrote before it failed are its own, though it has not come to its record.
+        if kind is None or not any(path.exists() for path in self.out):
+            outputs.unmark(self.marks)
 
     def save(self, result: str | Path) -> None:
         """Write the record beside `result` as `<result>.provenance.json`."""

@@ -7,8 +7,9 @@ overlap, on any machine. Single observations (measurements, requests, rounds) ar
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,11 +24,17 @@ TIME = re.compile(r"(_s|_s_median|^seconds)$")
 TOLERANCE = 0.10  # of times, rates and training curves
 COMPUTED = 1e-3  # of other real numbers, which depend on the order of additions
 ROUNDING = 1e-9  # of exact ones
+FIXED = {"lengths", "lengths_quantiles", "gates", "kv_capacity", "late_tokens", "served_late_tokens", "compute"}
+COUNTS = {"items", "documents", "repeats", "prompt_tokens", "text_tokens", "target"}
+OPPOSITE = {"reproduced", "not reproduced"}
+RATIOS_ONLY = "ratios only: "
+SHOWN = 3  # differences of a table that are printed, unless all are asked for
 
 
 @dataclass(frozen=True)
 class RunDifference:
-    """One value that is not the same in A and B; `limit` says what would have passed."""
+    """One value that is not the same in A and B; `limit` says what would have passed. `of_machine`: both were made on
+    different machines, between which such a value may differ."""
 
     table: str
     row: str
@@ -35,6 +42,7 @@ class RunDifference:
     a: object
     b: object
     limit: str
+    of_machine: bool = False
 
     def __str__(self) -> str:
         return f"{self.table} {self.row} {self.column}: {self.a} | {self.b} ({self.limit})"
@@ -76,6 +84,14 @@ def machine(results: Results, name: str) -> str:
 def same_machine(a: Results, b: Results, name: str) -> bool:
     """Whether times of a table can be compared; unknown is not the same."""
     return machine(a, name) == machine(b, name) and "unknown" not in machine(a, name)
+
+
+def may_differ(difference: RunDifference) -> bool:
+    """Whether two machines may differ in this: in times, ratios, and all that rounding reaches, but neither in what
+    follows from the configuration, nor in a gate, nor from one verdict to the opposite one."""
+    if difference.column == "row" or difference.table in FIXED or difference.column in COUNTS:
+        return False
+    return {difference.a, difference.b} != OPPOSITE if difference.column == "verdict" else True
 
 
 def missing(value) -> bool:
@@ -141,7 +157,7 @@ def compare_table(name: str, a: Results, b: Results, tolerance: float) -> tuple[
     times = [column for column in columns if TIME.search(column)]
     if times and not same_machine(a, b, name):
         where = f"A is {machine(a, name)}, B {machine(b, name)}"
-        remarks.append(f"{name}: {', '.join(times)} not compared, ratios only: {where}")
+        remarks.append(f"{name}: {', '.join(times)} not compared, {RATIOS_ONLY}{where}")
         columns = [column for column in columns if column not in times]
     differences = list(row_differences(name, x, y))
     common = x.index.intersection(y.index)
@@ -149,7 +165,16 @@ def compare_table(name: str, a: Results, b: Results, tolerance: float) -> tuple[
     in_ratios = {column for ratio in COMPARED[name].ratios for column in astuple(ratio)}
     plain = [column for column in columns if column not in in_ratios]
     differences += ratio_differences(name, x, y, tolerance)
-    return [*differences, *cell_differences(name, x[plain], y[plain], tolerance)], remarks
+    differences += cell_differences(name, x[plain], y[plain], tolerance)
+    if machines_differ(a, b):
+        differences = [replace(one, of_machine=may_differ(one)) for one in differences]
+    return differences, remarks
+
+
+def machines_differ(a: Results, b: Results) -> bool:
+    """Whether the measurements of two runs are from different machines, as far as that is known."""
+    names = [name for name in ("throughput", "served", "accuracy") if has(a, name) and has(b, name)]
+    return bool(names) and not same_machine(a, b, names[0])
 
 
 def compare(a: Results, b: Results, tolerance: float = TOLERANCE) -> tuple[list[RunDifference], list[str]]:
@@ -171,8 +196,42 @@ def compare(a: Results, b: Results, tolerance: float = TOLERANCE) -> tuple[list[
     return differences, remarks
 
 
-def run(a: Path, b: Path, tolerance: float = TOLERANCE, out: Path | None = None) -> bool:
-    """Print what differs between two result directories, write it to `out` (CSV) if given; whether all agrees.
+def summary(differences: list[RunDifference], remarks: list[str], everything: bool) -> Iterator[str]:
+    """The differences in words: verdicts first, then table by table, then what was not compared."""
+    verdicts = [one for one in differences if one.column == "verdict"]
+    if verdicts:
+        yield f"verdicts: {len(verdicts)} differ"
+        yield from (f"  {one.row.removeprefix('id=')}: {one.a} | {one.b}" for one in verdicts)
+    for table in dict.fromkeys(one.table for one in differences):
+        found = [one for one in differences if one.table == table and one not in verdicts]
+        if not found:
+            continue
+        kinds = Counter(times_or(one.column) for one in found)
+        yield f"{table}: {', '.join(f'{number} of {kind}' for kind, number in kinds.items())}"
+        shown = found if everything else found[:SHOWN]
+        yield from (f"  {one}" for one in shown)
+        if len(found) > len(shown):
+            yield f"  and {len(found) - len(shown)} more (--all)"
+    yield from remarks if everything else shortened(remarks)
+
+
+def times_or(column: str) -> str:
+    """The kind of a column in a tally: times together, others by their names."""
+    return "times and rates" if TIME.search(column) else column
+
+
+def shortened(remarks: list[str]) -> Iterator[str]:
+    """Remarks, those about times of different machines as one line."""
+    of_times = [remark for remark in remarks if RATIOS_ONLY in remark]
+    yield from (remark for remark in remarks if remark not in of_times)
+    if of_times:
+        tables = ", ".join(remark.partition(":")[0] for remark in of_times)
+        yield f"times of {tables} not compared, {RATIOS_ONLY}{of_times[0].partition(RATIOS_ONLY)[2]}"
+
+
+def run(a: Path, b: Path, tolerance: float = TOLERANCE, out: Path | None = None, everything: bool = False) -> bool:
+    """Print what differs between two result directories, write it to `out` (CSV) if given; whether all agrees that two
+    machines have to agree in. `everything`: every difference is printed, not the first few of a table.
 
     Raises UserError for a directory without results or an unreadable table.
     """
@@ -180,11 +239,13 @@ def run(a: Path, b: Path, tolerance: float = TOLERANCE, out: Path | None = None)
     inputs = [results.path(name) for results in (first, second) for name in (*FRAMES, *SERVED_FRAMES)]
     with Provenance("compare", inputs=inputs, out=[out] if out else [], tolerance=tolerance) as provenance:
         differences, remarks = compare(first, second, tolerance)
-        for line in (*remarks, *differences):
+        for line in summary(differences, remarks, everything):
             print(line)
-        print(f"{len(differences)} differences between A = {a} and B = {b}")
+        expected = sum(one.of_machine for one in differences)
+        of_machines = f", {expected} of them as two machines may differ" if expected else ""
+        print(f"{len(differences)} differences between A = {a} and B = {b}{of_machines}")
         if out:
             names = [field.name for field in fields(RunDifference)]
             files.write_text(out, pd.DataFrame(map(astuple, differences), columns=names).to_csv(index=False))
             provenance.save(out)
-    return not differences
+    return all(one.of_machine for one in differences)

@@ -22,10 +22,11 @@ def local_dir(path: str) -> Path:
 
 
 def place(source: Path, directory: Path) -> None:
-    """Fill `directory` with the model's files in `source`, without pickles and code that lie beside them: copies if
-    small together, else links to the large ones."""
+    """Fill `directory` with the model's files in `source`, without pickles, code and weights in another format that lie
+    beside them: copies if small together, else links to the large ones."""
     wanted = (*hub.FILES, "*.jsonl")  # the curve of a base that was trained here
     present = [path for path in source.iterdir() if path.is_file() and any(map(path.match, wanted))]
+    present = [path for path in present if not any(map(path.match, hub.OTHER_FORMAT))]
     small = sum(path.stat().st_size for path in present) < COPY_BELOW_BYTES
     for path in present:
         if small or path.suffix != ".safetensors":

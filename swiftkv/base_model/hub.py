@@ -7,6 +7,7 @@ from pathlib import Path
 from swiftkv.errors import UserError
 
 # What a pinned revision is asked for; no pickles, no code.
+OTHER_FORMAT = ("consolidated*", "params.json")  # the same weights once more, of which vLLM would take these
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md")
 
 
@@ -48,7 +49,8 @@ def repository_dir(repository: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     with one_line(f"base: hub repository {repository} at revision {revision}"):
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
+        chosen = {"allow_patterns": list(FILES), "ignore_patterns": list(OTHER_FORMAT)}
+        return Path(snapshot_download(repository, revision=revision, **chosen))
 
 
 def repository_file(repository: str, revision: str, name: str, otherwise: str) -> Path:

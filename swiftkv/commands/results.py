@@ -98,11 +98,12 @@ def compare(
     b: Annotated[Path, typer.Argument(help="Another such directory.")],
     tolerance: Annotated[float, typer.Option(min=0, help="Relative, of times, rates and training curves.")] = 0.1,
     out: Annotated[Path | None, typer.Option(help="Table of the differences (CSV).")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print every difference, not a table's first.")] = False,
 ) -> None:
-    """What differs between two results, beyond tolerance: exit code 0 if nothing does, else 1."""
+    """What differs between two results, verdicts first: exit code 0 if no more than two machines may, else 1."""
     from swiftkv.audit import compare_results
 
-    if not compare_results.run(a, b, tolerance, out):
+    if not compare_results.run(a, b, tolerance, out, everything):
         raise typer.Exit(1)
 
 

@@ -177,3 +177,39 @@ def test_damaged_and_foreign_directories_are_refused(pair, tmp_path):
     (pair[1] / "throughput" / "summary.csv").write_text("")
     with pytest.raises(UserError, match=r"summary\.csv"):
         compare(*map(open_results, pair))
+
+
+def test_verdicts_come_first_and_a_tables_differences_are_counted(pair, monkeypatch, capsys):
+    path = pair[1] / "claims.csv"
+    path.write_text(path.read_text().replace("partly", "reproduced"))
+    frame = pd.read_csv(pair[1] / "throughput" / "summary.csv")
+    frame.assign(ttft_p50_s=2 * frame.ttft_p50_s).to_csv(pair[1] / "throughput" / "summary.csv", index=False)
+    assert command(monkeypatch, *pair) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == [
+        "verdicts: 1 differ",
+        "  x: partly | reproduced",
+        f"throughput: {len(frame)} of times and rates",
+    ]
+    assert said[6] == f"  and {len(frame) - 3} more (--all)"
+    assert command(monkeypatch, *pair, "--all") == 1
+    assert len(capsys.readouterr().out.splitlines()) == len(said) + len(frame) - 4
+
+
+def test_machines_may_differ_in_speed_and_rounding_and_no_more(pair, monkeypatch, capsys):
+    on_machine(pair[1], hardware=HARDWARE | {"cores": 4})
+    for column in ("speedup", "ci_low", "ci_high"):
+        change(pair[1], "throughput/summary.csv", column, 2)
+    change(pair[1], "accuracy/summary.csv", "score", 0.99)
+    path = pair[1] / "claims.csv"
+    path.write_text(path.read_text().replace("partly", "reproduced"))
+    assert command(monkeypatch, *pair) == 0
+    said = capsys.readouterr().out
+    assert "of them as two machines may differ" in said and said.count("ratios only") == 1
+    for file, column in (("throughput/kv_capacity.csv", "capacity_tokens"), ("accuracy/summary.csv", "items")):
+        before = (pair[1] / file).read_text()
+        change(pair[1], file, column, 2)
+        assert command(monkeypatch, *pair) == 1
+        (pair[1] / file).write_text(before)
+    (pair[0] / "claims.csv").write_text(path.read_text().replace("reproduced", "not reproduced"))
+    assert command(monkeypatch, *pair) == 1, "from one verdict to the opposite"

@@ -76,8 +76,9 @@ def test_streamed_tokens_are_transformers_own(served, client, tiny_student, prom
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"extra_body": {"prompt_logprobs": 0}}, "full-prefill mode"),
-        ({"echo": True, "logprobs": 1}, "full-prefill mode"),  # the legacy way to ask
+        ({"extra_body": {"prompt_logprobs": 0}}, "SWIFTKV_FULL_PREFILL"),
+        # The legacy way to ask, which is that of lm-eval's local-completions.
+        ({"echo": True, "logprobs": 1}, "SWIFTKV_FULL_PREFILL"),
     ],
 )
 def test_prompt_logprobs_are_a_bad_request_and_the_server_goes_on(served, client, asked, message):

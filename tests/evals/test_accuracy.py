@@ -391,7 +391,10 @@ def test_end_to_end_through_vllm(model_dir, tmp_path):
 
     config = config_of(accuracy={"items_per_task": 3})
     first = score(config, model_dir, tmp_path)
-    assert first == score(config, model_dir, tmp_path / "again"), "two runs give the same text and scores"
+    sampled = shutil.copytree(model_dir, tmp_path / "sampled")
+    defaults = {"do_sample": True, "temperature": 1.5, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.3}
+    files.write_json(sampled / "generation_config.json", files.read_json(sampled / "generation_config.json") | defaults)
+    assert first == score(config, sampled, tmp_path / "again"), "two runs, whatever the model's defaults of sampling"
     items = {item.id: item for its in accuracy.test_items(config).values() for item in its}
     for row in first[::3]:
         assert row["prediction"] == greedy(model_dir, items[row["id"]].prompt, 12)

@@ -11,6 +11,7 @@ from swiftkv.errors import UserError
 from swiftkv.modeling import FAMILIES
 from swiftkv.modeling.checkpoint import check_checkpoint
 from swiftkv.modeling.convert import convert
+from tests.helpers.config import make_config
 from tests.helpers.models import save_family_base
 from tests.helpers.vllm_helpers import RAW, SETTINGS, prompts
 
@@ -112,6 +113,48 @@ def test_published_checkpoints_load_with_their_dead_tensors(base, family, tmp_pa
         with torch.inference_mode():
             logits.append(model.eval()(ids).logits)
     assert torch.equal(*logits)
+
+
+def save_biased(directory) -> None:
+    """A Llama with biases on q, k, v and o and in the MLP, as some models in its format have them."""
+    save_family_base(directory, "llama", attention_bias=True, mlp_bias=True)
+
+
+def save_both_formats(directory) -> None:
+    """A Mistral as its makers publish it: sharded weights, and the same once more in a format of their own, whose
+    tensors here are others, so that whoever reads them shows it."""
+    from transformers import AutoModelForCausalLM
+
+    save_family_base(directory, "mistral", head_dim=64)
+    AutoModelForCausalLM.from_pretrained(directory).save_pretrained(directory, max_shard_size="100KB")
+    (directory / "model.safetensors").unlink()
+    assert len(list(directory.glob("model-*.safetensors"))) > 1
+    names = [f"layers.{n}.attention.wq.weight" for n in range(8)] + ["tok_embeddings.weight", "output.weight"]
+    save_file({name: torch.zeros(64, 64) for name in names}, directory / "consolidated.safetensors")
+    sizes = {"dim": 64, "n_layers": 8, "head_dim": 64, "hidden_dim": 96, "n_heads": 2, "n_kv_heads": 1}
+    rest = {"norm_eps": 1e-6, "vocab_size": 300, "rope_theta": 1e4}
+    (directory / "params.json").write_text(json.dumps(sizes | rest))
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("save", [save_biased, save_both_formats])
+def test_checkpoints_of_other_makes_are_read_alike(save, tiny_tokenizer, tmp_path):
+    """By Transformers and vLLM, as a base and as a student."""
+    from swiftkv.base_model.fetch import resolve_base
+    from swiftkv.engines.engine import engine
+    from swiftkv.evals.reference import Reference, generate
+
+    save(tmp_path / "given")
+    tiny_tokenizer.save_pretrained(tmp_path / "given")
+    base = {"source": "local", "path": str(tmp_path / "given")}
+    resolve_base(make_config(instead={"base": base}), tmp_path / "base")
+    convert(tmp_path / "base", tmp_path / "student", 4, 2)
+    for name in ("base", "student"):
+        assert not (tmp_path / name / "consolidated.safetensors").exists()
+        with engine(tmp_path / name, **SETTINGS | RAW) as opened:
+            answers = generate(opened, prompts((7, 129)), 12)
+        difference = Reference(tmp_path / name).compare(answers)
+        assert difference.mismatches == 0 and difference.delta < 1e-3, name
 
 
 @pytest.mark.vllm
