@@ -14,7 +14,7 @@ from swiftkv.errors import NothingToJudge, UserError
 SWIFTKV = [sys.executable, "-m", "swiftkv.cli"]
 STAGES = (
     "train-base fetch-base convert training-data distill similarity lengths verify throughput accuracy "
-    "accuracy-summary diagnose divergence claims figures tables notebook publish"
+    "accuracy-summary diagnose divergence claims figures tables site notebook publish"
 ).split()
 
 

@@ -107,7 +107,7 @@ def test_every_deliverable_is_there(finished, results):
     assert json.loads((results / "verify" / "gates.json").read_text())["passed"]
     claims = pd.read_csv(results / "claims.csv")
     assert set(claims["verdict"]) <= VERDICTS and claims["id"].is_unique
-    for pattern, least in (("figures/*.png", 7), ("tables/*.tex", 7), ("notebooks/*.ipynb", 2)):
+    for pattern, least in (("figures/*.png", 7), ("tables/*.tex", 7), ("notebooks/*.ipynb", 2), ("index.html", 1)):
         assert len(list(results.glob(pattern))) >= least, pattern
     shown = results / "tables" / "tab-divergence.csv", results / "figures" / "fig-divergence.png"
     assert all(path.is_file() for path in shown) == bool(MIRROR)

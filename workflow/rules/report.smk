@@ -57,7 +57,9 @@ rule figures:
             )
             for figure in FIGURES
         ],
-        collect("<results>/figures/{figure}.{form}", figure=FIGURES, form=("svg", "pdf")),
+        collect(
+            "<results>/figures/{figure}.{form}", figure=FIGURES, form=("svg", "pdf")
+        ),
         "<results>/figures/figures.provenance.json",
     log:
         "<results>/logs/figures.log",

@@ -67,9 +67,7 @@ def latency(run: Run) -> Figure | None:
                 }
             )
         )
-    text = (
-        f"One request at a time, relative to the base, with {interval_note(frame)}. Left of the dashed line is faster."
-    )
+    text = f"One request at a time, relative to the base; {interval_note(frame)}. Left of the dashed line is faster."
     look = Look("relative to the base", digits=".3f")
     return intervals("latency", "Latency", text, pd.concat(parts), look, series_looks(run, frame.arm.unique()))
 

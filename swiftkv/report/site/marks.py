@@ -96,7 +96,7 @@ def layered(rows: pd.DataFrame, look: Look, columns: dict[str, str], looks: Look
     value = alt.X("value:Q", title=look.axis, scale=alt.Scale(zero=look.bars), axis=alt.Axis(tickCount=TICKS))
     pale = alt.condition("datum.hollow", alt.value(0.35), alt.value(1.0))
     whiskers = by_row.mark_rule(strokeWidth=1.4).encode(x="low:Q", x2="high:Q")
-    ticks = by_row.mark_tick(thickness=3, bandSize=STEP).encode(x="limit:Q")
+    ticks = by_row.mark_tick(thickness=3, opacity=1, bandSize=STEP).encode(x="limit:Q")
     reference = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=DASHES)
     if look.bars:
         values = by_row.mark_bar().encode(x=value, opacity=pale, **series_of(looks, with_shape=False))

@@ -32,7 +32,7 @@
       const narrow = place.offsetWidth < 480;
       for (const { encoding } of narrow ? spec.layer : []) {
         for (const name of ["color", "shape"]) if (encoding[name]?.legend) encoding[name].legend.columns = 1;
-        if (encoding.y?.axis) encoding.y.axis.labelLimit = 125;
+        if (encoding.y?.axis) encoding.y.axis.labelLimit = 135;
       }
       const options = { actions: false, renderer: "svg", logLevel: 1 /* errors */, config: colours(), tooltip: { theme: dark.matches ? "dark" : "light" } };
       // To a screen reader a figure is one picture, with its values in the table below.
