@@ -16,6 +16,7 @@ STAGES = (
     "train-base fetch-base convert training-data distill similarity lengths verify throughput accuracy "
     "accuracy-summary diagnose divergence claims figures tables site notebook publish"
 ).split()
+BASE = str(ROOT / "workflow" / "resources" / "base")
 
 
 def run(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
@@ -37,7 +38,7 @@ def test_help_lists_every_stage_without_loading_torch():
         (["convert", "--base", "no/base", "--out", "o", "--variant", "skip99"], "skip99"),
         (["accuracy", "--arm", "base", "--model", "no/model", "--out", "o", "--work", "w"], "no/model"),
         (["distill", "--base", "no/base", "--out", "o", "--work", "w"], "no/base"),
-        (["training-data", "--base", "no/base", "--out", "o", "--work", "w"], "distill.data.source is tasks"),
+        (["training-data", "--base", BASE, "--out", "o", "--work", "w"], "distill.data.source is tasks"),
         (["similarity", "--base", "no/base", "--out", "o.csv"], "no/base"),
         (["lengths", "--base", "no/base", "--out", "o"], "no/base"),
         (["verify", "--base", "no/base", "--models", "no/models", "--out", "o.json"], "no/base"),
@@ -100,10 +101,9 @@ def test_a_fault_of_this_project_shows_where():
 
 def test_an_output_that_cannot_be_written_is_one_line_and_debug_shows_more(tmp_path):
     """A directory where the file goes."""
-    base = ROOT / "workflow" / "resources" / "base"
     (tmp_path / "o.csv").mkdir()
     (tmp_path / "o.csv" / "x").touch()
-    arguments = ["similarity", "--base", str(base), "--out", "o.csv", "--config", str(ROOT / "config" / "smoke.yaml")]
+    arguments = ["similarity", "--base", BASE, "--out", "o.csv", "--config", str(ROOT / "config" / "smoke.yaml")]
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "o.csv" in done.stderr.splitlines()[-1]
     assert "Traceback" in run("--debug", *arguments, cwd=tmp_path).stderr

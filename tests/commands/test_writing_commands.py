@@ -30,6 +30,7 @@ FILES = {  # commands that write one file or the files of a folder -> what else 
     "verify": ["base", "models"],
     "calibrate": [],
     "compare": [],
+    "site": [],
     "lengths": ["base"],
     "throughput": ["work"],
     "serve-load": ["work"],
@@ -60,6 +61,7 @@ ONE_FILE = {
     "verify",
     "calibrate",
     "compare",
+    "site",
     "config-docs",
     "accuracy-summary",
     "protocol-summary",
@@ -71,7 +73,7 @@ IN_PLACE = {"crate", "publish", "label-report"}
 BEFORE = {"protocol", "protocol-summary", "divergence", "predict-served"}
 NAMES = {Path(file.path.format(arm="base")).name for file in registry.REGISTERED}
 NAMES |= {f"{name}{suffix}" for name in exhibits.ALL for suffix in (".csv", ".md", ".tex", ".png", ".svg")}
-NAMES |= {f"{name}{suffix}" for name in exhibits.ALL_FIGURES for suffix in (".png", ".svg")}
+NAMES |= {f"{name}{suffix}" for name in exhibits.ALL_FIGURES for suffix in (".png", ".svg", ".pdf")}
 NAMES |= {"plan.csv", "plan.md", "served.csv", "out.csv", "throughput.ipynb", "model.safetensors", "config.json"}
 
 
@@ -102,6 +104,8 @@ def arguments(name: str, out: str) -> list[str]:
     words += ["throughput"] if name == "notebook" else []
     if name == "compare":
         return [*words, "results/mine", "results/mine"]
+    if name == "site":
+        return [*words, "results/mine", "--config", "mine.yaml"]
     if name == "config-docs":
         return words
     return [*words, "--config", "self.yaml" if name == "training-data" else "mine.yaml"]

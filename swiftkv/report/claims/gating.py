@@ -58,7 +58,9 @@ def unlike_run(config: RunConfig, identity: Mapping | None, record: Mapping) -> 
 
 
 def unlike_number(results: Results, gates: Mapping, frame: str) -> list[str]:
-    """What differs between what gates hold for and what `frame` was measured on."""
+    """What differs between what gates hold for and what `frame` was measured on; the gates themselves are no number."""
+    if frame == "gates":
+        return []
     if frame in SCORED:
         paths = files.finished(results.directory, SCORED[frame])
         records = {path.parent.name: record_beside(path) for path in paths}
