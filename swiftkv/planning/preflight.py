@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import urllib.request
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,9 +222,12 @@ def recorded(scale: str) -> list[tuple[str, pd.Series, Path]]:
 
 def hours(config: RunConfig, planned: DistillationPlan | None) -> tuple[dict[str, float], list[str]]:
     """Hours of stages by name, and in words where they are from and what is not known."""
-    rows = recorded(config.scale)
-    found = {stage: float(row["s"]) / 3600 for stage, row, _ in rows if stage != "distill" or planned is None}
-    words = [f"{', '.join(found)}: as recorded in {os.path.relpath(rows[0][2])}"] if found else []
+    rows, found = recorded(config.scale), Counter()
+    for job, row, _ in rows:
+        stage = job.partition("-")[0]  # the arms of a stage are jobs of their own
+        if stage != "distill" or planned is None:
+            found[stage] += float(row["s"]) / 3600
+    words = [f"{', '.join(found)}: as recorded in {os.path.relpath(rows[0][2])}, jobs added up"] if found else []
     if planned is not None:
         found["distill"] = planned.hours(planned.run_flops)
         words.append(f"distill: {planned.utilisation:.0%} of {planned.tflops:.4g} TFLOP/s a process")
@@ -232,11 +236,15 @@ def hours(config: RunConfig, planned: DistillationPlan | None) -> tuple[dict[str
     return found, words
 
 
-def report(findings: Iterable[Finding], found: Mapping[str, float], words: list[str], cost: str) -> str:
-    """The page that is printed."""
+def duration(hours: float) -> str:
+    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.2g} min"
+
+
+def report(findings: Iterable[Finding], found: Mapping[str, float], words: list[str]) -> list[str]:
+    """The lines that are printed."""
     lines = [f"{one.enough:<9}  {one.what}: needs {one.needed}; here: {one.here}" for one in findings]
-    stages = ", ".join(f"{stage} {value:.2g} h" for stage, value in found.items())
-    return "\n".join([*lines, f"time: {sum(found.values()):.2g} h ({stages})", *(f"  {line}" for line in words), cost])
+    stages = ", ".join(f"{stage} {duration(value)}" for stage, value in found.items())
+    return [*lines, f"time: {duration(sum(found.values()))} ({stages})", *(f"  {line}" for line in words)]
 
 
 def run(
@@ -276,12 +284,13 @@ def run(
     found, words = hours(config, planned)
     used = max(config.fsdp_world_size, config.tensor_parallel_size)
     total = sum(found.values()) * used
-    least = "at least " if any(word.startswith("not known") for word in words) else ""
-    cost = "cost: give --price, US dollars per hour of a GPU or machine"
+    lines = report(findings, found, words)
     if price is not None:
-        cost = f"cost: {least}{total * price:,.2f} US dollars, {total:.2g} hours of a GPU or machine at {price:g}"
+        least = "at least " if any(word.startswith("not known") for word in words) else ""
+        used_hours = f"{total:.2g} hours of a GPU or machine at {price:g}"
+        lines.append(f"cost: {least}{total * price:,.2f} US dollars, {used_hours}")
     print(f"preflight: {config.path} (scale {config.scale}), shape from {source}")
-    print(report(findings, found, words, cost), flush=True)
+    print("\n".join(lines), flush=True)
     missing = [one.what for one in findings if one.enough == NO]
     print(f"preflight: missing are {', '.join(missing)}" if missing else "preflight: nothing is missing")
     return not missing
