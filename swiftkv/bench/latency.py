@@ -14,6 +14,7 @@ from swiftkv.bench.conditions import noise
 from swiftkv.bench.plan import LATENCY, ThroughputPlan
 from swiftkv.bench.rounds import Rounds
 from swiftkv.config import BASE_ARM
+from swiftkv.config.measuring import BASE_AGAIN
 from swiftkv.engines.arms import BatchResult, LiveEngines
 from swiftkv.engines.settings import Batch
 from swiftkv.errors import UserError
@@ -77,7 +78,8 @@ def summarise(rows: list[dict], arms: Sequence[str], seed: int, interval: str | 
 def summary_row(arm: str, rows: list[dict], base_rows: list[dict], ratio: Callable) -> dict:
     """One row of latency.csv from the rows of an arm and of the base, both in the order of the rounds."""
     ttft_s, tpot_s = ([row[name] for row in rows] for name in ("ttft_s", "tpot_s"))
-    groups = [row.get("restart", 0) for row in rows]
+    processes = [row.get("restart", 0) for row in rows]
+    groups = None if arm == BASE_AGAIN else processes  # on the base's own engine
     tpot_ratio, tpot_low, tpot_high = ratio(tpot_s, [row["tpot_s"] for row in base_rows], groups=groups)
     ttft_ratio, ttft_low, ttft_high = ratio(ttft_s, [row["ttft_s"] for row in base_rows], groups=groups)
     return {
@@ -91,5 +93,5 @@ def summary_row(arm: str, rows: list[dict], base_rows: list[dict], ratio: Callab
         "ttft_ci_low": ttft_low,
         "ttft_ci_high": ttft_high,
         "rounds": len(rows),
-        "restarts": len({*groups}),
+        "restarts": len({*processes}),
     }

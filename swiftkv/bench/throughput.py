@@ -276,7 +276,9 @@ def summary_row(plan: ThroughputPlan, point: PlannedPoint, arm: Arm, rows: list[
     batch, arm_rows = point.batch, [row for row in rows if row["arm"] == arm.name]
     rates = [row["total_tokens_per_s"] for row in arm_rows]
     base_rates = [row["total_tokens_per_s"] for row in rows if row["arm"] == BASE_ARM]
-    groups = [row.get("restart", 0) for row in arm_rows]
+    processes = [row.get("restart", 0) for row in arm_rows]
+    # On the base's own engine nothing differs between processes that does not cancel.
+    groups = None if arm.runs_on == BASE_ARM else processes
     speedup, ci_low, ci_high = stats.RATIO_INTERVALS[interval](rates, base_rates, plan.seed, groups)
     batches = rows[0].get("batches", 1)
     # Rows of runs from before prefix caching have no such column.
@@ -291,7 +293,7 @@ def summary_row(plan: ThroughputPlan, point: PlannedPoint, arm: Arm, rows: list[
         "output_len": batch.output_len,
         "num_requests": batch.num_requests,
         "repeats": len(rates),
-        "restarts": len({*groups}),
+        "restarts": len({*processes}),
         "batches": batches,
         "cached_len": cached_len,
         "kv_tokens": point.kv_tokens,

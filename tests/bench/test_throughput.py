@@ -346,6 +346,26 @@ def test_two_processes_or_some_without_a_round_are_refused(restarts):
         validate(raw, "(test)")
 
 
+def test_the_control_on_the_bases_engine_has_the_interval_of_its_rounds():
+    """From process to process the ratio of a student jumps by a tenth, that of the base to itself does not."""
+    plan = throughput_plan(throughput_config(repeats=6, restarts=3, controls=CONTROLS))
+    steps = {"base": (0.0, 0.0), "base-again": (0.0, 0.01), "skip50": (0.1, 0.01)}  # by process, by round
+    rates = {
+        arm: [100 * (1 + process * (n % 3) + later * (n // 3)) for n in range(6)]
+        for arm, (process, later) in steps.items()
+    }
+    rows = [
+        {"point": "mixed", "arm": arm, "repeat": n, "restart": n % 3, "total_tokens_per_s": rate}
+        | dict.fromkeys(("elapsed_s", "ttft_p50_s", "wall_s"), 1.0)
+        for arm, of_arm in rates.items()
+        for n, rate in enumerate(of_arm)
+    ]
+    found = {row["arm"]: (row["speedup"], row["ci_low"], row["ci_high"]) for row in throughput.summarise(plan, rows)}
+    assert found["base-again"] == pytest.approx(stats.ratio_ci(rates["base-again"], rates["base"]))
+    assert found["skip50"] == pytest.approx(stats.ratio_ci(rates["skip50"], rates["base"], [0, 1, 2] * 2))
+    assert found["skip50"] != pytest.approx(stats.ratio_ci(rates["skip50"], rates["base"]))
+
+
 def test_a_quiet_machine_adds_no_round(tmp_path):
     machine = Machine()
     run(throughput_config(precision=0.001, max_minutes=60), tmp_path, machine)
