@@ -292,13 +292,16 @@ def load_config(path: str | Path = "config/config.yaml") -> RunConfig:
     return RunConfig(raw=raw, path=str(path))
 
 
+EARLIER = {"throughput": {"restarts": 1}}  # what earlier versions did where config/config.yaml asks for something else
+
+
 def config_of_run(directory: Path, given: Path | None = None) -> RunConfig | None:
     """The configuration of a run, `given` or the one that lies in its directory; None if there is none. What an earlier
-    version did not know yet is as in config/config.yaml. Raises UserError as `load_config`."""
+    version did not know yet is as in config/config.yaml, or as it was (EARLIER). Raises UserError as `load_config`."""
     path = given or directory / "config.yaml"
     if given is None and not path.is_file():
         return None
-    raw = merge(read_layers(ROOT / "config" / "config.yaml"), read_layers(path))
+    raw = merge(merge(read_layers(ROOT / "config" / "config.yaml"), EARLIER), read_layers(path))
     validate(raw, str(path))
     return RunConfig(raw, str(path))
 

@@ -16,7 +16,7 @@ from swiftkv.audit import verify_results
 from swiftkv.audit.recompute import RECIPES, AuditedRun
 from swiftkv.bench import throughput
 from swiftkv.bench.plan import throughput_plan
-from swiftkv.config import ROOT
+from swiftkv.config import ROOT, config_of_run
 from swiftkv.errors import UserError
 from swiftkv.evals import accuracy_summary, divergence_summary
 from swiftkv.registry import COUNTS, FRAMES
@@ -222,3 +222,9 @@ def test_exit_codes(copy, monkeypatch):
 def test_unknown_configuration_is_refused(made, tmp_path):
     with pytest.raises(UserError, match="no such config file"):
         verify_results.run(made, tmp_path / "none.yaml")
+
+
+def test_runs_of_earlier_versions_keep_what_those_did():
+    """They know no `restarts`: one process measured them, whatever the default is today."""
+    run = ROOT / "results" / "reference" / "epyc-2-cores" / "cpu"
+    assert "restarts" not in (run / "config.yaml").read_text() and config_of_run(run).throughput.restarts == 1
