@@ -3,6 +3,7 @@
 import json
 import struct
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,3 +150,16 @@ def test_no_two_students_of_a_run_look_alike(students):
     ]
     config = make_config(instead={"variants": variants})
     assert len(set(style.looks(config).values())) == len(students)
+
+
+def test_notes_say_what_an_interval_is_of_and_times_have_three_digits():
+    assert [style.milliseconds(seconds) for seconds in (1.7777, 0.02684, 0.1, 0.0999)] == [
+        "1,780 ms",
+        "26.8 ms",
+        "100 ms",
+        "99.9 ms",
+    ]
+    rows = pd.DataFrame({"interval": ["t"], "restarts": [6]})
+    notes = [style.interval_note(frame) for frame in (rows, rows.assign(restarts=1), rows[["interval"]], rows[[]])]
+    assert notes[0] == "95% CI (t on log ratios of 6 processes)" and notes[1] == notes[2] == "95% CI (t on log ratios)"
+    assert notes[3] == "95% bootstrap CI of the median"

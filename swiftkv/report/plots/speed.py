@@ -23,6 +23,7 @@ from swiftkv.report.plots.style import (
     interval_note,
     known_arms,
     legend,
+    milliseconds,
     new,
 )
 from swiftkv.results import Results, published
@@ -169,8 +170,8 @@ def latency(config: RunConfig, results: Results) -> Figure:
     published_band(later, "tpot")
     first.set_yticks(range(len(rows)), [labels[arm] for arm in rows.arm])
     first.set_ylim(len(rows) - 0.4, -0.7)
-    first.set(title=f"time to first token (base {1000 * base.ttft_median_s:.3g} ms)", xlabel="relative to the base")
-    later.set(title=f"time per output token (base {1000 * base.tpot_median_s:.3g} ms)", xlabel="relative to the base")
+    first.set(title=f"time to first token (base {milliseconds(base.ttft_median_s)})", xlabel="relative to the base")
+    later.set(title=f"time per output token (base {milliseconds(base.tpot_median_s)})", xlabel="relative to the base")
     for axes in (first, later):
         axes.title.set_fontsize(9)
     band = Patch(color="#CC79A7", alpha=0.25, label="Snowflake's own runs: Llama-3.1-8B FP8, 50% skipped, one request")

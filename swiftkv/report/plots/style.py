@@ -122,7 +122,16 @@ def controls_of(results: Results, name: str) -> pd.DataFrame:
 
 def interval_note(frame: pd.DataFrame) -> str:
     """What the whiskers of measured ratios are, in words: results of earlier releases do not name their interval."""
-    return "95% CI (t on log ratios)" if "interval" in frame else "95% bootstrap CI of the median"
+    if "interval" not in frame:
+        return "95% bootstrap CI of the median"
+    processes = int(frame.restarts.min()) if "restarts" in frame else 1
+    return "95% CI (t on log ratios" + (f" of {processes} processes)" if processes > 1 else ")")
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits of a time in milliseconds: `26.8 ms`, `1,780 ms`."""
+    ms = float(f"{1000 * seconds:.3g}")
+    return f"{ms:,.0f} ms" if ms >= 100 else f"{ms:g} ms"
 
 
 def looks(config: RunConfig) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from swiftkv.config import BASE_ARM, UNDISTILLED
-from swiftkv.report.plots.style import CONTROL_LABELS, PALETTE, interval_note
+from swiftkv.report.plots.style import CONTROL_LABELS, PALETTE, interval_note, milliseconds
 from swiftkv.report.site.marks import Figure, Look, Looks, intervals, scatter, span
 from swiftkv.report.site.runs import SHAPES, VERDICTS, Run
 
@@ -61,7 +61,7 @@ def latency(run: Run) -> Figure | None:
                     "low": frame[f"{prefix}ci_low"],
                     "high": frame[f"{prefix}ci_high"],
                     "note": [
-                        f"{1000 * value:.3g} ms, base {1000 * base[f'{name}_median_s']:.3g} ms"
+                        f"{milliseconds(value)}, base {milliseconds(base[f'{name}_median_s'])}"
                         for value in frame[f"{name}_median_s"]
                     ],
                 }

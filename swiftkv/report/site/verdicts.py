@@ -115,7 +115,9 @@ def claims(runs: list[Run], page: Path) -> list[Claim]:
 
 
 def with_unit(row) -> str:
-    """What was published: `2 x`, `10:1`, `50.99% of base`."""
+    """What was published: `2 x`, `10:1`, `50.99% of base`; nothing of a curve without readable values."""
+    if pd.isna(row.published):
+        return ""
     unit = text(row.unit)
     return f"{number(row.published)}{'' if unit.startswith((':', '%')) else ' '}{unit}".strip()
 
