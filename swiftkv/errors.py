@@ -10,7 +10,7 @@ class UserError(Exception):
     code = 2
 
     def __str__(self) -> str:
-        line = " ".join(super().__str__().split())
+        line = " ".join(part.strip() for part in super().__str__().splitlines() if part.strip())
         return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
