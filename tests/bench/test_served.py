@@ -43,7 +43,12 @@ def served_config(points=POINTS, **changes) -> RunConfig:
     raw = make_config(of="served").raw
     shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
     raw["throughput"]["model"] |= shape | {"num_key_value_heads": 2, "vocab_size": 512}
-    raw["served"] |= {"max_num_seqs": WARM_UP, "points": points, "timeouts": {"start_s": 200, "measurement_s": 60}}
+    raw["served"] |= {
+        "max_num_seqs": WARM_UP,
+        "rounds": 3,
+        "points": points,
+        "timeouts": {"start_s": 200, "measurement_s": 60},
+    }
     raw["served"] |= changes
     return RunConfig(raw, "(test)")
 

@@ -24,6 +24,7 @@ from tests.helpers.config import make_config
 from tests.helpers.synthetic_results import save
 
 CONFIG = load_config(ROOT / "config" / "served.yaml")
+CLOSED = next(point for point in CONFIG.raw["served"]["points"] if point["kind"] == "concurrency")
 SLO = {"ttft_s": 1.0, "tpot_s": 0.1, "attainment": 0.75}
 WINDOW = partial(ServedPoint, name="t", kind="trace", loads=[1], trace="(test)")
 LOADS = (1, 2, 3)
@@ -187,11 +188,11 @@ def test_wrong_settings_are_named(change, message):
 
 def test_parts_of_a_client_are_refused():
     with pytest.raises(UserError, match=r"closed: 1.5 clients; allowed are whole numbers"):
-        served_plan(config_of(points=[{**CONFIG.raw["served"]["points"][2], "loads": [1.5]}]), None)
+        served_plan(config_of(points=[{**CLOSED, "loads": [1.5]}]), None)
 
 
 def test_servers_take_every_request():
-    point = {**CONFIG.raw["served"]["points"][2], "loads": [2], "input_len": 200, "output_len": 60}
+    point = {**CLOSED, "loads": [2], "input_len": 200, "output_len": 60}
     settings = served_plan(config_of(points=[point], max_num_seqs=3)).settings
     assert (settings.max_model_len, settings.max_num_seqs, settings.prefix_caching) == (384, 3, False)
     wider = served_plan(config_of(points=[point], kv_tokens=4 * 3 * 384)).settings
