@@ -94,10 +94,12 @@ def check_files(paths: Iterable[str | Path], stage: str) -> None:
     """Raise UserError if one of `paths` is a directory, or a file beside which no record of `stage` lies."""
     known: dict[Path, set[str]] = {}
     for path in map(Path, paths):
-        check_writable(path)
+        if path.parent not in known:
+            check_writable(path)
+            known[path.parent] = written_by(path.parent)
         if path.is_dir():
             raise UserError(f"--out {path}: is a directory; name a file")
-        if path.exists() and stage not in known.setdefault(path.parent, written_by(path.parent)):
+        if path.exists() and stage not in known[path.parent]:
             raise UserError(
                 f"--out {path}: exists, and no provenance record beside it names the stage {stage}; name another "
                 "place, or remove it"

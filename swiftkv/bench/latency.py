@@ -12,9 +12,8 @@ from statistics import median
 from swiftkv import stats
 from swiftkv.bench.conditions import noise
 from swiftkv.bench.plan import LATENCY, ThroughputPlan
-from swiftkv.bench.rounds import Rounds
+from swiftkv.bench.rounds import Rounds, count_processes, processes
 from swiftkv.config import BASE_ARM
-from swiftkv.config.measuring import BASE_AGAIN
 from swiftkv.engines.arms import BatchResult, LiveEngines
 from swiftkv.engines.settings import Batch
 from swiftkv.errors import UserError
@@ -23,9 +22,9 @@ from swiftkv.errors import UserError
 def measure(plan: ThroughputPlan, rounds: Rounds, engines: LiveEngines, restart: int) -> None:
     """Measure every round of process `restart` that is not there yet. Raises UserError for a request that failed or had
     other lengths."""
-    for number in range(restart, plan.latency_rounds, plan.restarts):
+    for number in plan.dealt(restart, plan.latency_rounds):
         if not rounds.has(LATENCY, number):
-            measure_round(plan, number, rounds, engines)
+            measure_round(plan, number, rounds, engines, restart)
             print(f"latency round {number + 1} of {plan.latency_rounds} done", flush=True)
 
 
@@ -34,12 +33,12 @@ def read(plan: ThroughputPlan, rounds: Rounds) -> list[dict]:
     return [row for number in range(plan.latency_rounds) for row in rounds.read(LATENCY, number)]
 
 
-def measure_round(plan: ThroughputPlan, number: int, rounds: Rounds, engines: LiveEngines) -> None:
+def measure_round(plan: ThroughputPlan, number: int, rounds: Rounds, engines: LiveEngines, restart: int) -> None:
     """Serve one request on every arm, the same on all."""
 
     def measure_arm(arm: str) -> dict:
         result = engines[arm].run(plan.latency, seed=plan.request_seed(number))
-        return to_row(arm, number, plan.latency, result) | {"restart": number % plan.restarts}
+        return to_row(arm, number, plan.latency, result) | {"restart": restart}
 
     engines.ready()
     rounds.measure(LATENCY, number, measure_arm)
@@ -78,8 +77,7 @@ def summarise(rows: list[dict], arms: Sequence[str], seed: int, interval: str | 
 def summary_row(arm: str, rows: list[dict], base_rows: list[dict], ratio: Callable) -> dict:
     """One row of latency.csv from the rows of an arm and of the base, both in the order of the rounds."""
     ttft_s, tpot_s = ([row[name] for row in rows] for name in ("ttft_s", "tpot_s"))
-    processes = [row.get("restart", 0) for row in rows]
-    groups = None if arm == BASE_AGAIN else processes  # on the base's own engine
+    groups = processes(rows, arm)
     tpot_ratio, tpot_low, tpot_high = ratio(tpot_s, [row["tpot_s"] for row in base_rows], groups=groups)
     ttft_ratio, ttft_low, ttft_high = ratio(ttft_s, [row["ttft_s"] for row in base_rows], groups=groups)
     return {
@@ -93,5 +91,5 @@ def summary_row(arm: str, rows: list[dict], base_rows: list[dict], ratio: Callab
         "ttft_ci_low": ttft_low,
         "ttft_ci_high": ttft_high,
         "rounds": len(rows),
-        "restarts": len({*processes}),
+        "restarts": count_processes(rows),
     }

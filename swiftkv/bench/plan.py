@@ -91,6 +91,10 @@ class ThroughputPlan:
     def last_restart(self) -> int:
         return self.restarts - 1
 
+    def dealt(self, restart: int, rounds: int) -> range:
+        """Which of so many rounds process `restart` measures."""
+        return range(restart, rounds, self.restarts)
+
     def restart_of(self, number: int) -> int:
         """The process, counted from 0, that measures round `number` of a workload."""
         return number % self.restarts if number < self.repeats else self.last_restart

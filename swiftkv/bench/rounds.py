@@ -15,6 +15,7 @@ from pathlib import Path
 from swiftkv import devices, files, provenance
 from swiftkv.bench.conditions import watched
 from swiftkv.bench.order import order
+from swiftkv.config.measuring import BASE_AGAIN
 
 SOURCES = provenance.engine_source_files()
 FORMAT = 4  # of a kept measurement; 4 holds what the machine was doing
@@ -34,6 +35,16 @@ def fingerprint(variants: list[dict], seed: int, sources: Sequence[Path] = SOURC
         **settings,
     }
     return files.digest(decisive)
+
+
+def processes(rows: Sequence[dict], arm: str) -> list[int] | None:
+    """The process that measured each of an arm's rows, for `stats.ratio_ci`; None of the base measured again: on the
+    base's own engine nothing differs between processes that does not cancel."""
+    return None if arm == BASE_AGAIN else [row.get("restart", 0) for row in rows]
+
+
+def count_processes(rows: Sequence[dict]) -> int:
+    return len({row.get("restart", 0) for row in rows})
 
 
 class Rounds:

@@ -10,6 +10,7 @@ per second, as on the published model cards; prompt tokens that a cache holds co
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -17,7 +18,7 @@ from swiftkv import costmodel, files, stats
 from swiftkv.bench import late_tokens, latency, pace
 from swiftkv.bench.conditions import noise
 from swiftkv.bench.plan import CAPACITY, EngineSet, PlannedPoint, ThroughputPlan, throughput_plan
-from swiftkv.bench.rounds import Rounds, fingerprint
+from swiftkv.bench.rounds import Rounds, count_processes, fingerprint, processes
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.engines.arms import BatchResult, LiveEngines, VLLMEngine, joined
 from swiftkv.engines.processes import in_new_process
@@ -81,34 +82,22 @@ def measure_restart(config: RunConfig, work: Path, restart: int, factory: Callab
             alone = Rounds(work, key, [BASE_ARM], plan.seed, plan.decisive({}))
             batches |= {point.name: pace.batches(plan, point, alone, engines) for point in engine_set.points}
             rounds = Rounds(work, key, plan.names, plan.seed, plan.decisive(batches))
-            measure_dealt(plan, engine_set.points, batches, rounds, engines, restart)
+            need = partial(need_round, plan, batches, rounds, engines)
+            for repeat in plan.dealt(restart, plan.repeats):
+                for point in engine_set.points:
+                    need(point, repeat)
             default_flags = engine_set is plan.engine_sets[0]
             if default_flags:
                 latency.measure(plan, rounds, engines, restart)
             if not last:
                 continue
             left_s = time_left(plan, engine_set, found.rows)
-            found.rows += measure(plan, engine_set.points, batches, rounds, engines, left_s)
+            found.rows += measure(plan, engine_set.points, rounds, need, left_s)
             found.late_tokens += late_tokens.summed(counted)
             if default_flags:
                 found.capacity, found.latency_rows = kv_capacity(plan, rounds, engines), latency.read(plan, rounds)
             found.span = rounds.span()
     return found
-
-
-def measure_dealt(
-    plan: ThroughputPlan,
-    points: Sequence[PlannedPoint],
-    batches: Mapping[str, int],
-    rounds: Rounds,
-    engines: LiveEngines,
-    restart: int,
-) -> None:
-    """Measure the rounds that are dealt to a process and not there yet, repeat by repeat."""
-    for repeat in range(restart, plan.repeats, plan.restarts):
-        for point in points:
-            if not rounds.has(point.name, repeat):
-                measure_round(plan, point, batches[point.name], repeat, rounds, engines)
 
 
 def write_results(plan: ThroughputPlan, out_dir: Path, rows: list, latency_rows: list, capacity: list) -> None:
@@ -163,22 +152,31 @@ def time_left(plan: ThroughputPlan, engine_set: EngineSet, rows: Sequence[dict])
 def measure(
     plan: ThroughputPlan,
     points: Sequence[PlannedPoint],
-    batches: Mapping[str, int],
     rounds: Rounds,
-    engines: LiveEngines,
+    need: Callable[[PlannedPoint, int], None],
     left_s: float,
 ) -> list[dict]:
-    """Measure every round that is not there yet, repeat by repeat; rows of `points`, in the order of their rounds."""
-
-    def need(point: PlannedPoint, repeat: int) -> None:
-        if not rounds.has(point.name, repeat):
-            measure_round(plan, point, batches[point.name], repeat, rounds, engines)
+    """Measure every round that is not there yet (`need`), repeat by repeat; rows of `points`, in the order of their
+    rounds."""
 
     def read(point: PlannedPoint, count: int) -> list[dict]:
         return [row for repeat in range(count) for row in rounds.read(point.name, repeat)]
 
     counts = pace.add_rounds(plan, points, read, need, left_s)
     return [row for point in points for row in read(point, counts[point.name])]
+
+
+def need_round(
+    plan: ThroughputPlan,
+    batches: Mapping[str, int],
+    rounds: Rounds,
+    engines: LiveEngines,
+    point: PlannedPoint,
+    repeat: int,
+) -> None:
+    """Measure a round if it is not there yet."""
+    if not rounds.has(point.name, repeat):
+        measure_round(plan, point, batches[point.name], repeat, rounds, engines)
 
 
 def measure_round(
@@ -276,9 +274,7 @@ def summary_row(plan: ThroughputPlan, point: PlannedPoint, arm: Arm, rows: list[
     batch, arm_rows = point.batch, [row for row in rows if row["arm"] == arm.name]
     rates = [row["total_tokens_per_s"] for row in arm_rows]
     base_rates = [row["total_tokens_per_s"] for row in rows if row["arm"] == BASE_ARM]
-    processes = [row.get("restart", 0) for row in arm_rows]
-    # On the base's own engine nothing differs between processes that does not cancel.
-    groups = None if arm.runs_on == BASE_ARM else processes
+    groups = processes(arm_rows, arm.name)
     speedup, ci_low, ci_high = stats.RATIO_INTERVALS[interval](rates, base_rates, plan.seed, groups)
     batches = rows[0].get("batches", 1)
     # Rows of runs from before prefix caching have no such column.
@@ -293,7 +289,7 @@ def summary_row(plan: ThroughputPlan, point: PlannedPoint, arm: Arm, rows: list[
         "output_len": batch.output_len,
         "num_requests": batch.num_requests,
         "repeats": len(rates),
-        "restarts": len({*processes}),
+        "restarts": count_processes(arm_rows),
         "batches": batches,
         "cached_len": cached_len,
         "kv_tokens": point.kv_tokens,

@@ -1,26 +1,30 @@
 """Work in a process of its own: what it holds, engines above all, is gone when it ends."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from swiftkv.errors import UserError
 
 KILLED = "a process of this command was killed; where memory ran out, run fewer side by side or a smaller model"
 
 
-def pool(processes: int) -> ProcessPoolExecutor:
-    """Fresh processes: one that used CUDA cannot be forked."""
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-
-
-def in_new_process(work: Callable, *given):
-    """What `work(*given)` returns, or raises, in a process that ends with it. Raises UserError if it was killed."""
-    one = pool(1)
+@contextmanager
+def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes, since one that used CUDA cannot be forked, until the block ends. Raises UserError if one was
+    killed."""
+    executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
     try:
-        return one.submit(work, *given).result()
+        yield executor
     except BrokenProcessPool:
         raise UserError(KILLED) from None
     finally:
-        one.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
+
+
+def in_new_process(work: Callable, *given):
+    """What `work(*given)` returns, or raises, in a process that ends with it. Raises UserError as `pool`."""
+    with pool(1) as one:
+        return one.submit(work, *given).result()

@@ -6,7 +6,6 @@ Whatever is judged afterwards is an Observation: plain numbers, which a process 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -14,8 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from swiftkv.engines import counting
-from swiftkv.engines.processes import KILLED, pool
-from swiftkv.errors import UserError
+from swiftkv.engines.processes import pool
 from swiftkv.evals.gate_prompts import Prompt
 from swiftkv.evals.reference import RAW_LOGITS, Answer, capacity, generate, own_logits, request
 
@@ -148,10 +146,5 @@ def observers(asked: Questions, jobs: int) -> Iterator[Callable[[Session], Calla
         yield lambda session: partial(observe, asked, session)
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # of each process
-    side_by_side = pool(jobs)
-    try:
+    with pool(jobs) as side_by_side:
         yield lambda session: side_by_side.submit(observe, asked, session).result
-    except BrokenProcessPool:
-        raise UserError(KILLED) from None
-    finally:
-        side_by_side.shutdown(cancel_futures=True)

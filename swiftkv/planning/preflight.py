@@ -23,11 +23,11 @@ from swiftkv import devices
 from swiftkv.base_model import hub
 from swiftkv.base_model.fetch import local_dir
 from swiftkv.base_model.gguf_origin import local_file
-from swiftkv.config import RunConfig
+from swiftkv.config import UNDISTILLED, RunConfig
 from swiftkv.config.training import Base
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
-from swiftkv.planning import distillation, memory_plan
+from swiftkv.planning import distillation, memory_plan, roofline
 from swiftkv.planning.distillation import GIB, DistillationPlan
 from swiftkv.workloads.downloads import MIRROR_VARIABLE, mirror_of
 from swiftkv.workloads.rows import local_files
@@ -137,7 +137,7 @@ def disk(config: RunConfig, shape: Mapping, planned: DistillationPlan | None) ->
     """Of each stage that writes much; models that are there already need nothing."""
     weights = memory_plan.own_format(shape)
     arms = [arm for arm in config.accuracy_arms[1:] if not config.model_dir(arm).is_dir()]
-    students, controls = ([a for a in arms if a.endswith("-undistilled") is which] for which in (False, True))
+    students, controls = ([a for a in arms if a.endswith(UNDISTILLED) is which] for which in (False, True))
     loads = config.base.source == "hub" and not cached(config.base)
     states = 2 * STATE_BYTES * sum(s.parameters for s in planned.students) if planned and students else 0
     parts = {
@@ -150,8 +150,7 @@ def disk(config: RunConfig, shape: Mapping, planned: DistillationPlan | None) ->
     place = next(parent for parent in (place, *place.parents) if parent.is_dir())
     free, total = shutil.disk_usage(place).free, sum(parts.values())
     stages = ", ".join(f"{name} {size / GIB:.3g}" for name, size in parts.items() if size)
-    here = f"{free / GIB:.3g} GiB free"
-    return [Finding("disk", f"{total / GIB:.3g} GiB: {stages}", here, fits(total <= free))]
+    return [Finding("disk", f"{said(total)}: {stages}", f"{said(free)} free", fits(total <= free))]
 
 
 def memory(config: RunConfig, shape: Mapping, gpu_memory_gib: float | None) -> Finding:
@@ -162,7 +161,7 @@ def memory(config: RunConfig, shape: Mapping, gpu_memory_gib: float | None) -> F
         stage = max(taken, key=taken.get)
         needed = f"{said(taken[stage])} ({stage}, as recorded)"
         return Finding("memory", needed, said(here), fits(taken[stage] < here))
-    count = memory_plan.roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, 1)
+    count = roofline.weight_bytes(shape, shape["num_hidden_layers"], 1, 1)
     # A GPU that has no room for the gates' reference leaves it to the CPU; without one every model is there.
     need = memory_plan.HOST_GIB * GIB
     reference = memory_plan.verify_reference(shape)
@@ -170,7 +169,7 @@ def memory(config: RunConfig, shape: Mapping, gpu_memory_gib: float | None) -> F
         need += max(reference, memory_plan.PASS * memory_plan.FLOAT32 * count)
     elif reference > (1 - devices.KEPT_FREE) * gpu_memory_gib * GIB:
         need += memory_plan.FLOAT64 * count
-    return Finding("memory", f"{need / GIB:.3g} GiB", said(here), fits(need < here))
+    return Finding("memory", said(need), said(here), fits(need < here))
 
 
 def said(size: float) -> str:
@@ -185,7 +184,7 @@ def gpus(config: RunConfig, shape: Mapping, gib: float | None, count: int) -> li
     return [
         Finding(
             f"GPU memory, {need.stage}",
-            f"{need.gpus} x {need.each / GIB:.3g} GiB: {need.what}",
+            f"{need.gpus} x {said(need.each)}: {need.what}",
             f"{count} x {gib:.4g} GiB, {devices.KEPT_FREE:.0%} kept free",
             fits(need.each <= budget and need.gpus <= count),
         )

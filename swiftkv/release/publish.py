@@ -24,7 +24,7 @@ from swiftkv.errors import UserError
 from swiftkv.markup import pipe_table, with_interval
 from swiftkv.registry import COUNTS, KEPT
 from swiftkv.release.ledger import page
-from swiftkv.report.claims.report import ORDER
+from swiftkv.report.claims.report import tally
 from swiftkv.results import Results
 
 STAGES = {  # benchmark files of a stage -> what it leaves behind
@@ -101,12 +101,6 @@ def result_row(results: Results, arm: str) -> list[str]:
     ]
 
 
-def tally(claims: pd.DataFrame) -> str:
-    """`21 claims: 9 reproduced, ...`."""
-    counts = claims.verdict.value_counts()
-    return f"{len(claims)} claims: " + ", ".join(f"{counts[name]} {name}" for name in ORDER if name in counts)
-
-
 def results_block(results: Results, where: str) -> str:
     """The README's results: one row per arm, the machine, the verdicts in one line."""
     header = ["model", "prompt-only speed-up, share of limit", "10:1 speed-up", "TPOT / base", "KV tokens / base"]
@@ -120,7 +114,7 @@ def results_block(results: Results, where: str) -> str:
         f"{table}\n\n"
         "Speed and KV capacity are those of the benchmark model (a real architecture with random weights), scores "
         "those of the embedded base model and its students.\n"
-        f"Without distillation: {undistilled}.\n\nVerdicts on {tally(results.claims)}: "
+        f"Without distillation: {undistilled}.\n\nVerdicts on {len(results.claims)} claims: {tally(results.claims)}: "
         f"[every claim with its evidence]({where}/claims.md), [figures and tables]({where})."
     )
 

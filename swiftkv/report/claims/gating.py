@@ -31,14 +31,16 @@ def check_gates(results: Results) -> None:
         raise Unanswerable("not measured", f"verify gates failed: {names}")
 
 
-def objection(config: RunConfig, results: Results, frame: str) -> str | None:
-    """Why the gates of a run say nothing of a number of `frame`; None if they do. Raises UserError for a file that
-    cannot be read."""
+def objection(config: RunConfig, results: Results, frame: str | None = None) -> str | None:
+    """Why the gates of a run say nothing of a number of `frame`, or without one, of the run; None if they do. Raises
+    UserError for a file that cannot be read."""
     if not results.has("gates"):
         return NOT_RUN
     document, record = files.read_json(results.path("gates")), results.provenance("gates") or {}
     identity = document.get("identity") if isinstance(document, dict) else None
-    differs = unlike_run(config, identity, record) or unlike_number(results, identity or record, frame)
+    differs = unlike_run(config, identity, record)
+    if frame and not differs:
+        differs = unlike_number(results, identity or record, frame)
     if differs:
         return f"The gates were measured on something else: {'; '.join(differs)}"
     return uncounted(results, identity, TIMED[frame]) if frame in TIMED else None
@@ -58,9 +60,7 @@ def unlike_run(config: RunConfig, identity: Mapping | None, record: Mapping) -> 
 
 
 def unlike_number(results: Results, gates: Mapping, frame: str) -> list[str]:
-    """What differs between what gates hold for and what `frame` was measured on; the gates themselves are no number."""
-    if frame == "gates":
-        return []
+    """What differs between what gates hold for and what `frame` was measured on."""
     if frame in SCORED:
         paths = files.finished(results.directory, SCORED[frame])
         records = {path.parent.name: record_beside(path) for path in paths}

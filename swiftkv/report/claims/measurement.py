@@ -21,8 +21,8 @@ class Measurement:
 
     `low` and `high` bound it for the rules; `is_ci` says whether they are a 95% CI. `limit` is the compute
     limit of the FLOPs model where there is one; `files` are the result files behind the number, () if it was computed
-    from a published shape alone. `doubt` is the verdict,
-    with its reason, that stands in place of the rule's where the number cannot be judged (`noise`).
+    from a published shape alone. `doubt` is the verdict, with its reason, that stands in place of the rule's where the
+    number cannot be judged (`noise`).
     """
 
     value: float

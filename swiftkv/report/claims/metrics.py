@@ -29,11 +29,10 @@ def cell(metric: dict, context) -> Measurement:
     if "student" in metric:
         where["arm"] = student(metric, context)
     frame = context.results.parameters if name == "parameters" else context.results.frame(name)
-    require(
-        frame, [*where, *(metric[k] for k in ("column", "low", "high", "limit") if k in metric)], Path(file_of(name))
-    )
+    columns = {key: metric[key] for key in ("column", "low", "high", "limit") if key in metric}
+    require(frame, [*where, *columns.values()], Path(file_of(name)))
     row = only(frame, where, file_of(name))
-    take = {key: factor * float(row[metric[key]]) for key in ("column", "low", "high", "limit") if key in metric}
+    take = {key: factor * float(row[column]) for key, column in columns.items()}
     # An interval that is not there reads as NaN.
     take = {key: value for key, value in take.items() if not pd.isna(value)}
     if "column" not in take:
@@ -196,7 +195,7 @@ def sustained_load(metric: dict, context) -> Measurement:
 
 def gates_passed(metric: dict, context) -> Measurement:
     """Share (%) of the verify gates that pass, by their measured values and limits; another run's do not count."""
-    if why := gating.objection(context.config, context.results, "gates"):
+    if why := gating.objection(context.config, context.results):
         raise Unanswerable("not gated", why)
     rows = context.results.frame("gates").to_dict("records")
     failed = gate_file.failed(rows)

@@ -38,11 +38,15 @@ def measured(row) -> str:
     return number(row.measured) + ci
 
 
+def tally(frame: pd.DataFrame) -> str:
+    """`9 reproduced, 3 partly`: how many claims have each verdict."""
+    counts = frame.verdict.value_counts()
+    return ", ".join(f"{counts[name]} {name}" for name in ORDER if name in counts)
+
+
 def markdown(frame: pd.DataFrame, scale: str) -> str:
     """The whole claims.md: counts, table, evidence."""
-    counts = frame.verdict.value_counts()
-    tally = ", ".join(f"{counts[name]} {name}" for name in ORDER if name in counts)
-    lines = [f"# Published claims, judged at scale `{scale}`", "", f"{len(frame)} claims: {tally}.", ""]
+    lines = [f"# Published claims, judged at scale `{scale}`", "", f"{len(frame)} claims: {tally(frame)}.", ""]
     rows = [
         [f"`{row.id}`", number(row.published), measured(row), row.unit, f"**{row.verdict}**"]
         for row in frame.itertuples()

@@ -16,7 +16,7 @@ from swiftkv.results import load
 
 
 def files_of(names: Iterable[str], out_dir: str | Path) -> list[Path]:
-    """The files of figures: PNG and SVG of each."""
+    """The files of figures, in every format."""
     return [Path(out_dir) / f"{name}{suffix}" for name in names for suffix in FORMATS]
 
 

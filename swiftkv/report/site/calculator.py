@@ -5,16 +5,16 @@ works without Python; a test holds the two equal.
 """
 
 from swiftkv.config import BASE_ARM
-from swiftkv.costmodel import LLAMA_8B, LLAMA_70B, SHAPE_KEYS
+from swiftkv.costmodel import PUBLISHED_SHAPES, SHAPE_KEYS
 from swiftkv.report.plots.style import CONTROL_LABELS
 from swiftkv.report.site.runs import Run
 
-PUBLISHED = {"Llama-3.1-8B": LLAMA_8B, "Llama-3.1-70B": LLAMA_70B}
+OFFERED = ("Llama-3.1-8B", "Llama-3.1-70B")  # of the published models
 
 
 def shapes(runs: list[Run]) -> dict[str, dict[str, int]]:
     """Name -> shape: published models, then the benchmark model of each run, unless it is one of those before it."""
-    known = dict(PUBLISHED)
+    known = {name: PUBLISHED_SHAPES[name] for name in OFFERED}
     for run in runs:
         if run.config is None:
             continue

@@ -21,10 +21,7 @@ def students(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame.arm != BASE_ARM]
 
 
-def speedups(run: Run) -> Figure | None:
-    frame = run.frame("throughput")
-    if frame is None:
-        return None
+def speedups(run: Run, frame: pd.DataFrame) -> Figure | None:
     frame = students(frame)
     rows = pd.DataFrame(
         {
@@ -45,10 +42,7 @@ def speedups(run: Run) -> Figure | None:
     return intervals("speed-up", "Speed-up", text, rows, look, series_looks(run, frame.arm.unique()))
 
 
-def latency(run: Run) -> Figure | None:
-    frame = run.frame("latency")
-    if frame is None:
-        return None
+def latency(run: Run, frame: pd.DataFrame) -> Figure | None:
     base, frame = frame[frame.arm == BASE_ARM].iloc[0], students(frame)
     parts = []
     for name, prefix, title in (("ttft", "ttft_", "time to first token"), ("tpot", "", "time per output token")):
@@ -72,10 +66,7 @@ def latency(run: Run) -> Figure | None:
     return intervals("latency", "Latency", text, pd.concat(parts), look, series_looks(run, frame.arm.unique()))
 
 
-def capacity(run: Run) -> Figure | None:
-    frame = run.frame("kv_capacity")
-    if frame is None:
-        return None
+def capacity(run: Run, frame: pd.DataFrame) -> Figure | None:
     frame = students(frame)
     rows = pd.DataFrame(
         {
@@ -97,49 +88,35 @@ def capacity(run: Run) -> Figure | None:
     return intervals("kv-capacity", "KV capacity", text, rows, look, series_looks(run, frame.arm.unique()))
 
 
-def accuracy(run: Run) -> Figure | None:
-    frame = run.frame("accuracy")
-    if frame is None:
-        return None
+def with_undistilled(
+    run: Run, frame: pd.DataFrame, groups: pd.Series, intervals: pd.DataFrame, notes: list[str]
+) -> pd.DataFrame:
+    """Rows of a figure in which students that were not distilled are pale; `intervals`: value, low and high."""
+    rows = intervals.set_axis(["value", "low", "high"], axis="columns")
+    pale = frame.arm.str.endswith(UNDISTILLED)
+    return rows.assign(group=groups, series=frame.arm.map(run.label), hollow=pale, note=notes)
+
+
+def accuracy(run: Run, frame: pd.DataFrame) -> Figure | None:
     frame = students(frame)
-    rows = pd.DataFrame(
-        {
-            "group": frame.task.replace("mean", "mean of the tasks"),
-            "series": frame.arm.map(run.label),
-            "value": 100 * frame.difference,
-            "low": 100 * frame.ci_low,
-            "high": 100 * frame.ci_high,
-            "hollow": frame.arm.str.endswith(UNDISTILLED),
-            "note": [
-                f"{row.items} items, {100 * row.score:.1f}%, base {100 * row.base_score:.1f}%"
-                for row in frame.itertuples()
-            ],
-        }
-    )
+    notes = [
+        f"{row.items} items, {100 * row.score:.1f}%, base {100 * row.base_score:.1f}%" for row in frame.itertuples()
+    ]
+    groups = frame.task.replace("mean", "mean of the tasks")
+    rows = with_undistilled(run, frame, groups, 100 * frame[["difference", "ci_low", "ci_high"]], notes)
     text = "Score less the base's, in percentage points, with 95% intervals; pale where the student was not distilled."
     look = Look("points more than the base", reference=0, digits=".1f")
     return intervals("accuracy", "Accuracy", text, rows, look, series_looks(run, frame.arm.unique()))
 
 
-def divergence(run: Run) -> Figure | None:
-    frame = run.frame("divergence")
-    if frame is None:
-        return None
+def divergence(run: Run, frame: pd.DataFrame) -> Figure | None:
     frame = students(frame)
     frame = frame[frame["mode"] == "answers"]
     if frame.empty:
         return None
-    rows = pd.DataFrame(
-        {
-            "group": frame["set"].replace("mean", "mean of the sets"),
-            "series": frame.arm.map(run.label),
-            "value": frame.kl,
-            "low": frame.kl_ci_low,
-            "high": frame.kl_ci_high,
-            "hollow": frame.arm.str.endswith(UNDISTILLED),
-            "note": [f"same top token {100 * row.agreement:.1f}%" for row in frame.itertuples()],
-        }
-    )
+    notes = [f"same top token {100 * row.agreement:.1f}%" for row in frame.itertuples()]
+    groups = frame["set"].replace("mean", "mean of the sets")
+    rows = with_undistilled(run, frame, groups, frame[["kl", "kl_ci_low", "kl_ci_high"]], notes)
     text = (
         "KL divergence from the base at the answers of published texts, behind a prompt that leaves at the cut, with "
         "95% intervals; 0 is the base. Pale where the student was not distilled."
@@ -148,10 +125,7 @@ def divergence(run: Run) -> Figure | None:
     return intervals("divergence", "Divergence", text, rows, look, series_looks(run, frame.arm.unique()))
 
 
-def load(run: Run) -> Figure | None:
-    frame = run.frame("served")
-    if frame is None:
-        return None
+def load(run: Run, frame: pd.DataFrame) -> Figure | None:
     frame, parts, colours = students(frame), [], {}
     for number, (quantity, title) in enumerate(SERVED_QUANTITIES.items()):
         for arm in frame.arm.unique():
@@ -173,10 +147,7 @@ def load(run: Run) -> Figure | None:
     return intervals("load", "Under load", text, rows, Look("relative to the base"), colours)
 
 
-def predicted(run: Run) -> Figure | None:
-    frame = run.frame("predictions")
-    if frame is None:
-        return None
+def predicted(run: Run, frame: pd.DataFrame) -> Figure | None:
     frame = frame.assign(
         series=frame.arm.map(run.label),
         off=[f"{100 * error:+.1f}%" for error in frame.error],
@@ -203,7 +174,9 @@ def predicted(run: Run) -> Figure | None:
     )
 
 
-MADE_OF: dict[str, tuple[Callable[[Run], Figure | None], str]] = {  # frame -> the figure of it, what it is called
+MADE_OF: dict[
+    str, tuple[Callable[[Run, pd.DataFrame], Figure | None], str]
+] = {  # frame -> the figure of it, what it is called
     "throughput": (speedups, "throughput"),
     "latency": (latency, "latency"),
     "kv_capacity": (capacity, "KV capacity"),
@@ -217,11 +190,11 @@ MADE_OF: dict[str, tuple[Callable[[Run], Figure | None], str]] = {  # frame -> t
 def of_run(run: Run) -> tuple[list[Figure], list[str]]:
     """The figures of a run, and in words what it has no results for."""
     figures, missing = [], []
-    for frame, (make, name) in MADE_OF.items():
-        figure = make(run)
-        if figure:
+    for key, (make, name) in MADE_OF.items():
+        frame = run.frame(key)
+        if frame is not None and (figure := make(run, frame)):
             figures.append(figure)
         else:
-            missing.append(f"{name} ({run.lack(frame)})" if run.results.has(frame) and run.lack(frame) else name)
+            missing.append(f"{name} ({run.lack(key)})" if run.results.has(key) and run.lack(key) else name)
     missing += [f"verdicts ({run.lack(name)})" for name in VERDICTS if run.results.has(name) and run.lack(name)]
     return figures, missing

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup, escape
 
-from swiftkv.report.claims import read_claims
-from swiftkv.report.claims.report import ORDER, measured, number
+from swiftkv.report.claims import read_claims, report
+from swiftkv.report.claims.report import measured, number
 from swiftkv.report.site.runs import VERDICTS, Run
 
 AREAS = {  # what a claim's metric reads -> what it is about
@@ -89,10 +89,7 @@ def of_run(run: Run) -> pd.DataFrame:
 def tally(run: Run) -> str:
     """`9 reproduced, 3 partly`; empty for a run without verdicts."""
     frame = of_run(run)
-    if frame.empty:
-        return ""
-    counts = frame.verdict.value_counts()
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ORDER if verdict in counts)
+    return "" if frame.empty else report.tally(frame)
 
 
 def claims(runs: list[Run], page: Path) -> list[Claim]:
