@@ -18,7 +18,7 @@ from swiftkv import devices
 devices.keep_memory()  # before anything heavy is imported, because the command begins again
 
 from swiftkv.commands import cli, measure, models, planning, results  # noqa: E402, F401 (each registers its commands)
-from swiftkv.errors import Interrupted, UserError  # noqa: E402
+from swiftkv.errors import Interrupted, UserError, of_an_extra  # noqa: E402
 
 FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
 DEBUG = "SWIFTKV_DEBUG"  # for the processes that a command starts, too
@@ -39,20 +39,6 @@ def options(
 ) -> None:
     if debug:
         os.environ[DEBUG] = "1"
-
-
-def of_an_extra(error: ModuleNotFoundError) -> str | None:
-    """One line for a package that this one imports and that was not installed with it; None where another package lacks
-    something, which is that one's fault."""
-    traceback = error.__traceback__
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    importer = traceback.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-    package = (error.name or "").partition(".")[0]
-    if importer != "swiftkv" or package in ("", "swiftkv"):
-        return None
-    extra = "'cpu' or 'cuda'" if package == "vllm" else "'suite'"
-    return f"{package} is not installed: it comes with the extra {extra} of swiftkv-repro"
 
 
 def said(error: BaseException) -> tuple[str, int] | None:

@@ -27,3 +27,17 @@ class NothingToJudge(UserError):
     """There is nothing that could be checked or judged, which is no success: exit code 1, as for a difference."""
 
     code = 1
+
+
+def of_an_extra(error: ModuleNotFoundError) -> str | None:
+    """One line for a package that this one imports and that was not installed with it; None where another package lacks
+    something, which is that one's fault."""
+    traceback = error.__traceback__
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    importer = traceback.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    package = (error.name or "").partition(".")[0]
+    if importer != "swiftkv" or package in ("", "swiftkv"):
+        return None
+    extra = "'cpu' or 'cuda'" if package == "vllm" else "'suite'"
+    return f"{package} is not installed: it comes with the extra {extra} of swiftkv-repro"

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from swiftkv.errors import UserError
+from swiftkv.errors import UserError, of_an_extra
 
 KILLED = "a process of this command was killed; where memory ran out, run fewer side by side or a smaller model"
 
@@ -25,6 +25,17 @@ def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def in_new_process(work: Callable, *given):
-    """What `work(*given)` returns, or raises, in a process that ends with it. Raises UserError as `pool`."""
+    """What `work(*given)` returns, or raises, in a process that ends with it. Raises UserError as `pool`, and for a
+    package that is not installed."""
     with pool(1) as one:
-        return one.submit(work, *given).result()
+        return one.submit(with_extras, work, *given).result()
+
+
+def with_extras(work: Callable, *given):
+    """`work(*given)`; raises UserError for a package of an extra, whose traceback does not leave this process."""
+    try:
+        return work(*given)
+    except ModuleNotFoundError as error:
+        if line := of_an_extra(error):
+            raise UserError(line) from None
+        raise

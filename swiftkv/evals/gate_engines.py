@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from swiftkv.engines import counting
-from swiftkv.engines.processes import pool
+from swiftkv.engines.processes import pool, with_extras
 from swiftkv.evals.gate_prompts import Prompt
 from swiftkv.evals.reference import RAW_LOGITS, Answer, capacity, generate, own_logits, request
 
@@ -147,4 +147,4 @@ def observers(asked: Questions, jobs: int) -> Iterator[Callable[[Session], Calla
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # of each process
     with pool(jobs) as side_by_side:
-        yield lambda session: side_by_side.submit(observe, asked, session).result
+        yield lambda session: side_by_side.submit(with_extras, observe, asked, session).result
