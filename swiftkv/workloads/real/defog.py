@@ -14,6 +14,8 @@ from swiftkv.workloads.real.postgres import NOW, to_sqlite
 from swiftkv.workloads.tasks.base import Item
 
 FILE = "defog_questions_sqlite.csv"
+FOLDER = "defog_data"  # of the databases
+SCRIPTS = tuple(name for name in published.sources() if name.startswith(f"{FOLDER}/"))
 CLOCK = re.compile(r"'now'|\bcurrent_(?:date|time|timestamp)\b", re.IGNORECASE)
 ARRANGEMENTS = 1000  # of columns that are tried
 DECIMALS = 4
@@ -22,7 +24,7 @@ DECIMALS = 4
 @cache
 def database(name: str) -> str:
     """A database with its rows, as a script for SQLite."""
-    return to_sqlite(published.read(f"defog_data/{name}/{name}.sql").decode())
+    return to_sqlite(published.read(f"{FOLDER}/{name}/{name}.sql").decode())
 
 
 @cache
@@ -97,4 +99,12 @@ def score(item: Item, text: str) -> dict[str, float]:
     return {"score": float(right), "exact_match": float(exact), "valid": float(given is not None)}
 
 
-TASK = RealTask("defog", examples, score, ("score", "exact_match", "valid"), stop=(";", "```"), max_new_tokens=400)
+TASK = RealTask(
+    "defog",
+    examples,
+    score,
+    ("score", "exact_match", "valid"),
+    stop=(";", "```"),
+    max_new_tokens=400,
+    files=(FILE, *SCRIPTS),
+)

@@ -43,4 +43,6 @@ def score(item: Item, text: str) -> dict[str, float]:
     }
 
 
-TASK = RealTask("humaneval", examples, score, ("score", "exact_match", "valid"), stop=STOP, max_new_tokens=512)
+TASK = RealTask(
+    "humaneval", examples, score, ("score", "exact_match", "valid"), stop=STOP, max_new_tokens=512, files=(FILE,)
+)

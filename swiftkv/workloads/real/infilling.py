@@ -45,4 +45,4 @@ def score(item: Item, text: str) -> dict[str, float]:
 
 
 METRICS = ("score", "exact_match", "edit_similarity", "valid")
-TASK = RealTask("humaneval_infilling", examples, score, METRICS, stop=("\n",), max_new_tokens=64)
+TASK = RealTask("humaneval_infilling", examples, score, METRICS, stop=("\n",), max_new_tokens=64, files=(FILE,))

@@ -44,4 +44,4 @@ def score(item: Item, text: str) -> dict[str, float]:
     return {"score": max(exact, *(token_f1(answer, given) for answer in answers)), "exact_match": exact}
 
 
-TASK = RealTask("nq_open", examples, score, ("score", "exact_match"), stop=("\n",), max_new_tokens=32)
+TASK = RealTask("nq_open", examples, score, ("score", "exact_match"), stop=("\n",), max_new_tokens=32, files=(FILE,))

@@ -18,10 +18,14 @@ def sources() -> dict[str, dict[str, str]]:
 def read(name: str, mirror: str | Path | None = None, user: str = USER) -> bytes:
     """The bytes of a published file. Raises UserError, which names the `user`, if it cannot be had or is not the pinned
     version."""
+    return pinned(name, user).read(downloads.mirror_of(mirror))
+
+
+def pinned(name: str, user: str = USER) -> Pinned:
+    """A published file, which a mirror may hold in an archive."""
     row = sources()[name]
     place, member = (row["archive"], name) if row["archive"] else (name, "")
-    pinned = Pinned(f"evals/{place}", user, row["sha256"], row["url"], member)
-    return pinned.read(downloads.mirror_of(mirror))
+    return Pinned(f"evals/{place}", user, row["sha256"], row["url"], member)
 
 
 def rows(name: str, user: str = USER) -> list[dict]:

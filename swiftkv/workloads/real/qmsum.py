@@ -66,4 +66,4 @@ def score(item: Item, text: str) -> dict[str, float]:
 
 
 METRICS = ("score", "exact_match", "rouge1", "length_ratio")
-TASK = RealTask("qmsum", examples, score, METRICS, stop=STOP, max_new_tokens=300)
+TASK = RealTask("qmsum", examples, score, METRICS, stop=STOP, max_new_tokens=300, files=(FILE,))

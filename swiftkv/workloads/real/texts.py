@@ -58,6 +58,9 @@ TEXTS: dict[str, Callable[[], list[Text]]] = {
 }
 
 
+FILES = {"qmsum": qmsum.FILE, "gsm8k_test": GSM8K_TEST, "humaneval": humaneval.FILE, "nq_passages": nq_open.FILE}
+
+
 def shuffled(name: str, seed: int) -> list[Text]:
     """A set in an order that depends on its name and the seed alone, so that fewer documents are the first of more.
 
