@@ -7,6 +7,11 @@ processes read it.
 from dataclasses import dataclass
 
 
+def nearest_cut(number: int, skip: float) -> int:
+    """The cut l at which prompt tokens skip the share `skip` of so many layers, or nearly."""
+    return round(number * (1 - skip))
+
+
 @dataclass(frozen=True)
 class Layers:
     """L layers, of which those above the cut l (`num_key_value_layers`) share a KV cache in groups of n

@@ -19,7 +19,7 @@ from swiftkv.config import measuring, scoring, training, words
 from swiftkv.config.settings import BASE_ARM, CHOICES, UNDISTILLED, Settings, json_schema
 from swiftkv.errors import UserError
 from swiftkv.files import ROOT
-from swiftkv.layers import Layers
+from swiftkv.layers import Layers, nearest_cut
 
 __all__ = [
     "BASE_ARM", "ROOT", "TRAINED", "UNDISTILLED", "RunConfig", "SwiftKVVariant", "campaign", "check_cut", "freeze",
@@ -80,7 +80,7 @@ class SwiftKVVariant:
                 f"model has {num_hidden_layers}; allowed there is a share, skip"
             )
         run = num_hidden_layers * (1 - self.skip)
-        cut = round(run)
+        cut = nearest_cut(num_hidden_layers, self.skip)
         if abs(run - cut) > 1e-6:
             near = " or ".join(str(layers) for layers in (int(run), int(run) + 1) if layers)
             raise UserError(

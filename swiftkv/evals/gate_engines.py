@@ -15,7 +15,17 @@ from pathlib import Path
 from swiftkv.engines import counting
 from swiftkv.engines.processes import pool, with_extras
 from swiftkv.evals.gate_prompts import Prompt
-from swiftkv.evals.reference import RAW_LOGITS, Answer, capacity, generate, own_logits, request
+from swiftkv.evals.reference import (
+    RAW_LOGITS,
+    TOP,
+    Answer,
+    capacity,
+    generate,
+    own_logits,
+    read_answer,
+    read_by,
+    request,
+)  # fmt: skip
 
 
 class Setting(StrEnum):
@@ -59,12 +69,14 @@ class Questions:
 
 @dataclass(frozen=True)
 class Session:
-    """One engine and what is looked at: of a `student` also what early exit changes."""
+    """One engine and what is looked at: of a `student` also what early exit changes; where another model's `answers`
+    are given, what this one says of them, in place of all else."""
 
     variant: str
     directory: Path
     setting: Setting
     student: bool
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,9 @@ class Observation:
 def observe(asked: Questions, session: Session) -> Observation:
     """Start the engine of a session, ask it, and close it."""
     began = time.monotonic()
-    found = LOOKS[session.setting](asked, session)
-    print(f"verify: {session.variant}, {session.setting}: {time.monotonic() - began:.0f} s", flush=True)
+    found = (read if session.answers else LOOKS[session.setting])(asked, session)
+    what = f"{session.setting}, a student's answers" if session.answers else session.setting
+    print(f"verify: {session.variant}, {what}: {time.monotonic() - began:.0f} s", flush=True)
     return found
 
 
@@ -115,6 +128,16 @@ def full(asked: Questions, session: Session) -> Observation:
     """The logits of the prompts' own tokens from a student in full-prefill mode."""
     with asked.engine(session.directory, full_prefill=True) as engine:
         return Observation(prompt_logits=prompt_logits(engine, asked.tokens))
+
+
+def read(asked: Questions, session: Session) -> Observation:
+    """The logits that a base gives where another model's answers were chosen."""
+    steps = {"max_num_batched_tokens": asked.chunk}
+    if session.setting is Setting.PLAIN:
+        steps = {"max_num_batched_tokens": sum(len(read_by(answer)) for answer in session.answers)}
+    with asked.engine(session.directory, **steps) as engine:
+        outputs = request(engine, list(map(read_by, session.answers)), 1, logprobs=TOP, prompt_logprobs=TOP)
+        return Observation(list(map(read_answer, session.answers, outputs)))
 
 
 LOOKS = {Setting.PLAIN: plain, Setting.CHUNKED: chunked, Setting.FULL: full}

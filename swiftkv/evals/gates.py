@@ -4,46 +4,36 @@ Raw logits of vLLM (float32, greedy, the top 20 of every generated token) are co
 pass in float64 over prompt + answer, in which every token runs every layer. No limit is chosen for a backend: a student
 may be `verify.error_multiple` times as far off as its base is in the same setting on the same kind of prompts, and more
 by as much as Transformers itself, in float32, loses more of the student than of the base. The base is held to that
-loss, which is the largest of several passes that round differently (docs/method.md says why).
+loss, which is the largest of several passes that round differently (docs/method.md says why). A student that is further
+off has read other tokens than the base: the base's error on those counts, too.
 """
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 
 from swiftkv import costmodel, files
 from swiftkv.config import BASE_ARM, RunConfig
 from swiftkv.errors import UserError
 from swiftkv.evals.gate_engines import Observation, Questions, Session, Setting, observers
+from swiftkv.evals.gate_errors import Errors, Key, Truth, difference, farthest, largest
 from swiftkv.evals.gate_file import Gate, identity
 from swiftkv.evals.gate_prompts import KINDS, TEXT, prompts
-from swiftkv.evals.reference import ULP, Answer, Deviation, Reference, largest_delta, read_by
+from swiftkv.evals.reference import ULP, Answer, Deviation
 from swiftkv.modeling.checkpoint import check_checkpoint, read_shape
 from swiftkv.provenance import Provenance
 
 BLOCK = 128  # tokens; a multiple of every KV cache block size vLLM uses
 SPARE_BLOCKS = 8
-MOVED = (None, 1, 2, 3, 4)  # seeds of the float32 passes: the weights as they are, and moved by a rounding each
 WHOLE = "l=L"  # the student that skips nothing
 LOGITS, CHUNKED, CACHED, PROMPT = (
     "logits", "logits-chunked-prefill", "logits-prefix-caching", "full-prefill-prompt-logits",
 )  # fmt: skip
-Key = tuple[str, str]  # a gate and a kind of prompts
+Observer = Callable[[Session], Callable[[], Observation]]
 SUFFIX = {kind: "" if kind == TEXT else f"-{kind}" for kind in KINDS}
-
-
-@dataclass(frozen=True)
-class Errors:
-    """How far logits are from Transformers in float64: those of vLLM, and on the same tokens those of Transformers in
-    float32 in the worst of its passes (`own`); and the largest logit."""
-
-    vllm: float
-    own: float
-    scale: float
 
 
 @dataclass
@@ -53,36 +43,6 @@ class BaseFound:
     errors: dict[Key, Errors] = field(default_factory=dict)
     answers: Sequence[Answer] = ()
     capacity: int = 0
-
-
-class Truth:
-    """A model in Transformers in float64, and what float32 loses of it."""
-
-    def __init__(self, directory: Path):
-        self.directory, self.exact = Path(directory), Reference(directory)
-
-    def lost(
-        self, answers: Mapping[Key, Sequence[Answer]], prompts: Mapping[Key, Sequence[list[int]]]
-    ) -> dict[Key, float]:
-        """How far Transformers in float32 is off in the worst of its passes: on the largest logits of answers, and on
-        the logits of prompts.
-
-        Some tokens, most of all where the model has nothing to say, amplify rounding a hundredfold. By how much one of
-        them is off in a single pass is a draw from a bell curve, near 0 as often as not; the largest of five is not.
-        """
-        own = dict.fromkeys([*answers, *prompts], 0.0)
-        asked = [*chain.from_iterable(prompts.values()), *map(read_by, chain.from_iterable(answers.values()))]
-        self.exact.run(asked)
-        for moved in MOVED:
-            single = Reference(self.directory, "float32", moved)
-            single.run(asked)
-            for key, given in answers.items():
-                own[key] = max(own[key], single.rounding(self.exact, given))
-            for key, given in prompts.items():
-                own[key] = max(
-                    own[key], farthest(map(self.exact.prompt_logits, given), map(single.prompt_logits, given))
-                )
-        return own
 
 
 @dataclass(frozen=True)
@@ -129,11 +89,15 @@ class Checks:
         """Of what was found for each prompt that of the prompts of one kind."""
         return [one for prompt, one in zip(self.asked.prompts, found, strict=True) if prompt.kind == kind]
 
-    def limit(self, gate: str, kind: str, found: Errors) -> tuple[float, str]:
+    def limit(self, gate: str, kind: str, found: Errors, on_its_tokens: Errors | None = None) -> tuple[float, str]:
         """The limit of a student with such errors, and how it came about: by the base's, by what Transformers in
-        float32 loses of either, and never by the student's own error in vLLM."""
+        float32 loses of either, and never by the student's own error in vLLM. `on_its_tokens`: the base's errors on
+        the tokens of the student."""
         base, multiple = self.base_found.errors[gate, kind], self.settings.error_multiple
-        how = f"{multiple:g} times the base's {base.vllm:.3g} in this setting"
+        where = "in this setting"
+        if on_its_tokens is not None and on_its_tokens.vllm > base.vllm:
+            base, where = on_its_tokens, "on the same tokens"
+        how = f"{multiple:g} times the base's {base.vllm:.3g} {where}"
         if base.own > base.vllm:  # the base is nearer than float32 itself: luck, which no student needs
             how = f"{multiple:g} times what Transformers in float32 loses of the base here, {base.own:.3g}"
         more = found.own / base.own if found.own > base.own > 0 else 1.0
@@ -156,13 +120,12 @@ class Checks:
 
     def compared(self, truth: Truth, observations: dict[Setting, Observation]) -> Iterator[Compared]:
         """A model's logits against Transformers, for every gate of logits and kind of prompts."""
-        plain, chunked = observations[Setting.PLAIN], observations[Setting.CHUNKED]
-        answers = self.by_kind({LOGITS: plain.answers, CHUNKED: chunked.answers, CACHED: chunked.again})
+        answers = self.by_kind(written(observations))
         prompts = self.by_kind({PROMPT: self.asked.tokens})
         own = truth.lost(answers, prompts)
         yield from (self.of_answers(truth, key, given, own[key]) for key, given in answers.items())
         # The base has the logits of its prompts in any engine, a student in full-prefill mode.
-        said = observations.get(Setting.FULL, plain).prompt_logits
+        said = observations.get(Setting.FULL, observations[Setting.PLAIN]).prompt_logits
         for (gate, kind), asked in prompts.items():
             right = [truth.exact.prompt_logits(prompt) for prompt in asked]
             errors = Errors(farthest(right, self.of_kind(kind, said)), own[gate, kind], largest(right))
@@ -199,17 +162,36 @@ class Checks:
             gates.append(Gate("l-equals-L" + SUFFIX[kind], BASE_ARM, found.error, limit, how, detail))
         return gates
 
-    def student_gates(self, variant: str, observations: dict[Setting, Observation]) -> list[Gate]:
+    def gates_of_logits(self, variant: str, observations: dict[Setting, Observation], observer: Observer) -> list[Gate]:
+        """A student's logits against its limits; where one is passed, the base reads the student's answers, too."""
+        found = list(self.compared(Truth(self.models[variant]), observations))
+        gates = [one.judged(variant, *self.limit(one.gate, one.kind, one.errors)) for one in found]
+        given = written(observations)
+        over = {one.gate for one, gate in zip(found, gates, strict=True) if not gate.passed} & given.keys()
+        also = {key: errors for gate in sorted(over) for key, errors in self.read(gate, given[gate], observer).items()}
+        return [
+            one.judged(variant, *self.limit(one.gate, one.kind, one.errors, also[one.gate, one.kind]))
+            if (one.gate, one.kind) in also and not gate.passed
+            else gate
+            for one, gate in zip(found, gates, strict=True)
+        ]
+
+    def read(self, gate: str, answers: Sequence[Answer], observer: Observer) -> dict[Key, Errors]:
+        """The errors of the base where a student chose the tokens of its answers, by kind of prompts."""
+        setting = Setting.PLAIN if gate == LOGITS else Setting.CHUNKED
+        session = Session(BASE_ARM, self.base_dir, setting, student=False, answers=tuple(answers))
+        read, truth = self.by_kind({gate: observer(session)().answers}), Truth(self.base_dir)
+        own = truth.lost(read, {})
+        return {key: self.of_answers(truth, key, each, own[key]).errors for key, each in read.items()}
+
+    def student_gates(self, variant: str, observations: dict[Setting, Observation], observer: Observer) -> list[Gate]:
         """All gates of one student."""
         plain, chunked = observations[Setting.PLAIN], observations[Setting.CHUNKED]
         hits = sum(answer.cached for answer in chunked.again)
         refused = "requests with prompt_logprobs refused by an engine that answers afterwards"
         return [
             self.early_exit_gate(variant, plain),
-            *(
-                one.judged(variant, *self.limit(one.gate, one.kind, one.errors))
-                for one in self.compared(Truth(self.models[variant]), observations)
-            ),
+            *self.gates_of_logits(variant, observations, observer),
             Gate("prefix-cache-hits", variant, hits, 1, "by definition", "tokens found in the prefix cache"),
             Gate("prompt-logprobs-refused", variant, plain.refused, 2, "by definition", refused),
             self.capacity_gate(variant, plain),
@@ -230,36 +212,17 @@ class Checks:
         return Gate("kv-capacity", variant, float(measured), float(expected), f"the formula: {expected}", detail)
 
 
+def written(observations: Mapping[Setting, Observation]) -> dict[str, Sequence[Answer]]:
+    """The answers that a model wrote, by the gate that looks at them."""
+    plain, chunked = observations[Setting.PLAIN], observations[Setting.CHUNKED]
+    return {LOGITS: plain.answers, CHUNKED: chunked.answers, CACHED: chunked.again}
+
+
 def in_words(found: Deviation, cached: int) -> str:
     """What a row says beside its number."""
     text = f"{found.tokens} generated tokens; largest difference of a logit {found.delta:.3g}"
     text += f"; {found.mismatches} other tokens, at most {found.margin:.3g} behind the reference's"
     return f"{text}; {cached} tokens from the prefix cache" if cached else text
-
-
-def farthest(right: Iterable, said: Iterable) -> float:
-    """Largest difference of the logits of several prompts."""
-    return max((largest_delta(a, b) for a, b in zip(right, said, strict=True)), default=0.0)
-
-
-def largest(lists: Sequence[Sequence[float]]) -> float:
-    return max((abs(number) for one in lists for number in one), default=0.0)
-
-
-def difference(pairs: Sequence[tuple[Answer, Answer]]) -> Deviation:
-    """Two engines that were asked the same, token by token up to where an answer parts from the other: largest
-    difference of a logit that both give, and the lead of the first engine's token over the second's where they part."""
-    delta, margin, scale, parted, tokens = 0.0, 0.0, 0.0, 0, 0
-    for first, second in pairs:
-        for a, b, ours, theirs in zip(first.tokens, second.tokens, first.logits, second.logits, strict=True):
-            tokens += 1
-            delta = max([delta, *(abs(ours[token] - theirs[token]) for token in ours.keys() & theirs.keys())])
-            scale = max([scale, *map(abs, ours.values())])
-            if a != b:
-                parted += 1
-                margin = max(margin, ours[a] - ours[b] if b in ours else math.inf)
-                break
-    return Deviation(delta, parted, tokens, margin, scale)
 
 
 def measure(checks: Checks, jobs: int) -> list[Gate]:
@@ -280,7 +243,7 @@ def measure(checks: Checks, jobs: int) -> list[Gate]:
         gates += checks.whole_gates(of_whole())
         say(BASE_ARM, gates)
         for variant, looks in of_students.items():
-            of_variant = checks.student_gates(variant, seen(looks))
+            of_variant = checks.student_gates(variant, seen(looks), observer)
             say(variant, of_variant)
             gates += of_variant
     return gates

@@ -158,6 +158,13 @@ def answer_of(output) -> Answer:
     )
 
 
+def read_answer(answer: Answer, output) -> Answer:
+    """An answer with the raw logits of a model that was given what `read_by` says and chose one token more."""
+    rows = [*output.prompt_logprobs[len(answer.prompt) :], output.outputs[0].logprobs[0]]
+    logits = [{token: entry.logprob for token, entry in row.items()} for row in rows]
+    return Answer(answer.prompt, answer.tokens, logits, cached=0)
+
+
 def request(engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling) -> list:
     """vLLM's request outputs for greedy answers of exactly `tokens` tokens."""
     from vllm import SamplingParams

@@ -250,9 +250,12 @@ def recorded(scale: str) -> list[tuple[str, pd.Series, Path]]:
     return []
 
 
-def hours(config: RunConfig, planned: DistillationPlan | None) -> tuple[dict[str, float], list[str]]:
-    """Hours of stages by name, and in words where they are from and what is not known."""
+def hours(config: RunConfig, planned: DistillationPlan | None, gpu: bool = True) -> tuple[dict[str, float], list[str]]:
+    """Hours of stages by name, and in words where they are from and what is not known. A CPU's peak, which a plan
+    measures, is no better known than what a run has taken; GPUs differ, and theirs is."""
     rows, found = recorded(config.scale), Counter()
+    if not gpu and any(job.startswith("distill") for job, *_ in rows):
+        planned = None
     for job, row, _ in rows:
         stage = job.partition("-")[0]  # the arms of a stage are jobs of their own
         if stage != "distill" or planned is None:
@@ -313,7 +316,7 @@ def run(
         *gpus(config, shape, gib, count),
         *(driver() if gpu_memory_gib is None else []),
     ]
-    found, words = hours(config, planned)
+    found, words = hours(config, planned, bool(gib))
     used = max(config.fsdp_world_size, config.tensor_parallel_size)
     total = sum(found.values()) * used
     lines = report(findings, found, words)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from swiftkv.config import ROOT
-from swiftkv.evals import accuracy_summary, diagnose, gates
+from swiftkv.evals import accuracy_summary, diagnose, gate_errors, gates
 from swiftkv.modeling.checkpoint import load_whole
 from swiftkv.modeling.convert import convert
 from swiftkv.workloads import tasks
@@ -105,7 +105,7 @@ def test_served_model_that_is_not_its_checkpoint(directory, monkeypatch):
     from swiftkv.vllm.decoder import LateKV
 
     checks = gates.Checks(CONFIG, BASE, {STUDENT: directory})
-    of_base, of_student = gates.Truth(BASE), gates.Truth(directory)
+    of_base, of_student = gate_errors.Truth(BASE), gate_errors.Truth(directory)
     rotate = LateKV.forward
 
     def off_by_one(self, positions, hidden_states, residual):

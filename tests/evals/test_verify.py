@@ -9,7 +9,7 @@ import torch
 from swiftkv import files
 from swiftkv.config import ROOT
 from swiftkv.errors import UserError
-from swiftkv.evals import gate_file, gates
+from swiftkv.evals import gate_errors, gate_file, gates
 from swiftkv.evals.gate_engines import Observation, Session, Setting, observe, observers
 from swiftkv.evals.gate_prompts import KINDS, prompts
 from swiftkv.evals.reference import Answer
@@ -94,7 +94,7 @@ def test_weights_are_moved_by_a_rounding_each(tiny_base):
 
 
 def test_float32_loses_what_the_worst_of_its_passes_loses(tiny_base):
-    from swiftkv.evals.gates import MOVED, Truth
+    from swiftkv.evals.gate_errors import MOVED, Truth
     from swiftkv.evals.reference import Answer, Reference
 
     truth, prompt = Truth(tiny_base), [5, 9, 2, 7]
@@ -123,6 +123,18 @@ def checks(tiny_base, students, seen):
     return made
 
 
+@pytest.fixture(scope="module")
+def observer(checks):
+    """Starts an engine for each question that was not asked before, by the tokens that are read."""
+    known = {}
+
+    def observer(session):
+        key = session.setting, tuple(tuple(answer.prompt + answer.tokens) for answer in session.answers)
+        return lambda: known[key] if key in known else known.setdefault(key, observe(checks.asked, session))
+
+    return observer
+
+
 def off(observation: Observation, by: float) -> Observation:
     """The observation with every logit of the answers off by so much."""
     answers = [
@@ -137,10 +149,10 @@ def failing(found: list[gate_file.Gate]) -> set[str]:
 
 
 @pytest.mark.vllm
-def test_student_passes_beside_its_base(checks, seen, students):
+def test_student_passes_beside_its_base(checks, seen, observer):
     base, student = seen
     assert failing(checks.base_gates(base)) == set() == failing(checks.whole_gates(base[Setting.PLAIN]))
-    found = {gate.gate: gate for gate in checks.student_gates(STUDENT, student)}
+    found = {gate.gate: gate for gate in checks.student_gates(STUDENT, student, observer)}
     kinds = [name + suffix for name in LOGITS for suffix in gates.SUFFIX.values()]
     counted = ["early-exit", "prefix-cache-hits", "prompt-logprobs-refused", "kv-capacity"]
     assert sorted(found) == sorted([*kinds, *counted]) and failing(list(found.values())) == set()
@@ -159,7 +171,7 @@ def test_student_is_held_to_a_multiple_of_the_base_in_the_same_setting(checks):
         for factor, amplified, passes in ((2.9, 1, True), (4, 1, False), (4, 2, True), (7, 2, False), (4, 0.1, False)):
             unit = max(base.vllm, 1e-3)  # above the floor
             checks.base_found.errors[gate, kind] = replace(base, vllm=unit, own=unit)
-            found = gates.Errors(factor * unit, amplified * unit, base.scale)
+            found = gate_errors.Errors(factor * unit, amplified * unit, base.scale)
             judged = gates.Compared(gate, kind, found.vllm, found, "").judged(STUDENT, *checks.limit(gate, kind, found))
             assert judged.passed == passes, (gate, kind, factor, amplified)
         checks.base_found.errors[gate, kind] = base
@@ -169,16 +181,34 @@ def test_student_is_held_to_a_multiple_of_the_base_in_the_same_setting(checks):
 def test_a_lucky_base_fails_no_student(checks):
     base = checks.base_found.errors["logits", "text"]
     checks.base_found.errors["logits", "text"] = replace(base, vllm=0.0, own=0.0)
-    limit, how = checks.limit("logits", "text", gates.Errors(1.0, 0.0, 20.0))
+    limit, how = checks.limit("logits", "text", gate_errors.Errors(1.0, 0.0, 20.0))
     checks.base_found.errors["logits", "text"] = replace(base, vllm=1e-4, own=2e-4)  # nearer than float32 itself
-    nearer = checks.limit("logits", "text", gates.Errors(1.0, 2e-4, 20.0))[0]
+    nearer = checks.limit("logits", "text", gate_errors.Errors(1.0, 2e-4, 20.0))[0]
     checks.base_found.errors["logits", "text"] = base
     assert nearer == pytest.approx(6e-4)
     assert limit == 16 * 2**-24 * 20 and "largest logit, 20" in how
 
 
 @pytest.mark.vllm
-def test_faults_fail_their_own_gate(checks, seen):
+def test_the_base_reads_what_a_student_wrote(checks, seen, observer):
+    """Its own answers give its own errors again, up to the rounding of another step; where it is as far off as the
+    student on the student's tokens, the student passes, and not by its own error."""
+    base, student = seen
+    again = checks.read("logits", base[Setting.PLAIN].answers, observer)
+    for kind in KINDS:
+        own, read = checks.base_found.errors["logits", kind], again["logits", kind]
+        assert read.scale == pytest.approx(own.scale) and 0.2 < read.vllm / own.vllm < 5, kind
+    bad = student | {Setting.PLAIN: off(student[Setting.PLAIN], 0.01)}
+    failed = [gate for gate in checks.student_gates(STUDENT, bad, observer) if not gate.passed]
+    assert failed and all("in this setting" in gate.limit_from or "roundings" in gate.limit_from for gate in failed)
+    found = checks.student_gates(STUDENT, bad, lambda session: lambda: off(observer(session)(), 0.005))
+    lenient = {gate.gate: gate for gate in found}[failed[0].gate]
+    assert failing(found) == set() and lenient.limit_from.startswith("3 times the base's 0.005")
+    assert lenient.limit_from.endswith("on the same tokens")
+
+
+@pytest.mark.vllm
+def test_faults_fail_their_own_gate(checks, seen, observer):
     base, student = seen
     plain, chunked, full = (student[each] for each in Setting)
     tokens = plain.counts["early"]
@@ -197,7 +227,7 @@ def test_faults_fail_their_own_gate(checks, seen):
         "prefix-cache-hits": {Setting.CHUNKED: replace(chunked, again=[replace(a, cached=0) for a in chunked.again])},
     }
     for gate, changed in wrong.items():
-        found = failing(checks.student_gates(STUDENT, student | changed))
+        found = failing(checks.student_gates(STUDENT, student | changed, observer))
         assert found in ({gate}, {gate + suffix for suffix in gates.SUFFIX.values()}), gate
     assert failing(checks.whole_gates(off(base[Setting.PLAIN], 0.01))) == {
         f"l-equals-L{s}" for s in gates.SUFFIX.values()
@@ -212,11 +242,12 @@ def test_a_token_that_the_reference_puts_behind_counts_by_its_margin():
     """Two engines that part are compared up to there, and by the lead of the first one's token."""
     first = Answer([1], [5, 6], [{5: 2.0, 6: 1.9}, {6: 3.0, 5: 0.0}], 0)
     second = Answer([1], [6, 6], [{5: 1.95, 6: 1.96}, {6: 9.0, 5: 9.0}], 0)
-    found = gates.difference([(first, second)])
+    found = gate_errors.difference([(first, second)])
     assert (found.delta, found.margin, found.mismatches) == pytest.approx((0.06, 0.1, 1))
     assert found.error == pytest.approx(0.1)
     other = replace(second, tokens=[7, 6], logits=[{7: 1.0}, {6: 9.0}])
-    assert gates.difference([(first, other)]).error == float("inf")  # a token that the base has not among its largest
+    # A token that the base has not among its largest.
+    assert gate_errors.difference([(first, other)]).error == float("inf")
 
 
 @pytest.mark.vllm

@@ -99,6 +99,9 @@ def test_recorded_times_and_memory_of_the_scale_are_taken(machine):
     assert sum(found.values()) == pytest.approx(sum(row["s"] for row in rows.values()) / 3600)
     assert len(rows) > len(found) and {name.split("-")[0] for name in rows} == set(found)  # nine arms are one stage
     assert "as recorded in" in words[0]
+    planned = SimpleNamespace(hours=lambda flops: 1.0, run_flops=1, utilisation=0.3, tflops=1.0)
+    on_gpu, on_cpu = (preflight.hours(config, planned, gpu)[0]["distill"] for gpu in (True, False))
+    assert on_gpu == 1.0 and on_cpu == rows["distill"]["s"] / 3600
     assert [preflight.duration(hours) for hours in (0.0057, 0.5, 44.21)] == ["0.34 min", "30 min", "44.2 h"]
     peak = max(row["max_rss"] for row in rows.values()) / 1024
     assert preflight.memory(config, config.shape, None).needed.startswith(f"{peak:.3g} GiB (")

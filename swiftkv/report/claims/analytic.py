@@ -5,13 +5,15 @@ files: nothing of a run is in it.
 """
 
 from swiftkv import costmodel
+from swiftkv.layers import nearest_cut
 from swiftkv.report.claims.measurement import Measurement
 
 
 def cut_of(metric: dict) -> tuple[dict, int, int]:
     """The published shape, the layers that prompt tokens run, and the AcrossKV group."""
     shape, asked = costmodel.PUBLISHED_SHAPES[metric["model"]], metric["student"]
-    return shape, round(shape["num_hidden_layers"] * (1 - asked["skip"])), asked.get("key_value_group_size", 1)
+    cut = nearest_cut(shape["num_hidden_layers"], asked["skip"])
+    return shape, cut, asked.get("key_value_group_size", 1)
 
 
 def prefill_compute(metric: dict, context) -> Measurement:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from swiftkv.config import BASE_ARM
 from swiftkv.evals import gate_file
+from swiftkv.layers import nearest_cut
 from swiftkv.report.claims import gating, noise
 from swiftkv.report.claims.analytic import predicted_gain, prefill_compute
 from swiftkv.report.claims.measurement import Measurement, Unanswerable, file_of, only, student
@@ -132,7 +133,7 @@ def late_similarity(metric: dict, context) -> Measurement:
     """Mean cosine between the inputs of neighbouring layers above the cut; details give those below."""
     frame = context.results.similarity
     layers = int(frame.layer.max()) - 1  # row L+1 is the final output, no layer's input
-    cut = round(layers * (1 - metric["skip"]))
+    cut = nearest_cut(layers, metric["skip"])
     # Row j is the input of layer j; that of layer cut + 1 is x_l, so pairs up to there lie below the cut. Row 1 has no
     # previous input.
     cosines = frame[(frame.layer >= 2) & (frame.layer <= layers)]

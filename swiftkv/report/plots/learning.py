@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from swiftkv.config import RunConfig
+from swiftkv.layers import nearest_cut
 from swiftkv.report.plots.style import (
     GREY,
     Figure,
@@ -58,7 +59,7 @@ def distillation(config: RunConfig, results: Results) -> Figure:
 def cuts(axes: Axes, config: RunConfig, layers: int) -> None:
     """Mark the input from which each variant takes K and V (the layer after the cut)."""
     for skip in sorted({variant.skip for variant in config.variants}):
-        layer = round(layers * (1 - skip)) + 1
+        layer = nearest_cut(layers, skip) + 1
         axes.axvline(layer, color=GREY, linestyle=":", linewidth=1)
         axes.text(layer, 1.01, percent(skip), transform=axes.get_xaxis_transform(), ha="center", fontsize=7, color=GREY)
 

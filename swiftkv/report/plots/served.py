@@ -8,7 +8,6 @@ from matplotlib.lines import Line2D
 
 from swiftkv.config import RunConfig
 from swiftkv.report.plots.style import (
-    PALETTE,
     Figure,
     arm_colours,
     arm_handles,
@@ -23,7 +22,7 @@ from swiftkv.results import Results
 LABELS = {"ttft_p50_s": "TTFT, median (s)", "tpot_p50_s": "TPOT, median (s)", "attainment": "share within the SLO"}
 COLUMNS = 3
 LIMITS = {"ttft_p50_s": "slo_ttft_s", "tpot_p50_s": "slo_tpot_s", "attainment": "wanted"}
-LIMIT = PALETTE[4]
+LIMIT = "#A00000"  # no student's colour
 
 
 def curve(axes: Axes, rows: pd.DataFrame, value: str, style: dict) -> None:
