@@ -2,7 +2,7 @@
 
     results/reference/<machine>/<scale>/   result files with their provenance, tables, figures; no models
     results/reference/README.md            every claim with what each run found
-    README.md                              what stands between its markers
+    README.md, docs/method.md              what stands between their markers
     workflow/resources/base/README.md      the card of the embedded base model
 
 All numbers in these texts come from result files; a test holds the committed texts against the committed evidence.
@@ -16,7 +16,7 @@ import pandas as pd
 
 from swiftkv import files
 from swiftkv.audit import manifest
-from swiftkv.config import BASE_ARM, ROOT, UNDISTILLED, RunConfig
+from swiftkv.config import BASE_ARM, ROOT, RunConfig
 from swiftkv.config.fields import NAMES
 from swiftkv.config.measuring import CONTROLS
 from swiftkv.config.words import PATTERNS
@@ -37,6 +37,7 @@ STAGES = {  # benchmark files of a stage -> what it leaves behind
 }
 MIB = 1 << 20
 REFERENCE = ROOT / "results" / "reference"
+METHOD = ROOT / "docs" / "method.md"
 
 
 def place(machine: str, scale: str) -> Path:
@@ -76,45 +77,40 @@ def between(text: str, name: str, block: str) -> str:
     """`text` with what stands between the markers of `name` replaced. Raises UserError if it has no such markers."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if start not in text or end not in text:
-        raise UserError(f"README.md: markers {start} and {end} are missing")
+        raise UserError(f"markers {start} and {end} are missing in the text to be renewed")
     head, rest = text.split(start, 1)
     return f"{head}{start}\n{block.strip()}\n{end}{rest.split(end, 1)[1]}"
 
 
 def result_row(results: Results, arm: str) -> list[str]:
-    """One line of the README's table: speed, latency, KV memory and accuracy of an arm."""
+    """One line of the README's table: speed, latency and KV memory of an arm."""
     speed = results.throughput.query("arm == @arm").set_index("point")
     latency = results.latency.set_index("arm").loc[arm]
-    score = results.accuracy.query("arm == @arm and task == 'mean'").iloc[0]
-    prompt, mixed = speed.loc["prompt-only"], speed.loc["ratio-10to1"]
+    ratios = [speed.loc["prompt-only"], speed.loc["ratio-10to1"]]
+    shown = [with_interval(row.speedup, row.ci_low, row.ci_high) for row in ratios]
+    tpot = with_interval(latency.tpot_ratio, latency.ci_low, latency.ci_high, ".3f")
     capacity = results.kv_capacity.set_index("arm").ratio_to_base[arm]
-    accuracy = f"{100 * score.score:.1f}%"
-    if arm == BASE_ARM:
-        return [arm, "1", "1", "1", "1", accuracy]
-    return [
-        arm,
-        f"{with_interval(prompt.speedup, prompt.ci_low, prompt.ci_high)}, {prompt.share_of_limit:.0%}",
-        with_interval(mixed.speedup, mixed.ci_low, mixed.ci_high),
-        with_interval(latency.tpot_ratio, latency.ci_low, latency.ci_high, ".3f"),
-        f"{capacity:.3f}",
-        f"{accuracy} ({100 * score.retention:.1f}% of base)",
-    ]
+    return [f"`{arm}`", *shown, f"{ratios[0].share_of_limit:.0%}", tpot, f"{capacity:.3f}"]
 
 
 def results_block(results: Results, where: str) -> str:
-    """The README's results: one row per arm, the machine, the verdicts in one line."""
-    header = ["model", "prompt-only speed-up, share of limit", "10:1 speed-up", "TPOT / base", "KV tokens / base"]
-    arms = [arm for arm in results.throughput.arm.unique() if arm not in CONTROLS]
-    table = pipe_table([*header, "mean score of four tasks"], [result_row(results, arm) for arm in arms])
-    controls = results.accuracy[results.accuracy.arm.str.endswith(UNDISTILLED)].query("task == 'mean'")
-    undistilled = "; ".join(f"`{row.arm}` scores {row.score:.1%}" for row in controls.itertuples())
+    """The README's results: one row per student, the machine, the verdicts in one line."""
+    header = [
+        "student",
+        "prompts alone",
+        "10:1",
+        "of the limit (prompts)",
+        "time per output token",
+        "tokens in the KV cache",
+    ]
+    arms = [arm for arm in results.throughput.arm.unique() if arm not in (*CONTROLS, BASE_ARM)]
+    table = pipe_table(header, [result_row(results, arm) for arm in arms])
     origin = results.origin("throughput")
     return (
-        f"Scale `{results.scale}`, measured on {origin.hardware} (95% intervals in brackets; git {origin.git}):\n\n"
+        f"Relative to the base model, at scale `{results.scale}` on {origin.hardware} (95% intervals; git "
+        f"{origin.git}):\n\n"
         f"{table}\n\n"
-        "Speed and KV capacity are those of the benchmark model (a real architecture with random weights), scores "
-        "those of the embedded base model and its students.\n"
-        f"Without distillation: {undistilled}.\n\nVerdicts on {len(results.claims)} claims: {tally(results.claims)}: "
+        f"Verdicts on {len(results.claims)} claims: {tally(results.claims)}: "
         f"[every claim with its evidence]({where}/claims.md), [figures and tables]({where})."
     )
 
@@ -135,7 +131,7 @@ def stage_row(run: Path, stage: str, left: str) -> list[str]:
 
 
 def stages_block(run: Path, hardware: str) -> str:
-    """The README's cost of each stage on the machine of the run."""
+    """The cost of each stage on the machine of the run."""
     rows = [stage_row(run, stage, left) for stage, left in STAGES.items()]
     table = pipe_table(["stage", "time (sum of jobs)", "peak memory of a job", "disk"], rows)
     return f"{table}\n\nOn {hardware}. All other stages take seconds."
@@ -225,6 +221,5 @@ def run(config: RunConfig, machine: str) -> None:
         return
     for path, text in texts(config, machine).items():
         files.write_text(path, text)
-    readme = (ROOT / "README.md").read_text("utf-8")
     stages = stages_block(config.results, results.origin("throughput").hardware)
-    files.write_text(ROOT / "README.md", between(readme, "stages", stages))
+    files.write_text(METHOD, between(METHOD.read_text("utf-8"), "stages", stages))

@@ -30,7 +30,7 @@ def results(config, tmp_path):
 def test_results_block_has_a_row_per_arm_and_the_tally(results, config):
     block = publish.results_block(results, "results/reference/x/cpu")
     for variant in config.variants:
-        assert f"| {variant.name} |" in block
+        assert f"| `{variant.name}` |" in block
     assert "2 claims: 1 partly, 1 not measured" in block and "SYNTHETIC TEST DATA" in block
 
 
@@ -103,3 +103,9 @@ def test_a_run_without_results_replaces_no_evidence(results, tmp_path):
     with pytest.raises(UserError, match="holds no results"):
         publish.copy_evidence(Results(results.scale, tmp_path / "empty"), tmp_path / "kept")
     assert (tmp_path / "kept" / "claims.csv").is_file()
+
+
+def test_the_readme_is_read_in_a_few_minutes():
+    """900 words before the citation, those in tables and in the tree included."""
+    words = (ROOT / "README.md").read_text("utf-8").split("## Cite")[0].split()
+    assert len([word for word in words if re.search(r"\w", word)]) <= 900
