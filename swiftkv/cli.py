@@ -7,8 +7,11 @@ check or to judge, it is 1.
 import importlib.metadata
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -60,12 +63,36 @@ def said(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
+@contextmanager
+def noting_interrupts() -> Iterator[threading.Event]:
+    """What is set once Ctrl-C was pressed. Compiled code can swallow the KeyboardInterrupt and raise another error
+    (safetensors: "could not determine the shape of object type ...")."""
+    pressed, before = threading.Event(), signal.getsignal(signal.SIGINT)
+
+    def note(number, frame):
+        pressed.set()
+        before(number, frame)
+
+    ours = callable(before) and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        if ours and signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
+
+
 def end_in_one_line(command: Callable[[], None]) -> None:
     """Run a command; an error that a user can mend becomes one line on standard error and its exit code."""
+    pressed = threading.Event()
     try:
-        command()
+        with noting_interrupts() as pressed:
+            command()
     except BaseException as error:
         line = said(error)
+        if line is None and pressed.is_set() and isinstance(error, Exception):
+            line = said(KeyboardInterrupt())
         if line is None or os.environ.get(DEBUG):
             raise
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from swiftkv import costmodel, files, stats
+from swiftkv import costmodel, files, outputs, stats
 from swiftkv.bench import late_tokens, latency, pace
 from swiftkv.bench.conditions import noise
 from swiftkv.bench.plan import CAPACITY, EngineSet, PlannedPoint, ThroughputPlan, throughput_plan
@@ -37,10 +37,14 @@ def run(config: RunConfig, out_dir: Path, work: Path, factory: Callable = VLLMEn
 
     Measurements are kept in `work` and reused by a rerun with the same engines, loads, versions and machine (see
     `rounds`): repeats can be added, and points that ask no more of the engines. `factory(arm, settings, directory)`
-    starts an engine. Raises UserError for no points, failed requests or token counts other than those asked for.
+    starts an engine. Raises UserError for no points, failed requests, token counts other than those asked for, and a
+    `work` in which another run measures.
     """
     plan, out_dir, work = throughput_plan(config), Path(out_dir), Path(work)
-    with Provenance("throughput", config, out=[out_dir / name for name in FILES], weights="dummy") as record:
+    with (
+        outputs.alone(work),
+        Provenance("throughput", config, out=[out_dir / name for name in FILES], weights="dummy") as record,
+    ):
         for restart in range(plan.last_restart):
             print(f"throughput: process {restart + 1} of {plan.restarts}", flush=True)
             in_new_process(measure_restart, config, work, restart, factory)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from swiftkv import files
+from swiftkv import files, outputs
 from swiftkv.config import RunConfig
 from swiftkv.config.training import AblationArm
 from swiftkv.distill.loop import Distillation, Options
@@ -155,12 +155,15 @@ def run(config: RunConfig, base_dir: Path, out: Path, work: Path, options: Optio
     if config.ablations is None:
         raise UserError(f"{config.path}: has no `ablations`; config/ablations.yaml has")
     published(config)
-    base_dir, out = Path(base_dir), Path(out)
+    base_dir, out, work = Path(base_dir), Path(out), Path(work)
     read_config(base_dir, BASE_TYPES)
     check_checkpoint(base_dir)
     written = [out / name for name in names("ablate")]
-    with Provenance("ablate", config, inputs=weight_files(base_dir), out=written) as provenance:
-        frame = measure(config, base_dir, Path(work), options or Options())
+    with (
+        outputs.alone(work),
+        Provenance("ablate", config, inputs=weight_files(base_dir), out=written) as provenance,
+    ):
+        frame = measure(config, base_dir, work, options or Options())
         summary = summarise(config, frame)
         files.write_text(out / "ablations.csv", frame.to_csv(index=False))
         files.write_text(out / "summary.md", markdown(summary))

@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 import torch
 
-from swiftkv import costmodel, files
+from swiftkv import costmodel, files, outputs
 from swiftkv.config import RunConfig, SwiftKVVariant
 from swiftkv.costmodel.memory import largest_rows, memory, student_plan
 from swiftkv.devices import KEPT_FREE
@@ -120,14 +120,16 @@ def recommend(frame: pd.DataFrame, budget: float) -> pd.Series | None:
 
 def run(config: RunConfig, base_dir: Path, out: Path, work: Path, budget: float, probes: int, steps: int) -> None:
     """Write the table of candidates (CSV) and print the recommended one. Raises UserError if none fits the budget."""
-    base_dir = Path(base_dir)
+    base_dir, work = Path(base_dir), Path(work)
     read_config(base_dir, BASE_TYPES)
     check_checkpoint(base_dir)
-    with Provenance(
-        "advise", config, inputs=weight_files(base_dir), probes=probes, steps=steps, out=[out]
-    ) as provenance:
+    asked = {"probes": probes, "steps": steps}
+    with (
+        outputs.alone(work),
+        Provenance("advise", config, inputs=weight_files(base_dir), out=[out], **asked) as provenance,
+    ):
         torch.manual_seed(config.seed)
-        frame = table(config, base_dir, Path(work), probes, steps)
+        frame = table(config, base_dir, work, probes, steps)
         files.write_text(out, frame.to_csv(index=False))
         provenance.save(out)
     best = recommend(frame, budget)

@@ -7,15 +7,24 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 from swiftkv.errors import UserError, of_an_extra
+from swiftkv.vllm.plugin import die_with_parent
 
+SHARED_MEMORY = "/dev/shm"  # where Linux keeps the locks of a pool
 KILLED = "a process of this command was killed; where memory ran out, run fewer side by side or a smaller model"
 
 
 @contextmanager
 def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes, since one that used CUDA cannot be forked, until the block ends. Raises UserError if one was
-    killed."""
-    executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    """Fresh processes, since one that used CUDA cannot be forked, until the block ends, or until this one is killed.
+    Raises UserError if one of them was killed, and where there is no room for what they share."""
+    context = multiprocessing.get_context("spawn")
+    try:
+        executor = ProcessPoolExecutor(processes, mp_context=context, initializer=die_with_parent)
+    except OSError as error:
+        raise UserError(
+            f"{SHARED_MEMORY}: {error.strerror}; processes of one command share a little of it: make room there, or "
+            "give a container more (--shm-size)"
+        ) from None
     try:
         yield executor
     except BrokenProcessPool:

@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftkv import files
+from swiftkv import files, outputs
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.evals import harness, lm_eval_tasks
@@ -170,7 +170,10 @@ def score_arm(config: RunConfig, arm: str, model_dir: Path, out_dir: Path, work:
     asked = {key: section[key] for key in ("real", "chat_template", "sampling") if key in section}
     jobs = jobs_of(config, arm, items, hashes, settings, work)
     written = [out_dir / "lm_eval.json", out_dir / "samples.jsonl"]
-    with Provenance("accuracy", config, out=written, arm=arm, model_sha256=hashes, settings=settings) as provenance:
+    with (
+        outputs.alone(work / arm),
+        Provenance("accuracy", config, out=written, arm=arm, model_sha256=hashes, settings=settings) as provenance,
+    ):
         finish(arm, model_dir, jobs, settings, tokenizer)
         parts = {job.label: files.read_json(job.part) for job in jobs}
         records = {label: part["record"] for label, part in parts.items()}

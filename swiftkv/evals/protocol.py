@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftkv import files
+from swiftkv import files, outputs
 from swiftkv.config import RunConfig
 from swiftkv.errors import UserError
 from swiftkv.evals import harness, paper_tasks
@@ -179,13 +179,16 @@ def score_arm(
     check_templates(model_dir, tokenizer, list(available))
     hashes, folder = harness.model_hashes(model_dir), work / arm / "tasks"
     jobs = jobs_of(config, arm, model_dir, hashes, available, work, limit)
-    paper_tasks.write_tasks(folder, list(available), mirror)
     named = {task.name: source for task, source in sources.items()}
     written = [out_dir / "protocol.json", *(out_dir / f"{job.task.name}.jsonl.gz" for job in jobs)]
-    with Provenance("protocol", config, out=written, arm=arm, model_sha256=hashes, sources=named) as provenance:
+    with (
+        outputs.alone(work / arm),
+        Provenance("protocol", config, out=written, arm=arm, model_sha256=hashes, sources=named) as provenance,
+    ):
+        paper_tasks.write_tasks(folder, list(available), mirror)
         finish(arm, model_dir, jobs, folder, tokenizer, limit)
         write_results(arm, list(named), jobs, out_dir, limit, provenance)
-    paper_tasks.discard_data(folder)
+        paper_tasks.discard_data(folder)
 
 
 def write_results(

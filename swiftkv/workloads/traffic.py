@@ -72,10 +72,9 @@ def _published(trace: traces.Trace, mirror: Path) -> Traffic:
 def _parsed(trace: traces.Trace, data: bytes, where: str, source: str) -> Traffic:
     rows = traces.rows_of(data, where)
     prompts, outputs = traces.lengths_of(trace, rows, where)
-    times = np.array(
-        [_seconds(traces.field(row, trace.time_field, f"{where}:{number}"), f"{where}:{number}: {trace.time_field}")
-         for number, row in rows]
-    )  # fmt: skip
+    arrivals = [traces.field(row, trace.time_field, f"{where}:{number}") for number, row in rows]
+    places = [f"{where}:{number}: {trace.time_field}" for number, _ in rows]
+    times = np.array([_seconds(text, place) for text, place in zip(arrivals, places, strict=True)])
     served = outputs > 0
     if not served.any():
         raise UserError(f"{where}: no request has output tokens, so there is nothing to plan for")
@@ -84,15 +83,32 @@ def _parsed(trace: traces.Trace, data: bytes, where: str, source: str) -> Traffi
         raise UserError(f"{where}: all requests arrive at once; the rate cannot be told")
     blocks = [rows[i][1].get(BLOCK_FIELD) for i in np.argsort(times, kind="stable") if served[i]]
     requests = _ordered((times - times.min())[served], prompts[served], outputs[served])
-    known = all(isinstance(ids, list) and all(type(block) is int for block in ids) for ids in blocks)
-    source += _changes(int((~served).sum()), int((prompts[served] == 0).sum()), len(rows))
-    return Traffic(trace.workload, source, requests, span, blocks if known else None)
+    known = [isinstance(ids, list) and all(type(block) is int for block in ids) for ids in blocks]
+    failed, total, empty = int((~served).sum()), len(rows), int((prompts[served] == 0).sum())
+    late, local = int((times < np.maximum.accumulate(times)).sum()), _without_offset(arrivals)
+    source += _changes(
+        {
+            f"{failed:,} of {total:,} requests, without output tokens, are left out as failed": failed,
+            f"{empty:,} without prompt tokens count as one token of prompt": empty,
+            f"{late:,} of {total:,} requests, which stand after later ones, are put in order": late,
+            f"{local:,} of {total:,} times, which name no offset from UTC as the others do, are taken for UTC": local,
+            f"{BLOCK_FIELD} are not used: {known.count(False):,} of {len(known):,} requests have no list of whole "
+            "numbers there": not all(known) and any(ids is not None for ids in blocks),
+        }
+    )
+    return Traffic(trace.workload, source, requests, span, blocks if all(known) else None)
 
 
-def _changes(failed: int, empty: int, total: int) -> str:
-    """What was made of a trace's requests, in words."""
-    said = f"; {failed:,} of {total:,} requests, without output tokens, are left out as failed" if failed else ""
-    return said + (f"; {empty:,} without prompt tokens count as one token of prompt" if empty else "")
+def _changes(said: dict[str, int]) -> str:
+    """What was made of a trace's requests, in words: those said of none are left out."""
+    return "".join(f"; {words}" for words, count in said.items() if count)
+
+
+def _without_offset(arrivals: list) -> int:
+    """How many times are dates without an offset from UTC, where others have one: the clock may be another."""
+    dates = [text for text in arrivals if isinstance(text, str) and not NUMBER.fullmatch(text)]
+    local = sum(datetime.fromisoformat(text).tzinfo is None for text in dates)
+    return local if local < len(dates) else 0
 
 
 def _seconds(text, where: str) -> float:

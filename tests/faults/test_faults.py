@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.faults import SIGNALS, Trial, can_mount
 
-SAMPLE = ("convert", "distill", "tables")
+SAMPLE = ("convert", "distill-checkpoints", "tables", "throughput-fakes")
 
 
 @pytest.fixture(scope="module", params=SAMPLE)

@@ -1,7 +1,9 @@
 """Stages in processes of their own to which something happens, and what is left of their results."""
 
+import csv
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -13,40 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from swiftkv import cli, files
-from swiftkv.base_model import fetch
-from swiftkv.config import ROOT, RunConfig
-from swiftkv.distill import loop
-from swiftkv.evals import similarity
-from swiftkv.modeling.convert import convert
-from swiftkv.report import claims, tables
-from tests.helpers.config import make_config
+from tests.helpers.stages import ENGINES, STAGES, config_of
 from tests.helpers.synthetic_results import build
 
-BASE = ROOT / "workflow" / "resources" / "base"
 BROKEN = 99  # exit code of a process that ended in a traceback
 FULL = ("No space left on device", "File too large")
 VOLATILE = {"seconds"}  # of a step
+# Columns of what is timed that hold times, or follow from them, or tell what the machine was doing.
+TIMED = re.compile(r"_s$|_s_|per_s|speedup|ratio|ci_|share|load|stolen|mhz|drift")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-
-
-def config_of(**changes) -> RunConfig:
-    return make_config(
-        {"similarity": {"prompts": 2}, "distill": {"steps": 3, "batch_tokens": 1400}}, changes, of="smoke"
-    )
-
-
-# Stage -> what it does in a directory that is its own; results of an earlier stage lie beside it.
-STAGES: dict[str, Callable[[Path], None]] = {
-    "convert": lambda place: convert(BASE, place / "out" / "student", 4, 1),
-    "fetch-base": lambda place: fetch.resolve_base(config_of(), place / "out" / "base"),
-    "similarity": lambda place: similarity.run(config_of(), BASE, place / "out" / "similarity.csv"),
-    "distill": lambda place: loop.run(config_of(), BASE, place / "out", place / "work", loop.Options(float32=True)),
-    "tables": lambda place: tables.write_all(config_of(), place / "out", place / "results", True),
-    "claims": lambda place: claims.run(
-        config_of(), place / "out" / "claims.csv", place / "out" / "claims.md", place / "results"
-    ),
-}
+MARK = "SWIFTKV_TEST_PLACE"  # in the environment of a stage and of all that it starts
+REPLACING_FOLDERS = ("convert", "fetch-base", "distill", "distill-checkpoints")
 
 
 @dataclass
@@ -64,7 +46,10 @@ def start(stage: str, place: Path, largest: int | None = None) -> int:
         os.close(log)
         return pid
     code = BROKEN
+    os.environ[MARK] = str(place)
     try:
+        for stream in (1, 2):
+            os.dup2(log, stream)
         sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if largest is not None:
@@ -93,11 +78,43 @@ def run(stage: str, place: Path, **limits) -> Ended:
     return end(start(stage, place, **limits), place)
 
 
+def rows_of(path: Path) -> list[dict]:
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as lines:
+            return list(csv.DictReader(lines))
+    return files.read_jsonl(path)
+
+
 def content(path: Path) -> object:
     """What a file holds, without what differs between two equal runs."""
+    if path.parent.name == "throughput":
+        return [{key: value for key, value in row.items() if not TIMED.search(key)} for row in rows_of(path)]
     if path.suffix != ".jsonl":
         return files.sha256(path)
-    return [{key: value for key, value in row.items() if key not in VOLATILE} for row in files.read_jsonl(path)]
+    return [{key: value for key, value in row.items() if key not in VOLATILE} for row in rows_of(path)]
+
+
+def started_by(place: Path) -> list[psutil.Process]:
+    """Processes of a command that was started for `place`, its own and those that it started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(place) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def all_ended(place: Path, seconds: float = 10) -> bool:
+    """Whether every process of a command ends within `seconds`."""
+    until = time.monotonic() + seconds
+    while left := started_by(place):
+        if time.monotonic() > until:
+            print(f"still there: {left}")
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def results(place: Path) -> dict[str, object]:
@@ -141,7 +158,7 @@ class Trial:
         what the new one was just replacing."""
         found = results(place)
         assert found.items() <= self.wanted.items(), (self.stage, found.keys() ^ self.wanted.keys())
-        if again and self.stage not in ("convert", "fetch-base", "distill"):  # these replace whole folders
+        if again and self.stage not in REPLACING_FOLDERS:  # these replace whole folders
             assert found.keys() == self.wanted.keys()
         assert (place / "thesis.tex").read_text() == "years of work"
 
@@ -161,6 +178,7 @@ class Trial:
         time.sleep(generator.uniform(0, self.seconds))
         os.kill(pid, number)
         ended = end(pid, place)
+        assert self.stage not in ENGINES or all_ended(place), "a process outlives the command that started it"
         assert ended.code in (0, -number, 130), ended.said
         self.check_kept(place, again=again)
         self.check_rerun(place)

@@ -1,12 +1,14 @@
 """Requests of a trace as users have them: times, counts and columns in the spellings that other tools write."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from swiftkv.errors import UserError
-from swiftkv.workloads import traffic
+from swiftkv.workloads import traces, traffic
 from swiftkv.workloads.traffic import Traffic
 
 HEADER = "arrival_s,prompt_tokens,output_tokens\n"
@@ -39,6 +41,37 @@ def test_a_request_without_a_prompt_is_counted_and_said(tmp_path):
     made = read(tmp_path, HEADER + "0,0,3\n1,5,3\n")
     assert made.requests.prompt.tolist() == [1, 5]
     assert "1 without prompt tokens count as one token of prompt" in made.source
+
+
+def test_requests_out_of_order_are_put_in_order_and_said(tmp_path):
+    made = read(tmp_path, HEADER + "0,5,1\n4,6,1\n2,7,1\n3,8,1\n5,9,1\n")
+    assert made.requests.prompt.tolist() == [5, 7, 8, 6, 9]
+    assert "2 of 5 requests, which stand after later ones, are put in order" in made.source
+    assert read(tmp_path, HEADER + "0,5,1\n0,6,1\n2,7,1\n").source == "the file given"
+
+
+@pytest.mark.parametrize(
+    ("zones", "local"), [(("Z", "", "+00:00", ""), 2), (("", "", "", ""), 0), (("Z", "Z", "+00:00", "Z"), 0)]
+)
+def test_dates_without_an_offset_among_others_are_said(tmp_path, zones, local):
+    rows = "".join(f"2026-01-01T00:00:0{n}{zone},5,1\n" for n, zone in enumerate(zones))
+    said = f"{local} of 4 times, which name no offset from UTC as the others do, are taken for UTC"
+    made = read(tmp_path, HEADER + rows)
+    assert made.span_s == 3 and made.source == ("the file given" + f"; {said}" * (local > 0))
+
+
+def test_blocks_that_some_requests_lack_are_not_used_and_said(tmp_path):
+    trace = traces.known_traces()["mooncake_conversation"]
+    fields = trace.time_field, trace.prompt_field, trace.output_field
+    rows = [dict(zip(fields, (1000 * n, 600, 5), strict=True)) | {"hash_ids": [0, n]} for n in range(4)]
+
+    def made() -> Traffic:
+        return traffic._parsed(trace, "".join(f"{json.dumps(row)}\n" for row in rows).encode(), "t.jsonl", "here")
+
+    assert made().blocks == [[0, 0], [0, 1], [0, 2], [0, 3]] and made().source == "here"
+    del rows[2]["hash_ids"]
+    assert made().blocks is None
+    assert made().source == "here; hash_ids are not used: 1 of 4 requests have no list of whole numbers there"
 
 
 @pytest.mark.parametrize("second", ["4e-05", "4E-5", "0.00004", " 4e-05"])

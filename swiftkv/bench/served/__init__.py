@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from swiftkv import files, registry
+from swiftkv import files, outputs, registry
 from swiftkv.bench import late_tokens
 from swiftkv.bench.rounds import SOURCES, Rounds, fingerprint
 from swiftkv.bench.served import client, metrics, summary
@@ -44,6 +44,7 @@ def run(
     key = fingerprint(plan.variants, plan.seed, OWN_SOURCES, engine=engine)
     rounds = Rounds(work, key, [arm.name for arm in plan.arms], plan.seed)
     with (
+        outputs.alone(work),
         Provenance("served", config, out=[out_dir / name for name in FILES], weights="dummy", engine=engine) as record,
         Servers(plan, work, port, factory) as servers,
     ):
