@@ -105,6 +105,7 @@ LAYOUTS = {
     ),
     "tab-protocol": Layout(
         keys=2,
+        named=3,
         heads={
             "arc_challenge": "ARC-C",
             "winogrande": "Wino-\nGrande",
@@ -114,7 +115,11 @@ LAYOUTS = {
             "mmlu_cot": "MMLU\nCoT",
             "gsm8k_cot": "GSM8K\nCoT",
         },
-        widths={"source": 48, "variant": 84},
+        widths={"source": 40, "model": 76, "variant": 84},
+        panels=(
+            ("arc_challenge", "winogrande", "hellaswag", "truthfulqa_mc2", "mmlu", "mmlu_cot", "gsm8k_cot"),
+            ("mean", "difference [95% CI]"),
+        ),
         notes="ARC-C: ARC-Challenge. CoT: chain of thought.",
     ),
 }
