@@ -11,7 +11,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -23,6 +23,7 @@ from swiftkv.audit.recompute import CLAIMS, PARTLY, RECIPES, AuditedRun, Recipe
 from swiftkv.config import ROOT, RunConfig, config_of_run, read_layers
 from swiftkv.errors import NothingToJudge, UserError
 from swiftkv.registry import COUNTS, KEPT
+from swiftkv.report.exhibits import LAYOUT
 
 ROUNDING = 5e-16  # below one unit in the fifteenth digit
 RECORD = ".provenance.json"
@@ -167,6 +168,12 @@ def changed_rules(run: AuditedRun, name: str) -> list[str]:
     return [file for file in RULES if file in recorded and files.sha256(ROOT / file) != recorded[file]]
 
 
+def laid_out_otherwise(run: AuditedRun, names: Iterable[str]) -> list[str]:
+    """The stored LaTeX files among `names` whose layout is not today's."""
+    stored = [name for name in names if name.endswith(".tex") and (run.results.directory / name).is_file()]
+    return [name for name in stored if not (run.results.directory / name).read_text("utf-8").startswith(LAYOUT)]
+
+
 def not_reached(run: AuditedRun, findings: Findings) -> list[str]:
     """Files of the evidence that no hash and no recomputation reaches."""
     evidence = {path for pattern in (*KEPT, COUNTS) for path in files.finished(run.results.directory, pattern)}
@@ -186,6 +193,9 @@ def check(run: AuditedRun) -> Findings:
         if changed := changed_rules(run, name):
             findings.unchecked[file] = f"judged by another {' and '.join(changed)} than today's"
             del recipes[file]
+    for file in laid_out_otherwise(run, recipes):
+        findings.unchecked[file] = "laid out by another release; its numbers are those of the .csv and .md beside it"
+        del recipes[file]
     for file, recipe in recipes.items():
         recompute(run, file, recipe, findings)
     partly = findings.reached & set(PARTLY)

@@ -83,12 +83,13 @@ PROTOCOL = {  # of the target `protocol`
 ALL_FIGURES = FIGURES | SWEEP_FIGURES | SERVED_FIGURES
 ALL = ALL_FIGURES | TABLES | SERVED_TABLES | PROTOCOL
 TEXTS = {name: exhibit.shows for name, exhibit in ALL.items()}
-DOCUMENT = r"""% All tables, a page each: `pdflatex tables.tex`. Needs LaTeX's recommended packages.
-\documentclass{article}
-\usepackage[a3paper,landscape,margin=15mm]{geometry}
+LAYOUT = "% swiftkv table layout 2\n"  # first in LaTeX files; another release's may be laid out otherwise
+DOCUMENT = r"""% All tables in a two-column article: `pdflatex tables.tex`. Needs booktabs and siunitx.
+\documentclass[twocolumn]{article}
+\usepackage[textwidth=506pt,textheight=650pt,columnsep=24pt]{geometry}
 \usepackage[T1]{fontenc}
 \IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
-\usepackage{booktabs}
+\usepackage{booktabs,siunitx}
 \begin{document}
 INPUTS
 \end{document}
@@ -102,7 +103,7 @@ def of(config: RunConfig, known: dict[str, Exhibit]) -> list[str]:
 
 def document(names: Iterable[str] = TABLES) -> str:
     """LaTeX source of a document of the tables; belongs into the directory of their .tex files."""
-    return DOCUMENT.replace("INPUTS", "\n\\clearpage\n".join(f"\\input{{{name}}}" for name in names))
+    return LAYOUT + DOCUMENT.replace("INPUTS", "\n\\clearpage\n".join(f"\\input{{{name}}}" for name in names))
 
 
 def make(names: Iterable[str], make_one: Callable[[str], None], partial: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables with stable ids, each as CSV (numbers), Markdown and LaTeX (booktabs, \\label = id).
+"""Tables with stable ids, each as CSV (numbers), Markdown and LaTeX (\\label = id; `swiftkv.report.latex`).
 
     swiftkv.report.tables.write_all(config, "results/cpu/tables")
 
@@ -6,7 +6,6 @@ A table is a frame of numbers for the CSV and a frame of text for readers, with 
 with its id (`swiftkv.report.exhibits`).
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from swiftkv.config.measuring import CONTROLS
 from swiftkv.markup import pipe_table, with_interval
 from swiftkv.provenance import Provenance
 from swiftkv.registry import shown_in
-from swiftkv.report import exhibits
+from swiftkv.report import exhibits, latex, layouts
 from swiftkv.report.gain_loss import gains_and_losses
 from swiftkv.results import Origin, Results, load, published
 
@@ -35,7 +34,6 @@ class Table:
     caption: str
     numbers: pd.DataFrame
     text: pd.DataFrame
-    columns: str | None = None  # LaTeX column format, if alignment alone does not do
     hardware: str | None = None  # where the numbers are from, if they are not all from one machine
 
 
@@ -244,8 +242,7 @@ def claims(results: Results) -> Table:
     )
     caption = "Published claims and what this run says about them"
     machines = [name for name in frame.hardware.dropna().unique() if not name.startswith("none")]
-    columns = "lp{5cm}rp{2.6cm}p{1.8cm}l"
-    return Table(caption, frame, text, columns, hardware="; ".join(machines) or None)
+    return Table(caption, frame, text, hardware="; ".join(machines) or None)
 
 
 def is_numeric(column: pd.Series) -> bool:
@@ -257,22 +254,6 @@ def markdown(table: Table, caption: str) -> str:
     """A pipe table under its caption."""
     rules = ["---:" if is_numeric(table.text[name]) else "---" for name in table.text]
     return f"{caption}\n\n{pipe_table(list(table.text.columns), table.text.values, rules, tight=True)}\n"
-
-
-def latex(table: Table, caption: str, label: str) -> str:
-    """A booktabs table; needs \\usepackage{booktabs}. Cells and captions are escaped."""
-    style = table.text.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
-    columns = table.columns or "".join("r" if is_numeric(table.text[name]) else "l" for name in table.text)
-    body = style.to_latex(
-        hrules=True, label=label, caption=escape(caption), position_float="centering", column_format=columns
-    )
-    body = body.replace("\\centering\n", "\\centering\n\\footnotesize\n", 1)
-    return re.sub(r"(?<=[ \[])-(?=\d)", "$-$", body)  # a minus sign, not a hyphen
-
-
-def escape(text: str) -> str:
-    """Plain text with LaTeX's special characters escaped."""
-    return "".join({c: f"\\{c}" for c in "%&_#$"}.get(c, c) for c in text)
 
 
 def files_of(names: Iterable[str], out_dir: str | Path) -> list[Path]:
@@ -294,7 +275,9 @@ def write(table: Table, origin: Origin, name: str, out_dir: str | Path) -> None:
     caption = f"{table.caption}.{random} {where}"
     numbers = table.numbers.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
     for path, content in zip(
-        files_of([name], out_dir), (numbers, markdown(table, caption), latex(table, caption, name)), strict=True
+        files_of([name], out_dir),
+        (numbers, markdown(table, caption), latex.table(text, caption, name, layouts.of(name))),
+        strict=True,
     ):
         files.write_text(path, content)
 
