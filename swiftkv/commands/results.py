@@ -93,6 +93,15 @@ def notebook(name: str, out: Out, config: Config = CONFIG, results: RunDir = Non
 
 
 @cli.command()
+def renew_notebooks(names: Annotated[list[str] | None, typer.Argument(help="Which [all].")] = None) -> None:
+    """Run notebooks of the repository on published runs and keep their outputs in them."""
+    from swiftkv.report import notebook_outputs, notebooks
+
+    for name in names or notebooks.names():
+        notebook_outputs.renew(name)
+
+
+@cli.command()
 def compare(
     a: Annotated[Path, typer.Argument(help="results/SCALE or results/reference/MACHINE/RUN.")],
     b: Annotated[Path, typer.Argument(help="Another such directory.")],

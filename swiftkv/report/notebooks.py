@@ -13,6 +13,7 @@ from swiftkv.errors import UserError
 from swiftkv.provenance import Provenance
 
 NOTEBOOKS = ROOT / "notebooks"
+KEY = "swiftkv"  # what a committed notebook's metadata say of its outputs
 
 
 def names() -> list[str]:
@@ -39,6 +40,30 @@ def if_there() -> Iterator[None]:
         print(f"not in this run: {error}")
 
 
+def executed(name: str, scale: str, root: str | Path, cwd: str | Path = "."):
+    """A notebook of notebooks/ with its outputs on `root/<scale>`, its kernel in the directory `cwd`.
+
+    Raises UserError with the error of the cell that failed.
+    """
+    import papermill
+
+    try:
+        notebook = papermill.execute_notebook(
+            NOTEBOOKS / f"{name}.ipynb",
+            None,
+            parameters={"scale": scale, "root": str(root)},
+            kernel_name="python3",
+            progress_bar=False,
+            start_timeout=600,  # a kernel starts slowly while other stages keep every core busy
+            cwd=str(cwd),
+        )
+    except papermill.PapermillExecutionError as error:
+        raise UserError(f"notebooks/{name}.ipynb: {error.ename}: {' '.join(error.evalue.split())}") from None
+    notebook.metadata.pop("papermill", None)  # holds paths of this machine
+    notebook.metadata.pop(KEY, None)  # tells of the committed outputs
+    return notebook
+
+
 def execute(name: str, scale: str, out: str | Path, root: str | Path = "results") -> None:
     """Run notebooks/<name>.ipynb on `root/<scale>` and write it with its outputs.
 
@@ -46,25 +71,11 @@ def execute(name: str, scale: str, out: str | Path, root: str | Path = "results"
     directory. Raises UserError for an unknown notebook, or with the error of the cell that failed.
     """
     import nbformat
-    import papermill
 
     if name not in names():
         raise UserError(f"notebook {name!r}: unknown; there are {', '.join(names())}")
     out = Path(out) if Path(out).suffix == ".ipynb" else Path(out) / f"{name}.ipynb"
     source = NOTEBOOKS / f"{name}.ipynb"
     with Provenance("notebook", scale=scale, inputs=[source], out=[out]) as provenance:
-        try:
-            notebook = papermill.execute_notebook(
-                source,
-                None,
-                parameters={"scale": scale, "root": str(root)},
-                kernel_name="python3",
-                progress_bar=False,
-                start_timeout=600,  # a kernel starts slowly while other stages keep every core busy
-                cwd=".",
-            )
-        except papermill.PapermillExecutionError as error:
-            raise UserError(f"notebooks/{name}.ipynb: {error.ename}: {' '.join(error.evalue.split())}") from None
-        notebook.metadata.pop("papermill", None)  # holds paths of this machine
-        files.write_text(out, nbformat.writes(notebook))
+        files.write_text(out, nbformat.writes(executed(name, scale, root)))
         provenance.save(out)

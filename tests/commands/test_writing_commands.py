@@ -68,7 +68,7 @@ ONE_FILE = {
 }
 # Without --out: they add to what they are given, each with a test of its own (test_outputs, test_manifest,
 # test_report_labels).
-IN_PLACE = {"crate", "publish", "label-report"}
+IN_PLACE = {"crate", "publish", "label-report", "renew-notebooks"}
 # What these read first, published sets and scores, is not there: they end before they look at --out.
 BEFORE = {"protocol", "protocol-summary", "divergence", "predict-served"}
 NAMES = {Path(file.path.format(arm="base")).name for file in registry.REGISTERED}

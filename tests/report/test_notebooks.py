@@ -5,7 +5,7 @@ import pytest
 
 from swiftkv.config import ROOT, load_config
 from swiftkv.errors import UserError
-from swiftkv.report import claims, notebooks
+from swiftkv.report import claims, notebook_outputs, notebooks
 from tests.helpers.synthetic_results import build
 
 CONFIG = load_config(ROOT / "config" / "config.yaml")
@@ -46,9 +46,36 @@ def test_these_are_all():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_clean_and_parametrised_in_the_first_cell(name):
+def test_committed_with_outputs_of_its_cells_and_of_todays_results(name):
+    path = notebooks.NOTEBOOKS / f"{name}.ipynb"
+    assert notebook_outputs.is_current(name), f"run `swiftkv renew-notebooks {name}`"
+    assert outputs_of(path) and path.stat().st_size <= notebook_outputs.MOST_BYTES
+    assert not [out for out in outputs_of(path) if out.output_type == "error" or out.get("name") == "stderr"]
+
+
+def test_outputs_of_other_cells_or_results_are_found(tmp_path, monkeypatch):
+    notebook = notebook_outputs.read("load")
+    assert any(path.name == "summary.csv" for path in notebook_outputs.inputs_of(notebook))
+    before = notebook_outputs.digest(notebook)
+    monkeypatch.setattr(notebook_outputs.files, "sha256", lambda path: "another")
+    assert notebook_outputs.digest(notebook) != before
+    monkeypatch.undo()
+    notebook.cells[-1].source += " "
+    assert notebook_outputs.digest(notebook) != before
+
+
+def test_outputs_last():
+    streams = [nbformat.v4.new_output("stream", name=kind, text=text) for kind, text in
+               (("stdout", "a"), ("stderr", "/tmp/warning"), ("stdout", "b"))]  # fmt: skip
+    result = nbformat.v4.new_output("execute_result", data={"text/plain": "1"}, execution_count=7)
+    first, second = notebook_outputs.lasting([*streams, result])
+    assert (first.text, second.execution_count) == ("ab", None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parametrised_in_the_first_cell(name):
     code = code_of(name)
-    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert all(cell.execution_count is None for cell in code)
     assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
     assert code[0].metadata.tags == ["parameters"]
     imports = [line for cell in code for line in cell.source.splitlines() if "import" in line and "swiftkv" in line]
