@@ -2,6 +2,7 @@
 
 import json
 import socket
+from urllib.parse import urlsplit
 
 import openai
 import psutil
@@ -36,6 +37,15 @@ def served(tiny_student, tmp_path_factory):
     log = tmp_path_factory.mktemp("logs") / "server.log"
     with server(tiny_student, log=log, kv_cache_gib=0.05, arguments=FLAGS) as running:
         yield running
+
+
+def test_nothing_listens_beyond_this_machine(served):
+    """Neither the API nor what its processes say to one another."""
+    first = psutil.Process(served.process.pid)
+    family = [first, *first.children(recursive=True)]
+    found = [c.laddr for one in family for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert urlsplit(served.url).port in {address.port for address in found}
+    assert {address.ip for address in found} <= {"127.0.0.1", "::1"}, found
 
 
 @pytest.fixture
