@@ -440,6 +440,14 @@ def test_gates_of_another_run_gate_nothing(bound, changes, said):
     assert wrong.verdict["ratio-10to1"] == right.verdict["ratio-10to1"]
 
 
+def test_what_a_formula_says_is_judged_where_no_speed_was_measured(bound):
+    """It needs gates of this run, and there is nothing of a measurement that they could be held against."""
+    (bound / "cpu" / "throughput" / "compute.csv.provenance.json").unlink(missing_ok=True)
+    assert verdicts(bound).verdict["prefill-compute"] == "reproduced"
+    rebind(bound, scale="h200")
+    assert verdicts(bound).verdict["prefill-compute"] == "not gated"
+
+
 def test_more_cores_of_the_same_processor_are_no_other_hardware(bound):
     rebind(bound, hardware=MACHINE | {"cores": 64})
     assert not (verdicts(bound).verdict == "not gated").any()

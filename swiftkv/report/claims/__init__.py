@@ -102,7 +102,9 @@ def decide(claim: dict, context: ClaimContext) -> tuple[Measurement | None, str,
         return None, *((stop.verdict, stop.reason) if comparable else ("not comparable", reason))
     if not comparable:
         return measured, "not comparable", reason
-    if claim.get("gated") and (why := gating.objection(context.config, context.results, measured.frame)):
+    # What a published shape alone says was measured on nothing: the gates need only be the run's.
+    of = measured.frame if measured.files else None
+    if claim.get("gated") and (why := gating.objection(context.config, context.results, of)):
         return measured, "not gated", why
     if measured.doubt:
         return measured, *measured.doubt
