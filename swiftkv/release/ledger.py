@@ -53,8 +53,10 @@ class Judged:
 
     @property
     def hardware(self) -> str:
-        measured_by = "throughput" if self.frame == "claims" else "served"
-        return self.results.origin(measured_by).hardware
+        """Of what was timed, else of what was scored or checked."""
+        frames = ("throughput", "accuracy", "gates") if self.frame == "claims" else ("served",)
+        frame = next((frame for frame in frames if self.results.has(frame)), frames[0])
+        return self.results.origin(frame).hardware
 
     def cells(self) -> dict[str, str]:
         """By claim `1.88 [1.87, 1.88], not gated`, or the verdict alone."""

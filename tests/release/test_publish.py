@@ -85,6 +85,12 @@ def test_of_served_load_the_ledger_shows_what_it_measured(results, tmp_path):
     assert "| `a` | 1 x | 1 [1, 1], partly |  |" in text and "| `b` | 1 x | not measured | 2, reproduced |" in text
 
 
+def test_hardware_of_a_run_that_timed_nothing_is_that_of_its_scores(results, tmp_path):
+    shutil.copytree(results.directory, tmp_path / "reference" / "a" / "cpu")
+    shutil.rmtree(tmp_path / "reference" / "a" / "cpu" / "throughput")
+    assert "`a/cpu`: SYNTHETIC" in ledger.page(tmp_path / "reference")
+
+
 def test_speed_alone_is_published_without_the_readme(results, config, tmp_path, monkeypatch):
     """A run without models or accuracy, as of a GPU that was there for minutes."""
     shutil.rmtree(results.directory / "models")
