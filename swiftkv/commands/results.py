@@ -93,11 +93,11 @@ def notebook(name: str, out: Out, config: Config = CONFIG, results: RunDir = Non
 
 
 @cli.command()
-def renew_notebooks(names: Annotated[list[str] | None, typer.Argument(help="Which [all].")] = None) -> None:
+def renew_notebooks(names: Annotated[list[str], typer.Argument(help="Which, or all.")]) -> None:
     """Run notebooks of the repository on published runs and keep their outputs in them."""
     from swiftkv.report import notebook_outputs, notebooks
 
-    for name in names or notebooks.names():
+    for name in notebooks.names() if names == ["all"] else names:
         notebook_outputs.renew(name)
 
 

@@ -118,7 +118,7 @@ def published_files(config: RunConfig, mirror: Path | None) -> Finding:
     real = config.accuracy.real.model_dump(exclude_none=True) if config.accuracy.real else ()
     names = [name for task in real for name in SETS[task].files]
     names += [texts.FILES[name] for name in (config.divergence.chosen if config.divergence else ())]
-    wanted += [published.pinned(name) for name in names]
+    wanted += published.all_pinned(names)
     needed = f"a network, or {MIRROR_VARIABLE}"
     if mirror is None:
         return Finding("traces and evaluation sets", needed, "no mirror", UNKNOWN)

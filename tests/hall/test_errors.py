@@ -28,7 +28,15 @@ def swallow_an_interrupt() -> None:
         raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'") from None
 
 
-def test_an_interrupt_that_a_library_made_another_error_of_is_one(capsys):
+@pytest.fixture
+def interruptible():
+    """A process that runs in the background may have been started with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_a_library_made_another_error_of_is_one(interruptible, capsys):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         cli.end_in_one_line(swallow_an_interrupt)

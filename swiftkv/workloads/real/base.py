@@ -30,7 +30,7 @@ class RealTask:
     """A published set: `examples(settings)` reads it, `score(item, text)` judges an answer as a Task's does.
 
     `metrics` names what `score` returns, `stop` the texts that end an answer, `files` the published
-    files that are read.
+    files, or folders of them, that are read.
     """
 
     name: str

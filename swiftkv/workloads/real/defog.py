@@ -15,7 +15,6 @@ from swiftkv.workloads.tasks.base import Item
 
 FILE = "defog_questions_sqlite.csv"
 FOLDER = "defog_data"  # of the databases
-SCRIPTS = tuple(name for name in published.sources() if name.startswith(f"{FOLDER}/"))
 CLOCK = re.compile(r"'now'|\bcurrent_(?:date|time|timestamp)\b", re.IGNORECASE)
 ARRANGEMENTS = 1000  # of columns that are tried
 DECIMALS = 4
@@ -106,5 +105,5 @@ TASK = RealTask(
     ("score", "exact_match", "valid"),
     stop=(";", "```"),
     max_new_tokens=400,
-    files=(FILE, *SCRIPTS),
+    files=(FILE, f"{FOLDER}/"),
 )

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from swiftkv.workloads import downloads
@@ -19,6 +21,13 @@ def read(name: str, mirror: str | Path | None = None, user: str = USER) -> bytes
     """The bytes of a published file. Raises UserError, which names the `user`, if it cannot be had or is not the pinned
     version."""
     return pinned(name, user).read(downloads.mirror_of(mirror))
+
+
+def all_pinned(names: Iterable[str], user: str = USER) -> list[Pinned]:
+    """Published files; a name that ends in a slash stands for all files of that folder."""
+    known = sources()
+    found = [[name] if not name.endswith("/") else [file for file in known if file.startswith(name)] for name in names]
+    return [pinned(name, user) for name in chain.from_iterable(found)]
 
 
 def pinned(name: str, user: str = USER) -> Pinned:
