@@ -18,6 +18,7 @@ from typing import Any
 from swiftkv.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]  # the project
+REFERENCE = ROOT / "results" / "reference"  # published runs, MACHINE/SCALE
 
 
 def in_project(path: str | Path, fits: Callable[[Path], bool]) -> Path | None:

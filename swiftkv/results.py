@@ -177,7 +177,7 @@ def find_root(scale: str) -> Path:
     """
     named = os.environ.get("SWIFTKV_RESULTS")
     places = [Path(named)] if named else [Path("results"), Path("../results"), ROOT / "results"]
-    references = [] if named else sorted((ROOT / "results" / "reference").glob("*"))
+    references = [] if named else sorted(files.REFERENCE.glob("*"))
     for place in [*places, *references]:
         if any((place / scale / file.path).is_file() for file in FRAMES.values()):
             return place

@@ -25,7 +25,7 @@ from swiftkv.evals.reference import (
     read_answer,
     read_by,
     request,
-)  # fmt: skip
+)
 
 
 class Setting(StrEnum):

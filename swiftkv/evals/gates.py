@@ -166,21 +166,25 @@ class Checks:
         """A student's logits against its limits; where one is passed, the base reads the student's answers, too."""
         found = list(self.compared(Truth(self.models[variant]), observations))
         gates = [one.judged(variant, *self.limit(one.gate, one.kind, one.errors)) for one in found]
-        given = written(observations)
-        over = {one.gate for one, gate in zip(found, gates, strict=True) if not gate.passed} & given.keys()
-        also = {key: errors for gate in sorted(over) for key, errors in self.read(gate, given[gate], observer).items()}
+        over = {one.gate for one, gate in zip(found, gates, strict=True) if not gate.passed}
+        given = {gate: answers for gate, answers in written(observations).items() if gate in over}
+        also = self.read(given, observer) if given else {}
         return [
-            one.judged(variant, *self.limit(one.gate, one.kind, one.errors, also[one.gate, one.kind]))
-            if (one.gate, one.kind) in also and not gate.passed
-            else gate
+            gate
+            if gate.passed
+            else one.judged(variant, *self.limit(one.gate, one.kind, one.errors, also.get((one.gate, one.kind))))
             for one, gate in zip(found, gates, strict=True)
         ]
 
-    def read(self, gate: str, answers: Sequence[Answer], observer: Observer) -> dict[Key, Errors]:
-        """The errors of the base where a student chose the tokens of its answers, by kind of prompts."""
-        setting = Setting.PLAIN if gate == LOGITS else Setting.CHUNKED
-        session = Session(BASE_ARM, self.base_dir, setting, student=False, answers=tuple(answers))
-        read, truth = self.by_kind({gate: observer(session)().answers}), Truth(self.base_dir)
+    def read(self, given: Mapping[str, Sequence[Answer]], observer: Observer) -> dict[Key, Errors]:
+        """The errors of the base where a student chose the tokens of the answers `given` by gate, by kind of prompts
+        as well."""
+        said = {}
+        for gate, answers in given.items():
+            setting = Setting.PLAIN if gate == LOGITS else Setting.CHUNKED
+            session = Session(BASE_ARM, self.base_dir, setting, student=False, answers=tuple(answers))
+            said[gate] = observer(session)().answers
+        read, truth = self.by_kind(said), Truth(self.base_dir)
         own = truth.lost(read, {})
         return {key: self.of_answers(truth, key, each, own[key]).errors for key, each in read.items()}
 

@@ -18,7 +18,7 @@ import torch
 from swiftkv import devices
 from swiftkv.config import UNDISTILLED, RunConfig
 from swiftkv.errors import UserError
-from swiftkv.files import ROOT
+from swiftkv.files import REFERENCE
 from swiftkv.planning import distillation, memory_plan, roofline
 from swiftkv.planning.access import NO, UNKNOWN, YES, Finding, access, fits
 from swiftkv.planning.distillation import GIB, DistillationPlan
@@ -111,7 +111,7 @@ def driver() -> list[Finding]:
 
 def recorded(scale: str) -> list[tuple[str, pd.Series, Path]]:
     """Job, row of its benchmark and the run's directory, of this machine's run of `scale`, else of a published one."""
-    places = [Path("results") / scale, *sorted((ROOT / "results" / "reference").glob(f"*/{scale}"))]
+    places = [Path("results") / scale, *sorted(REFERENCE.glob(f"*/{scale}"))]
     for place in places:
         if tables := sorted(place.glob("benchmarks/*.tsv")):
             return [(path.stem, pd.read_csv(path, sep="\t").iloc[-1], place) for path in tables]

@@ -21,6 +21,7 @@ from swiftkv.config.fields import NAMES
 from swiftkv.config.measuring import CONTROLS
 from swiftkv.config.words import PATTERNS
 from swiftkv.errors import UserError
+from swiftkv.files import REFERENCE
 from swiftkv.markup import pipe_table, with_interval
 from swiftkv.registry import COUNTS, KEPT
 from swiftkv.release.ledger import page
@@ -36,7 +37,6 @@ STAGES = {  # benchmark files of a stage -> what it leaves behind
     "diagnose": "diagnosis",
 }
 MIB = 1 << 20
-REFERENCE = ROOT / "results" / "reference"
 METHOD = ROOT / "docs" / "method.md"
 
 

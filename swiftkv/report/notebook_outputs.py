@@ -17,10 +17,10 @@ from nbformat import NotebookNode
 from swiftkv import files
 from swiftkv.config import ROOT
 from swiftkv.errors import UserError
+from swiftkv.files import REFERENCE
 from swiftkv.registry import ALL_FRAMES, COUNTS, FILES
 from swiftkv.report import notebooks
 
-REFERENCE = ROOT / "results" / "reference"
 MOST_BYTES = 400_000
 
 

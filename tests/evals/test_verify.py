@@ -194,7 +194,7 @@ def test_the_base_reads_what_a_student_wrote(checks, seen, observer):
     """Its own answers give its own errors again, up to the rounding of another step; where it is as far off as the
     student on the student's tokens, the student passes, and not by its own error."""
     base, student = seen
-    again = checks.read("logits", base[Setting.PLAIN].answers, observer)
+    again = checks.read({"logits": base[Setting.PLAIN].answers}, observer)
     for kind in KINDS:
         own, read = checks.base_found.errors["logits", kind], again["logits", kind]
         assert read.scale == pytest.approx(own.scale) and 0.2 < read.vllm / own.vllm < 5, kind
